@@ -1,0 +1,47 @@
+"""Small Gymnasium environments, each of which isolates one mechanism of policy drift.
+
+Importing the package registers the ids; it needs numpy and gymnasium only.
+
+>>> import gymnasium as gym
+>>> env = gym.make("erc/TokenForks-v0")
+>>> observation, info = env.reset(seed=0, options={"prompt": 3})
+>>> observation, info
+(array([3, 0, 0, 0]), {'prompt': 3})
+>>> envs = gym.make_vec("erc/NullReward-v0", 4, vectorization_mode="vector_entry_point")
+>>> envs.optimal_return
+0.5
+"""
+
+import gymnasium as gym
+
+from erc_envs.base import Dynamics, DynamicsEnv, DynamicsVectorEnv, Episode
+from erc_envs.drift_bandit import DriftBandit, DriftBanditEnv, DriftBanditVectorEnv
+from erc_envs.null_reward import NullReward, NullRewardEnv, NullRewardVectorEnv
+from erc_envs.token_forks import TokenForks, TokenForksEnv, TokenForksVectorEnv
+
+__all__ = [
+    "DriftBandit",
+    "DriftBanditEnv",
+    "DriftBanditVectorEnv",
+    "Dynamics",
+    "DynamicsEnv",
+    "DynamicsVectorEnv",
+    "Episode",
+    "NullReward",
+    "NullRewardEnv",
+    "NullRewardVectorEnv",
+    "TokenForks",
+    "TokenForksEnv",
+    "TokenForksVectorEnv",
+]
+
+for _module, _name in (
+    ("drift_bandit", "DriftBandit"),
+    ("null_reward", "NullReward"),
+    ("token_forks", "TokenForks"),
+):
+    gym.register(
+        id=f"erc/{_name}-v0",
+        entry_point=f"erc_envs.{_module}:{_name}Env",
+        vector_entry_point=f"erc_envs.{_module}:{_name}VectorEnv",
+    )

@@ -1,0 +1,332 @@
+"""One number per run and question, and what they say over seeds.
+
+Every measure is first computed within a run, then averaged over seeds with a 95 % Student-t
+interval. A measure of updates is their plain mean over the whole run, staleness 0 included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from erc_bench.analysis.stats import Interval, mean_interval, paired_difference, ratio_interval
+from erc_bench.records import KEYS, Results
+
+__all__ = [
+    "MEASURES",
+    "NOTE",
+    "Contrast",
+    "Measure",
+    "out_of_band_to_bound",
+    "paired",
+    "per_seed",
+    "summary",
+]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the scorecard.
+
+    Attributes:
+        key: its name in the frames.
+        label: its heading.
+        unit: printed after the label; the values are multiplied by ``scale`` to be in this unit.
+        group: the table it stands in.
+        better: which direction is better, None where neither is.
+        definition: what exactly is measured, within one run.
+        metric: the metric whose mean over updates it is, where it is that simple.
+    """
+
+    key: str
+    label: str
+    unit: str
+    scale: float
+    group: Literal["learning", "drift"]
+    better: Literal["higher", "lower"] | None
+    definition: str
+    metric: str | None = None
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "final_reward", "final reward", "", 1.0, "learning", "higher",
+        "Mean episode return of the sampling policy after training, over fresh evaluation "
+        "episodes. A diverged run is a failure and counts as 0.",
+    ),
+    Measure(
+        "share_of_optimum", "of optimum", "%", 100.0, "learning", "higher",
+        "Final reward divided by the exact expected return of the best policy; "
+        "unknown where that return is not positive.",
+    ),
+    Measure(
+        "entropy_change", "entropy change", "nats", 1.0, "learning", None,
+        "Entropy per token after training minus before, on the evaluation's tokens; "
+        "unknown for diverged runs.",
+    ),
+    Measure(
+        "grad_norm_spread", "grad-norm spread", "", 1.0, "learning", "lower",
+        "Sample standard deviation (n - 1) of the gradient's l2 norm, before gradient clipping, "
+        "over all updates of a run. It contains any trend of the norm, not only its jitter.",
+    ),
+    Measure(
+        "tokens", "tokens", "thousand", 1e-3, "learning", None,
+        "Tokens generated for training, including those of prompts that dynamic sampling dropped.",
+    ),
+    Measure(
+        "clip_bound", "clip bound", "%", 100.0, "drift", None,
+        "Share of tokens whose loss the objective's ratio clip determines (ratio outside the range "
+        "and the advantage pushing it further out); none for objectives without a ratio clip.",
+        "clip/ratio_bound_fraction",
+    ),
+    Measure(
+        "out_of_band", "out of band", "%", 100.0, "drift", None,
+        "Share of tokens whose entropy ratio lies outside ERC's band, measured for every objective "
+        "whether or not it gates.",
+        "drift/out_of_band_fraction",
+    ),
+    Measure(
+        "dropped", "dropped", "%", 100.0, "drift", None,
+        "Share of tokens whose gradient the objective's gates drop.",
+        "gate/dropped_fraction",
+    ),
+    Measure(
+        "kl_exact", "exact KL", "10⁻³ nats", 1000.0, "drift", None,
+        "KL(old || new) per token, summed over the whole vocabulary, not estimated from samples.",
+        "drift/kl_exact",
+    ),
+    Measure(
+        "tv_unsampled", "unsampled TV", "%", 100.0, "drift", None,
+        "Total variation carried by the actions that were not sampled: the drift that the ratio of "
+        "the sampled action cannot see.",
+        "drift/tv_unsampled",
+    ),
+    Measure(
+        "hidden_violations", "hidden violations", "%", 100.0, "drift", "lower",
+        "Share of tokens with exact KL above delta while the ratio of the sampled action lies "
+        "inside the clip range.",
+        "drift/hidden_violation_fraction",
+    ),
+)  # fmt: skip
+
+NOTE = (
+    "Mean over seeds ± half of the 95 % Student-t interval; n=1: one seed, no interval. "
+    "A diverged run counts as reward 0; its other measures come from the updates before "
+    "divergence. Shares are means over all updates, the first after a rollout (ratio 1) included."
+)
+
+
+def per_seed(results: Results) -> pd.DataFrame:
+    """One row per run: its keys, ``diverged`` and every measure of :data:`MEASURES`."""
+    runs = results.read("runs")
+    metrics = results.read("metrics")
+    keys = list(KEYS)
+    diverged = runs["diverged"].astype(bool)
+    reward = runs["reward/final"].where(~diverged, 0.0)
+    frame = runs[keys].copy()
+    frame["diverged"] = diverged
+    frame["final_reward"] = reward
+    frame["share_of_optimum"] = reward / runs["reward/optimal"].where(runs["reward/optimal"] > 0)
+    frame["entropy_change"] = (runs["entropy/final"] - runs["entropy/initial"]).where(~diverged)
+    frame["tokens"] = runs["tokens"].astype(np.float64)
+    wanted = {m.metric: m.key for m in MEASURES if m.metric is not None}
+    finite = metrics.replace([np.inf, -np.inf], np.nan).reindex(
+        columns=[*keys, "grad/norm", *wanted]
+    )
+    by_run = finite.groupby(keys, sort=False)
+    within = by_run[list(wanted)].mean().rename(columns=wanted)
+    within["grad_norm_spread"] = by_run["grad/norm"].std(ddof=1)
+    frame = frame.join(within.astype(np.float64), on=keys)
+    return frame[[*keys, "diverged", *(m.key for m in MEASURES)]]
+
+
+def summary(results: Results) -> pd.DataFrame:
+    """One row per experiment and objective, in the records' order.
+
+    Columns: ``experiment``, ``environment``, ``objective``, ``seeds``, ``diverged`` (both counts of
+    runs), and for every measure ``<key>/mean``, ``/low``, ``/high`` (95 %, over seeds) and ``/n``
+    (seeds with a value).
+    """
+    rows = []
+    for (experiment, objective), runs in per_seed(results).groupby(
+        ["experiment", "objective"], sort=False
+    ):
+        row: dict[str, object] = {
+            "experiment": experiment,
+            "environment": ", ".join(dict.fromkeys(runs["environment"])),
+            "objective": objective,
+            "seeds": len(runs),
+            "diverged": int(runs["diverged"].sum()),
+        }
+        for measure in MEASURES:
+            interval = mean_interval(runs[measure.key])
+            row[f"{measure.key}/mean"] = interval.mean
+            row[f"{measure.key}/low"] = interval.low
+            row[f"{measure.key}/high"] = interval.high
+            row[f"{measure.key}/n"] = interval.n
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def paired(results: Results, base: str, other: str) -> pd.DataFrame:
+    """``other - base`` on the same seeds: one row per experiment that ran both, and measure.
+
+    Columns: ``experiment``, ``measure``, ``base/mean``, ``other/mean``, ``difference/mean``,
+    ``/low``, ``/high``, ``/n``, and ``verdict``: "better" or "worse" where the measure has a
+    direction and the interval excludes 0, else "unclear"; "" where it has none.
+
+    Raises:
+        LookupError: no experiment ran both.
+    """
+    rows = []
+    for experiment, runs in per_seed(results).groupby("experiment", sort=False):
+        a = runs[runs["objective"] == base].set_index("seed")
+        b = runs[runs["objective"] == other].set_index("seed")
+        shared = a.index.intersection(b.index)
+        if shared.empty:
+            continue
+        for measure in MEASURES:
+            difference = paired_difference(a[measure.key], b[measure.key])
+            rows.append(
+                {
+                    "experiment": experiment,
+                    "measure": measure.key,
+                    "base/mean": mean_interval(a.loc[shared, measure.key]).mean,
+                    "other/mean": mean_interval(b.loc[shared, measure.key]).mean,
+                    "difference/mean": difference.mean,
+                    "difference/low": difference.low,
+                    "difference/high": difference.high,
+                    "difference/n": difference.n,
+                    "verdict": _verdict(measure, difference),
+                }
+            )
+    if not rows:
+        raise LookupError(f"no experiment ran both {base!r} and {other!r} on the same seeds")
+    return pd.DataFrame(rows)
+
+
+def _verdict(measure: Measure, difference: Interval) -> str:
+    if measure.better is None:
+        return ""
+    if not difference.excludes(0.0):
+        return "unclear"
+    return "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How much more ERC's band catches than PPO's clip (the paper: 20.29 % against 0.02 %).
+
+    Attributes:
+        experiment, base, other: what was compared: the clip of arm ``base``, the band in ``other``.
+        bound: share of tokens that the clip determines in ``base``.
+        out_of_band: share of tokens outside the band in ``other``.
+        out_of_band_in_base: the same share measured in ``base`` itself, which does not gate.
+        per_seed: ``bound``, ``out_of_band`` and ``ratio`` by seed; the ratio is inf where nothing
+            was clipped, NaN where nothing was out of band either.
+        ratio: geometric mean of the ratio over seeds; NaN where a seed has a share of 0.
+        lower_bound: a ratio that the records support whatever the zeros: the low end of
+            ``out_of_band`` over the high end of ``bound``, and the latter not below 3 / tokens, the
+            95 % limit when none of that many independent tokens was clipped.
+        tokens: number of tokens behind ``bound``.
+    """
+
+    experiment: str
+    base: str
+    other: str
+    bound: Interval
+    out_of_band: Interval
+    out_of_band_in_base: Interval
+    per_seed: pd.DataFrame
+    ratio: Interval
+    lower_bound: float
+    tokens: int
+
+    def sentence(self) -> str:
+        """The contrast in words, with no more than the records show."""
+        if math.isnan(self.bound.mean) or math.isnan(self.out_of_band.mean):
+            return f"{self.experiment}: shares of {self.base} or {self.other} are missing."
+        text = (
+            f"{self.experiment}: the clip of {self.base} determined {_percent(self.bound)} "
+            f"of tokens, "
+            f"{_percent(self.out_of_band)} lay outside the entropy band of {self.other}"
+        )
+        if math.isfinite(self.ratio.mean):
+            text += f", {self.ratio.mean:,.3g} times as many"
+            if math.isfinite(self.ratio.low):
+                text += f" (95 % interval {self.ratio.low:,.3g} to {self.ratio.high:,.3g})"
+        elif self.lower_bound > 1:
+            text += f", at least {self.lower_bound:,.2g} times as many"
+        seeds = f"{self.out_of_band.n} seed" + ("s" if self.out_of_band.n != 1 else "")
+        return f"{text}; {seeds}."
+
+
+def _percent(interval: Interval) -> str:
+    value = f"{100 * interval.mean:.3g} %"
+    return f"{value} (± {100 * interval.half:.2g})" if interval.half > 0 else value
+
+
+def out_of_band_to_bound(
+    results: Results, experiment: str, base: str | None = None, other: str | None = None
+) -> Contrast:
+    """Ratio of the out-of-band share in an ERC arm to the clip-bound share in its base.
+
+    Without names: the first of dapo, ppo-clip, grpo, gppo with an ``erc-`` sibling in the
+    experiment, else any such pair.
+
+    Raises:
+        LookupError: the experiment has no such pair.
+    """
+    runs = per_seed(results)
+    runs = runs[runs["experiment"] == experiment]
+    arms = list(dict.fromkeys(runs["objective"]))
+    if base is None:
+        siblings = [arm for arm in arms if f"erc-{arm}" in arms]
+        preferred = [arm for arm in ("dapo", "ppo-clip", "grpo", "gppo") if arm in siblings]
+        if not siblings:
+            raise LookupError(f"{experiment}: no objective stands beside its erc- sibling")
+        base = (preferred or siblings)[0]
+    other = other or f"erc-{base}"
+    missing = [arm for arm in (base, other) if arm not in arms]
+    if missing:
+        raise LookupError(f"{experiment}: no records of {', '.join(missing)}")
+
+    a = runs[runs["objective"] == base].set_index("seed")
+    b = runs[runs["objective"] == other].set_index("seed")
+    seeds = pd.concat(
+        [a["clip_bound"].rename("bound"), b["out_of_band"].rename("out_of_band")],
+        axis=1,
+        join="inner",
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        seeds["ratio"] = seeds["out_of_band"].to_numpy() / seeds["bound"].to_numpy()
+    bound = mean_interval(seeds["bound"])
+    out_of_band = mean_interval(seeds["out_of_band"])
+    tokens = _tokens(a.loc[seeds.index, "tokens"])
+    low = _first_finite(out_of_band.low, out_of_band.mean)
+    high = max(_first_finite(bound.high, bound.mean), 3 / tokens if tokens else math.nan)
+    return Contrast(
+        experiment=experiment,
+        base=base,
+        other=other,
+        bound=bound,
+        out_of_band=out_of_band,
+        out_of_band_in_base=mean_interval(a.loc[seeds.index, "out_of_band"]),
+        per_seed=seeds,
+        ratio=ratio_interval(seeds["bound"], seeds["out_of_band"]),
+        lower_bound=max(low, 0.0) / high if high > 0 else math.nan,
+        tokens=tokens,
+    )
+
+
+def _first_finite(*values: float) -> float:
+    return next((v for v in values if math.isfinite(v)), math.nan)
+
+
+def _tokens(values: Iterable[float]) -> int:
+    return int(np.nansum(np.asarray(list(values), dtype=np.float64)))

@@ -1,0 +1,116 @@
+"""The scorecard as text: for the terminal (rich) and as Markdown."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from erc_bench.analysis.scorecard import MEASURES, NOTE, Measure
+from erc_bench.analysis.stats import Interval
+
+__all__ = ["as_markdown", "as_rich", "format_interval"]
+
+RUNS = "diverged / runs"
+GROUPS = {"learning": "what was learned", "drift": "how far an update went"}
+
+
+def format_interval(interval: Interval, scale: float = 1.0, *, separator: str = "±") -> str:
+    """A mean and half its interval, rounded where the uncertainty starts: two digits of the half.
+
+    >>> format_interval(Interval(0.71234, 0.69934, 0.72534, 5))
+    '0.712±0.013'
+    >>> format_interval(Interval(0.71234, math.nan, math.nan, 1))
+    '0.712 n=1'
+    """
+    if not math.isfinite(interval.mean):
+        return "–"
+    mean, half = scale * interval.mean, scale * interval.half
+    if math.isfinite(half) and half > 0:
+        decimals = min(max(1 - math.floor(math.log10(half)), 0), 4)
+        return f"{mean:,.{decimals}f}{separator}{half:,.{decimals}f}"
+    decimals = 3 if mean == 0 else min(max(2 - math.floor(math.log10(abs(mean))), 0), 4)
+    text = f"{mean:,.{decimals}f}" if mean else "0"
+    return f"{text} n=1" if interval.n == 1 else f"{text}{separator}0"
+
+
+def interval_of(row: pd.Series, key: str) -> Interval:
+    """The interval of a measure in a row of the summary."""
+    return Interval(
+        float(row[f"{key}/mean"]),
+        float(row[f"{key}/low"]),
+        float(row[f"{key}/high"]),
+        int(row[f"{key}/n"]),
+    )
+
+
+def heading(measure: Measure) -> str:
+    """Label and unit of a measure."""
+    return f"{measure.label} ({measure.unit})" if measure.unit else measure.label
+
+
+def runs_text(row: pd.Series) -> str:
+    """How many of a row's runs diverged: 1/5."""
+    return f"{row['diverged']}/{row['seeds']}"
+
+
+def as_rich(summary: pd.DataFrame) -> Group:
+    """Two tables per experiment, readable at 100 columns: the learning and the drift."""
+    tables: list[Table | Text] = []
+    for experiment, rows in summary.groupby("experiment", sort=False):
+        for group, what in GROUPS.items():
+            measures = [m for m in MEASURES if m.group == group]
+            table = Table(
+                title=f"{escape(str(experiment))}: {what}",
+                title_justify="left",
+                title_style="bold",
+                box=box.SIMPLE_HEAD,
+                padding=(0, 1, 0, 0),
+            )
+            table.add_column("objective", overflow="fold")
+            for measure in measures:
+                table.add_column(heading(measure), justify="right", min_width=8)
+            if group == "learning":
+                table.add_column(RUNS, justify="right", min_width=8)
+            for _, row in rows.iterrows():
+                cells = [format_interval(interval_of(row, m.key), m.scale) for m in measures]
+                if group == "learning":
+                    failed = int(row["diverged"]) > 0
+                    runs = runs_text(row)
+                    cells.append(f"[bold red]{runs}[/]" if failed else runs)
+                table.add_row(escape(str(row["objective"])), *cells)
+            tables.append(table)
+    return Group(*tables, Text(NOTE, style="dim"))
+
+
+def as_markdown(summary: pd.DataFrame) -> str:
+    """The whole scorecard as Markdown tables, one per experiment, and the note below them."""
+    blocks = []
+    for experiment, rows in summary.groupby("experiment", sort=False):
+        header = ["objective", *(heading(m) for m in MEASURES), RUNS]
+        lines = [
+            f"### {_plain(str(experiment))}",
+            "",
+            "| " + " | ".join(header) + " |",
+            "| " + " | ".join([":--", *["--:"] * (len(header) - 1)]) + " |",
+        ]
+        for _, row in rows.iterrows():
+            cells = [
+                format_interval(interval_of(row, m.key), m.scale, separator=" ± ") for m in MEASURES
+            ]
+            lines.append(
+                "| " + " | ".join([_plain(str(row["objective"])), *cells, runs_text(row)]) + " |"
+            )
+        blocks.append("\n".join(lines))
+    return "\n\n".join([*blocks, NOTE]) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that stays text in a Markdown table, also where HTML is let through."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())

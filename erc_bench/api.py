@@ -1,0 +1,100 @@
+"""The main job as functions: run, summarise, draw, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erc_bench.experiments import Experiment, Tier, execute, plan, total_rollouts
+from erc_bench.records import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["figures", "report", "run", "summary"]
+
+
+def run(
+    *experiments: str | Experiment,
+    out: Path | str,
+    environment: str | None = None,
+    objectives: Sequence[str] | None = None,
+    seeds: int | None = None,
+    tier: Tier = "quick",
+    seed: int = 0,
+    band: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Results:
+    """Train objectives on experiments and store the records.
+
+    Args:
+        experiments: names from ``EXPERIMENTS``, or experiments of your own.
+        out: results folder; must be new or empty, unless ``resume``.
+        environment: a Gymnasium id to train on instead of named experiments.
+        objectives: arms, ``name`` or ``name:parameter=value,...``; None: each experiment's own.
+        seeds: seeds per arm; arms with the same seed are paired. None: the tier's.
+        tier: ``smoke``, ``quick`` or ``full``.
+        seed: root of all randomness.
+        band: half-width of ERC's band in place of 0.05.
+        settings: fields of ``TrainConfig`` to change, as ``{"learning_rate": 1e-3}``.
+        resume: go on in a folder made by the same call.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        InputError: names the field, the value and what is allowed; nothing was done.
+    """
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    work = plan(
+        experiments, environment=environment, objectives=objectives, seeds=seeds, tier=tier,
+        seed=seed, band=band, settings=settings,
+    )  # fmt: skip
+    columns = (
+        TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("rollouts"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, disable=not progress) as bar:
+        task = bar.add_task("starting", total=total_rollouts(work))
+
+        def on_progress(name: str, advance: int) -> None:
+            bar.update(task, description=name, advance=advance)
+
+        return execute(work, out, resume=resume, on_progress=on_progress)
+
+
+def summary(results: Results | Path | str) -> pd.DataFrame:
+    """One row per experiment and objective: means over seeds with 95 % intervals."""
+    from erc_bench.analysis import summary as summarise  # noqa: PLC0415
+
+    return summarise(_opened(results))
+
+
+def figures(results: Results | Path | str, folder: Path | str) -> list[Path]:
+    """Draw every figure the records allow, as PNG, SVG and the data drawn; returns their paths."""
+    from erc_bench.report import write_figures  # noqa: PLC0415
+
+    return write_figures(_opened(results), Path(folder))
+
+
+def report(results: Results | Path | str, path: Path | str) -> Path:
+    """Write the self-contained HTML report; returns its path."""
+    from erc_bench.report import write_report  # noqa: PLC0415
+
+    return write_report(_opened(results), Path(path))
+
+
+def _opened(results: Results | Path | str) -> Results:
+    return results if isinstance(results, Results) else Results.open(results)

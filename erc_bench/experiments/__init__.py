@@ -1,0 +1,26 @@
+"""Experiments: one file per scientific question.
+
+``base`` says what an experiment is, ``plan`` resolves and checks what was asked for, ``runner``
+carries it out and stores the records; every other file is a question.
+"""
+
+from erc_bench.experiments import entropy_null, forking_tokens, unsampled_shift
+from erc_bench.experiments.base import EXPERIMENTS, TIERS, Experiment, Tier, register
+from erc_bench.experiments.plan import Plan, plan, setting
+from erc_bench.experiments.runner import execute, total_rollouts
+
+__all__ = [
+    "EXPERIMENTS",
+    "TIERS",
+    "Experiment",
+    "Plan",
+    "Tier",
+    "entropy_null",
+    "execute",
+    "forking_tokens",
+    "plan",
+    "register",
+    "setting",
+    "total_rollouts",
+    "unsampled_shift",
+]

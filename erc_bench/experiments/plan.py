@@ -1,0 +1,294 @@
+"""From names and options to a checked plan of work, before any work starts."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import gymnasium as gym
+
+import erc_envs
+from erc_bench.errors import InputError
+from erc_bench.experiments.base import TIERS, Experiment, Tier, experiment
+from erc_bench.experiments.scores import gap_closed
+from erc_bench.objectives import Objective, Recipe, make, recipe
+from erc_bench.trainer import TrainConfig
+
+__all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "plan", "training_environment"]
+
+#: Reference ranges of the drift measures: the narrowest clip among the arms, and the paper's band.
+CLIP = (0.2, 0.2)
+BAND = (0.05, 0.05)
+#: Rough bytes of working memory that one population may take.
+MEMORY_BUDGET = 2**30
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One objective of an experiment: label in the records, recipe, and the objective built."""
+
+    label: str
+    recipe: Recipe
+    objective: Objective
+    overrides: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The piece of work that is done, stored and resumed as one: all arms on some seeds."""
+
+    name: str
+    seeds: range
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """An experiment with everything resolved."""
+
+    experiment: Experiment
+    config: TrainConfig
+    environment: gym.Env[Any, Any]
+    arms: tuple[ArmPlan, ...]
+    seeds: int
+    band: tuple[float, float]
+
+    @property
+    def parts(self) -> list[Part]:
+        """Seeds in chunks that fit the memory budget; depends on the configuration alone."""
+        dynamics = self.environment.get_wrapper_attr("dynamics")
+        tokens = self.config.prompts * self.config.group_size * dynamics.horizon
+        rounds = self.config.generation_rounds
+        evaluation = self.config.evaluation_episodes * dynamics.horizon
+        bytes_per_run = 8 * dynamics.num_actions * max((1 + rounds) * tokens, evaluation)
+        size = max(1, MEMORY_BUDGET // (bytes_per_run * len(self.arms)))
+        chunks = [range(a, min(a + size, self.seeds)) for a in range(0, self.seeds, size)]
+        return [Part(f"{self.experiment.name}--{c.start:04d}-{c.stop:04d}", c) for c in chunks]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Checked work."""
+
+    experiments: tuple[ExperimentPlan, ...]
+    tier: Tier
+    seed: int
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, for the manifest."""
+        return {
+            "tier": self.tier,
+            "seed": self.seed,
+            "experiments": {
+                p.experiment.name: {
+                    "question": p.experiment.question,
+                    "expectation": p.experiment.expectation,
+                    "score": p.experiment.score_meaning,
+                    "environment": p.experiment.environment,
+                    "environment_options": dict(p.experiment.environment_options),
+                    "seeds": p.seeds,
+                    "clip": {"low": CLIP[0], "high": CLIP[1]},
+                    "band": {"low": p.band[0], "high": p.band[1]},
+                    "delta": p.config.violation_delta,
+                    "train": _finite(asdict(p.config)),
+                    "objectives": {
+                        arm.label: {
+                            "recipe": arm.recipe.name,
+                            "overrides": dict(arm.overrides),
+                            "advantage": arm.recipe.advantage,
+                            "dynamic_sampling": arm.recipe.dynamic_sampling,
+                            "overlong_penalty": arm.recipe.overlong_penalty,
+                            "spec": arm.objective.spec(),
+                            "equation": arm.recipe.equation,
+                            "source": arm.recipe.source,
+                        }
+                        for arm in p.arms
+                    },
+                }
+                for p in self.experiments
+            },
+        }
+
+
+def _finite(settings: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: write it as a word."""
+    return {
+        k: str(v) if isinstance(v, float) and not math.isfinite(v) else v
+        for k, v in settings.items()
+    }
+
+
+def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Make an environment the trainer can use; ``TokenForks`` is short for ``erc/TokenForks-v0``.
+
+    Raises:
+        InputError: unknown id, bad option, or an environment without batched ``dynamics``.
+    """
+    known = [i for i in gym.registry if i.startswith("erc/")]
+    short = {i.removeprefix("erc/").rsplit("-v", 1)[0]: i for i in known}
+    full = short.get(name, name)
+    if full not in gym.registry:
+        close = difflib.get_close_matches(name, [*short, *known], n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"environment: {name!r} is unknown{hint} (known: {', '.join(known)})")
+    try:
+        made = gym.make(full, **options)
+    except TypeError as error:
+        raise InputError(f"environment: {full}: {error}") from None
+    if not made.has_wrapper_attr("dynamics"):
+        raise InputError(
+            f"environment: {full} has no `dynamics`; the population trainer needs batched "
+            "transitions (see erc_envs.base.Dynamics)"
+        )
+    return made
+
+
+def _arm(text: str) -> ArmPlan:
+    """Parse ``name`` or ``name:parameter=value,...`` into an arm."""
+    name, _, options = text.partition(":")
+    overrides: dict[str, float] = {}
+    for item in filter(None, options.split(",")):
+        key, equals, value = item.partition("=")
+        try:
+            overrides[key.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise InputError(
+                f"objectives: {text!r}: {item!r} is not parameter=number (as in erc-dapo:band_low=0.1)"
+            )
+    return ArmPlan(text, recipe(name), make(name, **overrides), overrides)
+
+
+def _with_band(text: str, band: float | None) -> str:
+    """Write a band into the specification of an arm whose recipe has one."""
+    if band is None:
+        return text
+    name, _, options = text.partition(":")
+    if "band_low" not in recipe(name).parameters or "band_" in options:
+        return text
+    return f"{name}:{options + ',' if options else ''}band_low={band!r},band_high={band!r}"
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Parse ``name=value`` for a field of :class:`TrainConfig`.
+
+    Raises:
+        InputError: not of that form, an unknown field, or a value of another type.
+    """
+    name, equals, value = text.partition("=")
+    defaults = asdict(TrainConfig())
+    if not equals or name not in defaults:
+        close = difflib.get_close_matches(name, defaults, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(defaults)}"
+        raise InputError(f"set: {text!r} is not setting=value of a known setting; {hint}")
+    kind = type(defaults[name])
+    try:
+        parsed = value if kind is str else kind(ast.literal_eval(value) if kind is int else value)
+        if kind is int and parsed != ast.literal_eval(value):
+            raise ValueError
+    except (ValueError, SyntaxError, TypeError):
+        raise InputError(f"set: {name}={value!r} is not a value of type {kind.__name__}") from None
+    return name, parsed
+
+
+def plan(
+    experiments: Sequence[str | Experiment],
+    *,
+    environment: str | None = None,
+    objectives: Sequence[str] | None = None,
+    seeds: int | None = None,
+    tier: Tier = "quick",
+    seed: int = 0,
+    band: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Resolve and check everything; no work is done and nothing is written.
+
+    Args:
+        experiments: registered names, or experiments of your own.
+        environment: train on this environment instead of, or beside, registered experiments.
+        objectives: arms, ``name`` or ``name:parameter=value,...``; None: each experiment's own.
+        seeds: seeds per arm; None: the tier's.
+        tier: size of the work.
+        seed: root of all randomness.
+        band: half-width of ERC's band for every arm that has one, in place of 0.05.
+        settings: fields of :class:`TrainConfig` to change.
+
+    Raises:
+        InputError: names the field, the value and what is allowed.
+    """
+    assert erc_envs  # importing it registers the environments
+    if tier not in TIERS:
+        raise InputError(f"tier: {tier!r} is unknown; allowed: {', '.join(TIERS)}")
+    if seeds is not None and seeds < 1:
+        raise InputError(f"seeds: {seeds} is not allowed; must be at least 1")
+    if seed < 0:
+        raise InputError(f"seed: {seed} is not allowed; must be at least 0")
+    if band is not None and not band > 0:
+        raise InputError(f"band: {band} is not allowed; must be greater than 0")
+    chosen = [experiment(e) if isinstance(e, str) else e for e in experiments]
+    if environment is not None:
+        if chosen:
+            raise InputError("environment: give either experiments or an environment, not both")
+        chosen = [_custom(environment)]
+    if not chosen:
+        raise InputError("experiments: none given; name some, or an environment")
+    names = [e.name for e in chosen]
+    if len(set(names)) < len(names):
+        raise InputError(f"experiments: {', '.join(names)}: each may be named once")
+    try:
+        resolved = tuple(_resolve(e, objectives, seeds, tier, band, settings or {}) for e in chosen)
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(str(error)) from None
+    return Plan(resolved, tier, seed)
+
+
+def _custom(environment: str) -> Experiment:
+    made = training_environment(environment, {})
+    spec = made.spec
+    assert spec is not None
+    return Experiment(
+        name="custom",
+        question=f"How do the objectives fare on {spec.id}?",
+        environment=spec.id,
+        expectation="none stated",
+        score=gap_closed,
+        score_meaning="share of the gap between the first policy's return and the optimum",
+    )
+
+
+def _resolve(
+    entry: Experiment,
+    objectives: Sequence[str] | None,
+    seeds: int | None,
+    tier: Tier,
+    band: float | None,
+    settings: Mapping[str, Any],
+) -> ExperimentPlan:
+    config = replace(entry.config, **{**entry.tiers.get(tier, {}), **settings})
+    texts = list(entry.objectives if objectives is None else objectives)
+    if not texts:
+        raise InputError("objectives: none given; name at least one")
+    if len(set(texts)) < len(texts):
+        raise InputError(f"objectives: {', '.join(texts)}: each may be named once")
+    built = []
+    for text in texts:
+        arm = _arm(_with_band(text, band))
+        built.append(replace(arm, label=text))
+        if arm.recipe.advantage.startswith(("group", "leave")) and config.group_size < 2:
+            raise InputError(
+                f"group_size: {config.group_size} is not allowed; must be at least 2 for the "
+                f"{arm.recipe.advantage} advantage of {arm.label}"
+            )
+    return ExperimentPlan(
+        experiment=entry,
+        config=config,
+        environment=training_environment(entry.environment, entry.environment_options),
+        arms=tuple(built),
+        seeds=entry.seeds[tier] if seeds is None else seeds,
+        band=BAND if band is None else (band, band),
+    )

@@ -1,0 +1,31 @@
+"""Scores in [0, 1], one per run; a diverged run scores 0."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+__all__ = ["entropy_kept", "gap_closed"]
+
+
+def _failures_are_zero(score: pd.Series, runs: pd.DataFrame) -> pd.Series:
+    return score.clip(0.0, 1.0).where(~runs["diverged"].astype(bool), 0.0)
+
+
+def gap_closed(runs: pd.DataFrame) -> pd.Series:
+    """Share of the way from the first policy's return to the optimum's.
+
+    ``(final - initial) / (optimal - initial)``, clipped to [0, 1]: 0, nothing learnt or worse;
+    1, optimal.
+    """
+    gap = runs["reward/optimal"] - runs["reward/initial"]
+    return _failures_are_zero((runs["reward/final"] - runs["reward/initial"]) / gap, runs)
+
+
+def entropy_kept(runs: pd.DataFrame) -> pd.Series:
+    """How little the token entropy moved, in either direction.
+
+    ``1 - |H_final - H_initial| / H_initial``, clipped to [0, 1]: 1, not at all; 0, it vanished or
+    doubled.
+    """
+    change = (runs["entropy/final"] - runs["entropy/initial"]).abs()
+    return _failures_are_zero(1.0 - change / runs["entropy/initial"], runs)

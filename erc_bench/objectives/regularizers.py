@@ -1,0 +1,152 @@
+"""What is added to a surrogate: KL penalties, entropy bonus, likelihood of correct responses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from erc_bench.batch import TokenBatch
+from erc_bench.errors import InputError
+from erc_bench.numerics import Hyper, clamp_log_ratio, k1, k2, k3, kl, require_parameter
+
+__all__ = ["EntropyBonus", "ExactKL", "KLEstimate", "PositiveNLL"]
+
+Reference = Literal["old", "ref"]
+
+_ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def _require_choice(owner: object, name: str, *allowed: str) -> None:
+    value = getattr(owner, name)
+    if value not in allowed:
+        choices = " or ".join(map(repr, allowed))
+        raise InputError(f"{type(owner).__name__}.{name}: {value!r}, must be {choices}")
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """A coefficient, and the mask of regularizers of every token."""
+
+    coefficient: Hyper
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "coefficient", at_least=0, finite=True)
+
+    def mask(self, batch: TokenBatch) -> Tensor:
+        """Every unmasked token."""
+        return batch.mask
+
+
+@dataclass(frozen=True)
+class ExactKL(_Weighted):
+    """KL over the full vocabulary, nats (PPO's penalty, arXiv:1707.06347 eq. 8).
+
+    ``forward`` is ``KL(reference || pi)``, ``reverse`` is ``KL(pi || reference)``.
+
+    Args:
+        coefficient: weight of the penalty.
+        reference: ``old``, the policy that made the rollout, or ``ref``, a fixed one.
+        direction: ``forward`` or ``reverse``.
+
+    Raises:
+        InputError: a negative coefficient or an unknown word.
+    """
+
+    reference: Reference = "old"
+    direction: Literal["forward", "reverse"] = "forward"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_choice(self, "reference", "old", "ref")
+        _require_choice(self, "direction", "forward", "reverse")
+
+    @property
+    def name(self) -> str:
+        """Such as ``kl_forward_old``."""
+        return f"kl_{self.direction}_{self.reference}"
+
+    def penalty(self, batch: TokenBatch) -> Tensor:
+        """KL of each token."""
+        masked = ~batch.mask.unsqueeze(-1)
+        reference = batch.require(f"{self.reference}_log_probs", by="ExactKL")
+        policy = batch.require("log_probs", by="ExactKL").masked_fill(masked, 0.0)
+        reference = reference.masked_fill(masked, 0.0)
+        if self.direction == "forward":
+            return kl(reference, policy)
+        return kl(policy, reference)
+
+
+@dataclass(frozen=True)
+class KLEstimate(_Weighted):
+    """KL(pi || reference) from the sampled action alone, nats (Schulman, 2020; GRPO eq. 4 is k3).
+
+    With ``l = clamp(log pi_reference - log pi, -20, 20)``: k1 is ``-l``, k2 is ``l^2 / 2`` and k3
+    is ``exp(l) - 1 - l``. k1 and k3 are unbiased as values at samples of ``pi``; as losses they
+    differ: k1's gradient is zero in expectation and k2's is that of the KL.
+
+    Args:
+        coefficient: weight of the penalty.
+        kind: ``k1``, ``k2`` or ``k3``.
+        reference: ``ref``, a fixed policy, or ``old``, the one that made the rollout.
+
+    Raises:
+        InputError: a negative coefficient or an unknown word.
+    """
+
+    kind: Literal["k1", "k2", "k3"] = "k3"
+    reference: Reference = "ref"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_choice(self, "kind", *_ESTIMATORS)
+        _require_choice(self, "reference", "ref", "old")
+
+    @property
+    def name(self) -> str:
+        """Such as ``kl_k3_ref``."""
+        return f"kl_{self.kind}_{self.reference}"
+
+    def penalty(self, batch: TokenBatch) -> Tensor:
+        """The estimate at each token."""
+        reference = batch.require(f"{self.reference}_logp", by="KLEstimate")
+        return _ESTIMATORS[self.kind](clamp_log_ratio(reference - batch.logp))
+
+
+@dataclass(frozen=True)
+class EntropyBonus(_Weighted):
+    """``-H(pi)``: rewards entropy over the full vocabulary, nats (arXiv:1707.06347 eq. 9)."""
+
+    @property
+    def name(self) -> str:
+        """``entropy_bonus``."""
+        return "entropy_bonus"
+
+    def penalty(self, batch: TokenBatch) -> Tensor:
+        """Minus the entropy of each token."""
+        return -batch.require("entropy", by="EntropyBonus")
+
+
+@dataclass(frozen=True)
+class PositiveNLL(_Weighted):
+    """``-log pi`` on the tokens of responses with reward 1, aggregated over those responses alone.
+
+    In ERC's release (``postive_loss_coeff`` = 0.1), not in its paper.
+    """
+
+    coefficient: Hyper = 0.1
+
+    @property
+    def name(self) -> str:
+        """``positive_nll``."""
+        return "positive_nll"
+
+    def penalty(self, batch: TokenBatch) -> Tensor:
+        """Negative log-likelihood of each token."""
+        return -batch.logp
+
+    def mask(self, batch: TokenBatch) -> Tensor:
+        """Unmasked tokens of responses whose reward is exactly 1."""
+        rewarded = batch.require("reward", by="PositiveNLL") == 1
+        return batch.mask & rewarded.unsqueeze(-1)

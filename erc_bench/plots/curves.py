@@ -1,0 +1,291 @@
+"""Figures over training: entropy and gradient norm, learning curves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
+from erc_bench.plots.layout import (
+    arm_legend,
+    first_column,
+    new_figure,
+    over_seeds,
+    panel_grid,
+    plus_minus,
+)
+from erc_bench.plots.style import (
+    COLUMN,
+    INK,
+    WIDE,
+    arm_style,
+    line_of,
+    name_text,
+    ordered,
+    pairs,
+    styled,
+)
+
+__all__ = ["fig2_entropy_gradient", "fig3_learning_curves"]
+
+ENTROPY, GRADIENT = "drift/entropy_new", "grad/norm"
+POINTS = 100
+
+
+def _draw_band(axes: Axes, data: pd.DataFrame, x: str, name: str) -> None:
+    style = arm_style(name)
+    order = 3 if name.startswith("erc-") else 2
+    axes.plot(data[x], data["mean"], **line_of(name, zorder=order + 2))
+    shaded = data.dropna(subset=["low", "high"])
+    axes.fill_between(
+        shaded[x], shaded["low"], shaded["high"], color=style.color, alpha=0.15, linewidth=0,
+        zorder=order,
+    )  # fmt: skip
+
+
+def _frame(axes: Axes, curves: list[pd.DataFrame], include: float = math.nan) -> None:
+    """Limits for all bands; where a few would dwarf the means, for the means with room around."""
+    if not curves:
+        return
+    drawn = pd.concat(curves)
+    values = [*drawn["mean"], *([include] if math.isfinite(include) else [])]
+    low, high = min(values), max(values)
+    reach = (high - low) or abs(high) or 1.0
+    bottom, top = (
+        drawn["low"].fillna(drawn["mean"]).min(),
+        drawn["high"].fillna(drawn["mean"]).max(),
+    )
+    bottom, top = min(bottom, low), max(top, high)
+    axes.set_ylim(
+        max(bottom, low - 0.4 * reach) - 0.06 * reach, min(top, high + 0.4 * reach) + 0.1 * reach
+    )
+
+
+def _mark_divergence(axes: Axes, points: list[tuple[float, float]], name: str) -> None:
+    for x, y in points:
+        axes.plot([x], [y], marker="x", markersize=4.5, markeredgewidth=1.3, zorder=6,
+                  color=arm_style(name).color, linestyle="none")  # fmt: skip
+
+
+def _by_update(
+    metrics: pd.DataFrame, metric: str, width: int
+) -> tuple[pd.DataFrame, list[tuple[float, float]]]:
+    """Band over seeds, each point the mean of ``width`` updates; and where diverged runs ended."""
+    metrics = metrics.assign(bin=metrics["update"] // width)
+    wide = metrics.where(np.isfinite(metrics[metric])).dropna(subset=[metric, "bin"]).pivot_table(
+        index="seed", columns="bin", values=metric
+    )  # fmt: skip
+    data = band(wide.to_numpy())
+    data.insert(0, "update", wide.columns.to_numpy() * width + (width - 1) / 2)
+    diverged = metrics.loc[metrics["diverged"].astype(bool), "seed"].unique()
+    ends = [wide.loc[seed].dropna() for seed in diverged if seed in wide.index]
+    marks = [(s.index[-1] * width + (width - 1) / 2, s.iloc[-1]) for s in ends if len(s)]
+    return data, marks
+
+
+def bin_width(metrics: pd.DataFrame) -> int:
+    """Updates averaged to one point: whole rollouts, so that at most ``POINTS`` are drawn."""
+    updates = int(metrics["update"].max()) + 1
+    if updates <= POINTS:
+        return 1
+    per_rollout = int(metrics["staleness"].max()) + 1
+    return per_rollout * math.ceil(updates / (POINTS * per_rollout))
+
+
+@styled
+def fig2_entropy_gradient(frames: Frames) -> Drawing:
+    """Entropy per token and gradient norm against updates: mean and 95 % band over seeds.
+
+    Longer runs are averaged over whole rollouts to at most ``POINTS`` points, each seed by itself.
+    A diverged run counts until it diverges, and a cross marks where.
+    """
+    metrics = frames.metrics
+    for metric in (ENTROPY, GRADIENT):
+        if metric not in metrics or not np.isfinite(metrics[metric]).any():
+            raise NothingToDraw(f"no values of {metric}")
+    experiments = frames.experiments
+    count = len(experiments)
+    columns = min(count, 3)
+    blocks = math.ceil(count / columns)
+    if count == 1:
+        figure = new_figure(WIDE, 2.6)
+        panels = [tuple(figure.subplots(1, 2))]
+    else:
+        figure = new_figure(WIDE, 3.3 * blocks + 0.4)
+        grid = figure.subplots(2 * blocks, columns, squeeze=False)
+        places = [(2 * (i // columns), i % columns) for i in range(blocks * columns)]
+        panels = [(grid[row, column], grid[row + 1, column]) for row, column in places]
+        for upper, lower in panels[count:]:
+            upper.remove()
+            lower.remove()
+    data, widths = [], set()
+    for experiment, (upper, lower) in zip(experiments, panels[:count], strict=True):
+        here = metrics[metrics["experiment"] == experiment]
+        width = bin_width(here)
+        widths.add(width)
+        for axes, metric in ((upper, ENTROPY), (lower, GRADIENT)):
+            drawn = []
+            for name in ordered(here["objective"]):
+                curve, marks = _by_update(here[here["objective"] == name], metric, width)
+                if curve.empty:
+                    continue
+                _draw_band(axes, curve, "update", name)
+                _mark_divergence(axes, marks, name)
+                drawn.append(curve)
+                data.append(curve.assign(experiment=experiment, objective=name, metric=metric))
+            _frame(axes, drawn)
+            axes.margins(x=0.01)
+            if count == 1 or first_column(axes):
+                axes.set_ylabel(
+                    "entropy (nats per token)" if metric == ENTROPY else "gradient norm"
+                )
+        upper.set_title(name_text(experiment))
+        lower.set_ylim(bottom=0)
+        lower.set_xlabel("update")
+        if count == 1:
+            upper.set_xlabel("update")
+    arm_legend(figure, frames, {e: frames.arms(e) for e in experiments})
+    averaged = max(widths)
+    return Drawing(
+        "fig2_entropy_gradient",
+        "Entropy and gradient norm",
+        figure,
+        pd.concat(data, ignore_index=True),
+        _caption_entropy(frames, averaged),
+    )
+
+
+def _caption_entropy(frames: Frames, averaged: int) -> str:
+    text = (
+        "Entropy per token and the gradient's norm before clipping, over training: mean and 95 % "
+        "interval over seeds, diverged runs until they diverge."
+    )
+    if averaged > 1:
+        text += f" Points are means of up to {averaged} updates within a seed."
+    findings = []
+    for experiment in frames.experiments:
+        here = frames.metrics[frames.metrics["experiment"] == experiment]
+        runs = frames.runs[frames.runs["experiment"] == experiment]
+        for base, erc in pairs(frames.arms(experiment)):
+            spread = {
+                name: here[here["objective"] == name].groupby("seed")[GRADIENT].std()
+                for name in (base, erc)
+            }
+            ended = runs.set_index(["objective", "seed"])
+            change = ended["entropy/final"] - ended["entropy/initial"]
+            parts = []
+            for name in (base, erc):
+                lost = band(change.loc[name].to_numpy()[:, None]).iloc[0]
+                jitter = band(spread[name].to_numpy()[:, None]).iloc[0]
+                parts.append(
+                    f"{name} changed entropy by {plus_minus(lost, unit=' nats')}, gradient-norm "
+                    f"spread {plus_minus(jitter)}"
+                )
+            findings.append(f"{experiment}: {'; '.join(parts)}.")
+    return " ".join([text, *findings[:4]])
+
+
+def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[float, float]]]:
+    """Band over seeds of the mean return per rollout, at common token counts.
+
+    After its divergence a run has return 0. Where the seeds' token counts differ, their curves are
+    interpolated linearly on a common grid between the largest first and the smallest last count.
+    """
+    curves, points = [], []
+    for _, run in metrics.sort_values("update").groupby("seed"):
+        rollouts = run.drop_duplicates("rollout")
+        alive = rollouts[np.isfinite(rollouts["reward/mean"])]
+        if alive.empty:
+            continue
+        x, y = alive["tokens"].to_numpy(float), alive["reward/mean"].to_numpy(float)
+        failed = bool(run["diverged"].astype(bool).any())
+        curves.append((x, y, failed))
+        if failed:
+            points.append((x[-1], y[-1]))
+    if not curves:
+        return pd.DataFrame(columns=["tokens", "mean", "low", "high", "n"]), []
+    whole = [c for c in curves if not c[2]] or [max(curves, key=lambda c: c[0][-1])]
+    first = whole[0][0]
+    if all(len(x) == len(first) and (x == first).all() for x, _, _ in whole):
+        grid = first
+    else:
+        start, stop = max(x[0] for x, _, _ in whole), min(x[-1] for x, _, _ in whole)
+        grid = np.linspace(start, stop, max(len(first), 2))
+    values = [np.interp(grid, x, y, right=0.0 if failed else None) for x, y, failed in curves]
+    data = band(np.array(values))
+    data.insert(0, "tokens", grid)
+    return data, points
+
+
+@styled
+def fig3_learning_curves(frames: Frames) -> Drawing:
+    """Mean return of each rollout against tokens generated: mean and 95 % band over seeds.
+
+    Tokens, not updates, because dynamic sampling generates more for the same number of updates.
+    """
+    experiments = frames.experiments
+    figure = new_figure(
+        COLUMN * 1.2 if len(experiments) == 1 else WIDE, 2.2 * math.ceil(len(experiments) / 3) + 0.6
+    )
+    data = []
+    for axes, experiment in zip(panel_grid(figure, len(experiments)), experiments, strict=True):
+        here = frames.metrics[frames.metrics["experiment"] == experiment]
+        tokens = pd.to_numeric(here["tokens"]).max()
+        drawn: list[pd.DataFrame] = []
+        unit, word = (1e6, "million") if tokens >= 2e6 else (1e3, "thousand")
+        for name in ordered(here["objective"]):
+            curve, ends = _learning_curve(here[here["objective"] == name])
+            if curve.empty:
+                continue
+            data.append(curve.assign(experiment=experiment, objective=name))
+            drawn.append(curve)
+            _draw_band(axes, curve.assign(tokens=curve["tokens"] / unit), "tokens", name)
+            _mark_divergence(axes, [(x / unit, y) for x, y in ends], name)
+        optimum = frames.runs.loc[frames.runs["experiment"] == experiment, "reward/optimal"].mean()
+        if math.isfinite(optimum):
+            axes.axhline(optimum, color=INK, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
+            axes.annotate(
+                "optimum", (0.0, optimum), xycoords=("axes fraction", "data"), xytext=(2, 2),
+                textcoords="offset points", color=INK, fontsize=6.5, va="bottom",
+            )  # fmt: skip
+        _frame(axes, drawn, optimum)
+        axes.set_title(name_text(experiment))
+        axes.set_xlabel(f"tokens generated ({word})")
+        if first_column(axes):
+            axes.set_ylabel("mean return")
+        axes.margins(x=0.01)
+    if not data:
+        raise NothingToDraw("no finite return in any rollout")
+    arm_legend(figure, frames, {e: frames.arms(e) for e in experiments})
+    text = (
+        "Mean return of each rollout against the tokens generated for training: mean and 95 % "
+        "interval over seeds; dashed: expected return of the best policy. A diverged run has "
+        "return 0 from its divergence on."
+    )
+    return Drawing(
+        "fig3_learning_curves",
+        "Learning curves",
+        figure,
+        pd.concat(data, ignore_index=True),
+        " ".join([text, *_final_rewards(frames)]),
+    )
+
+
+def _final_rewards(frames: Frames) -> list[str]:
+    """Final evaluation of each pair, per experiment."""
+    sentences = []
+    for experiment in frames.experiments[:4]:
+        runs = frames.runs[frames.runs["experiment"] == experiment]
+        failed = runs["diverged"].astype(bool)
+        runs = runs.assign(value=runs["reward/final"].where(~failed, 0.0))
+        parts = [
+            f"{name} {plus_minus(over_seeds(runs[runs['objective'] == name], 'value'))}"
+            for pair in pairs(runs["objective"])
+            for name in pair
+        ]
+        if parts:
+            sentences.append(f"Final evaluation, {experiment}: {', '.join(parts)}.")
+    return sentences

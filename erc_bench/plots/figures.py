@@ -1,0 +1,33 @@
+"""The gallery: every figure by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from erc_bench.plots.clipping import fig4_clip_fractions
+from erc_bench.plots.curves import fig2_entropy_gradient, fig3_learning_curves
+from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
+from erc_bench.plots.one_update import fig1_one_update
+from erc_bench.plots.tokens import fig5_probability_entropy, fig6_ratios
+
+__all__ = ["FIGURES", "draw_all"]
+
+FIGURES: dict[str, Callable[[Frames], Drawing]] = {
+    "fig1_one_update": fig1_one_update,
+    "fig2_entropy_gradient": fig2_entropy_gradient,
+    "fig3_learning_curves": fig3_learning_curves,
+    "fig4_clip_fractions": fig4_clip_fractions,
+    "fig5_probability_entropy": fig5_probability_entropy,
+    "fig6_ratios": fig6_ratios,
+}
+
+
+def draw_all(frames: Frames) -> tuple[list[Drawing], dict[str, str]]:
+    """Every figure the records allow, and for the others why not."""
+    drawings, skipped = [], {}
+    for name, draw in FIGURES.items():
+        try:
+            drawings.append(draw(frames))
+        except NothingToDraw as reason:
+            skipped[name] = str(reason)
+    return drawings, skipped

@@ -1,0 +1,113 @@
+"""Pieces the figures share: panel grids, legends below, numbers in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from erc_bench.plots.frames import Frames, band
+from erc_bench.plots.style import line_of, name_text, ordered
+
+__all__ = [
+    "arm_legend",
+    "first_column",
+    "legend_below",
+    "new_figure",
+    "over_seeds",
+    "panel_grid",
+    "percent",
+    "plus_minus",
+    "sentence_list",
+]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that belongs to nobody's global state, its parts laid out without overlap."""
+    engine = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.03)
+    return Figure(figsize=(width, height), layout=engine)
+
+
+def panel_grid(figure: Figure, count: int, columns: int = 3, **kwargs: Any) -> list[Axes]:
+    """``count`` axes, row by row; places left over stay empty."""
+    columns = min(count, columns)
+    rows = math.ceil(count / columns)
+    axes: list[Axes] = figure.subplots(rows, columns, squeeze=False, **kwargs).ravel().tolist()
+    for extra in axes[count:]:
+        extra.remove()
+    return axes[:count]
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """One legend below all panels, in as many columns as fit the figure's width."""
+    if not handles:
+        return
+    width = 0.55 + 0.064 * max(len(label) for label in labels)
+    columns = int(min(max(figure.get_figwidth() // width, 1), len(handles), 5))
+    rows = math.ceil(len(handles) / columns)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=math.ceil(len(handles) / rows),
+        columnspacing=1.4,
+    )  # fmt: skip
+
+
+def arm_legend(figure: Figure, frames: Frames, drawn: Mapping[str, Iterable[str]]) -> None:
+    """Legend of the objectives drawn per experiment; diverged runs are counted in the label."""
+    handles, labels = [], []
+    for name in ordered({arm for arms in drawn.values() for arm in arms}):
+        counts = [frames.failures(e, name) for e, arms in drawn.items() if name in set(arms)]
+        failed, runs = (sum(c) for c in zip(*counts, strict=True))
+        handles.append(Line2D([], [], **line_of(name)))
+        labels.append(name_text(name) + (f" ({failed}/{runs} diverged)" if failed else ""))
+    if any("diverged)" in label for label in labels):
+        handles.append(Line2D([], [], color="#6b6b6b", marker="x", linestyle="none"))
+        labels.append("a run diverged here")
+    legend_below(figure, handles, labels)
+
+
+def first_column(axes: Axes) -> bool:
+    """Whether a panel stands at the left edge of its grid."""
+    place = axes.get_subplotspec()
+    return place is None or place.is_first_col()
+
+
+def over_seeds(frame: pd.DataFrame, value: str) -> pd.Series:
+    """Mean and interval of a per-token value: first the mean within each seed, then over seeds."""
+    return band(frame.groupby("seed")[value].mean().to_numpy()[:, None]).iloc[0]
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with three digits that count."""
+    if not math.isfinite(share):
+        return "–"
+    return f"{100 * share:.3g} %"
+
+
+def plus_minus(interval: pd.Series, scale: float = 1.0, unit: str = "") -> str:
+    """Mean and half interval; without an interval the mean alone."""
+    mean, half = scale * interval["mean"], scale * (interval["high"] - interval["low"]) / 2
+    if not math.isfinite(half):
+        return f"{mean:.3g}{unit}"
+    return f"{mean:.3g} ± {half:.2g}{unit}"
+
+
+def sentence_list(items: Sequence[str]) -> str:
+    """a, b and c."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def log_limits(
+    values: np.ndarray, include: Sequence[float], share: float = 0.002
+) -> tuple[float, float]:
+    """Limits of a symmetric log-ratio axis: all but the outermost values, and the given lines."""
+    finite = np.abs(values[np.isfinite(values)])
+    reach = float(np.quantile(finite, 1 - share)) if finite.size else 0.0
+    reach = 1.08 * max(reach, 1.25 * max(abs(v) for v in include))
+    return -reach, reach

@@ -1,0 +1,262 @@
+"""Figures over single tokens: which tokens ERC drops, and what each of the two rules sees."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.lines import Line2D
+
+from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, Settings, band
+from erc_bench.plots.layout import (
+    first_column,
+    legend_below,
+    log_limits,
+    new_figure,
+    over_seeds,
+    panel_grid,
+    percent,
+    plus_minus,
+)
+from erc_bench.plots.one_update import ratio_ticks
+from erc_bench.plots.style import COLUMN, INK, WIDE, name_text, ordered, styled
+
+__all__ = ["fig5_probability_entropy", "fig6_ratios", "lower_entropy_probability"]
+
+KEPT, CUT = "#7d8790", "#c1440e"
+SHARE = LinearSegmentedColormap.from_list("dropped", ["#e9ecef", "#f3b27a", CUT, "#5a1500"])
+BASES = ("dapo", "ppo-clip", "grpo", "gppo", "ce-gppo", "dual-clip", "dr-grpo", "reinforce")
+
+
+def lower_entropy_probability(dropped: np.ndarray, kept: np.ndarray) -> float:
+    """Probability that a dropped token has lower entropy than a kept one, ties counted half."""
+    if not len(dropped) or not len(kept):
+        return math.nan
+    ranks = pd.Series(np.concatenate([dropped, kept])).rank().to_numpy()
+    above = ranks[: len(dropped)].sum() - len(dropped) * (len(dropped) + 1) / 2
+    return float(1 - above / (len(dropped) * len(kept)))
+
+
+def _stale(frames: Frames) -> pd.DataFrame:
+    """Tokens on which a rule can act: at least one update after the rollout, ratios finite."""
+    tokens = frames.tokens
+    finite = np.isfinite(tokens[["log_ratio", "log_entropy_ratio"]]).all(axis=1)
+    return tokens[(tokens["staleness"] > 0) & finite]
+
+
+@styled
+def fig5_probability_entropy(frames: Frames) -> Drawing:
+    """Map of the share dropped over probability and entropy, and both groups' entropies.
+
+    Tokens of all gated arms of an experiment with staleness of at least 1, the only ones a gate
+    can drop.
+    """
+    tokens = _stale(frames)
+    gated = tokens.loc[tokens["gate_dropped"].astype(bool), ["experiment", "objective"]]
+    arms = {e: ordered(g["objective"]) for e, g in gated.groupby("experiment", sort=False)}
+    if not arms:
+        raise NothingToDraw("no sampled token was dropped by a gate")
+    figure = new_figure(WIDE, 2.3 * len(arms) + 0.4)
+    grid = figure.subplots(len(arms), 2, squeeze=False, width_ratios=(1.15, 1))
+    data, findings = [], []
+    for (left, right), (experiment, names) in zip(grid, arms.items(), strict=True):
+        here = tokens[(tokens["experiment"] == experiment) & tokens["objective"].isin(names)]
+        here = here.assign(gate_dropped=here["gate_dropped"].astype(bool))
+        dropped = here["gate_dropped"]
+        top = float(here["entropy/old"].max()) * 1.04 or 1.0
+        cells = left.hexbin(
+            here["prob/old"], here["entropy/old"], C=dropped.astype(float) * 100,
+            reduce_C_function=np.mean, gridsize=(20, 12), mincnt=3, extent=(0, 1, 0, top),
+            cmap=SHARE, vmin=0, vmax=100, linewidths=0.2, edgecolors="white",
+        )  # fmt: skip
+        figure.colorbar(cells, ax=left, label="dropped (%)", pad=0.02, aspect=14)
+        left.set(xlim=(0, 1), ylim=(0, top))
+        left.set_title(name_text(experiment))
+        left.set_xlabel("old probability of the sampled action")
+        left.set_ylabel("old entropy (nats)")
+        _entropies(right, here, top)
+        data.append(
+            here[
+                ["experiment", "objective", "seed", "update", "staleness", "prob/old",
+                 "entropy/old", "gate_dropped"]
+            ]
+        )  # fmt: skip
+        findings.append(_finding(experiment, here))
+    caption = (
+        "Which tokens the gate drops. Left: share dropped among tokens of similar probability and "
+        "entropy (cells with at least 3 tokens). Right: entropy of dropped and of kept tokens, as "
+        "the share of each group below a value. Gated arms, staleness of at least 1. "
+        + " ".join(findings[:4])
+    )
+    return Drawing(
+        "fig5_probability_entropy",
+        "Dropped tokens by probability and entropy",
+        figure,
+        pd.concat(data, ignore_index=True),
+        caption,
+    )
+
+
+def _entropies(axes: Axes, here: pd.DataFrame, top: float) -> None:
+    dropped = here["gate_dropped"]
+    share = percent(float(dropped.mean()))
+    for group, color, style, label in (
+        (here.loc[~dropped, "entropy/old"], KEPT, (0, (4, 1.6)), "kept"),
+        (here.loc[dropped, "entropy/old"], CUT, "-", f"dropped ({share})"),
+    ):
+        if group.empty:
+            continue
+        values = np.sort(group.to_numpy())
+        axes.step(
+            np.concatenate([[0.0], values, [top]]),
+            np.concatenate([[0.0], np.arange(1, len(values) + 1) / len(values), [1.0]]) * 100,
+            where="post", color=color, linestyle=style, label=label, linewidth=1.5,
+        )  # fmt: skip
+        axes.plot([np.median(values)], [50], marker="o", markersize=4, color=color)
+    axes.set(xlim=(0, top), ylim=(0, 102))
+    axes.set_xlabel("old entropy (nats); dot: median")
+    axes.set_ylabel("tokens below (%)")
+    axes.legend(loc="lower right")
+
+
+def _finding(experiment: str, here: pd.DataFrame) -> str:
+    per_seed = [
+        lower_entropy_probability(
+            seed.loc[seed["gate_dropped"], "entropy/old"].to_numpy(),
+            seed.loc[~seed["gate_dropped"], "entropy/old"].to_numpy(),
+        )
+        for _, seed in here.groupby("seed")
+    ]
+    interval = band(np.array(per_seed)[:, None]).iloc[0]
+    medians = here.groupby("gate_dropped")["entropy/old"].median()
+    if len(medians) < 2:
+        return f"{experiment}: every sampled token was dropped."
+    low, high, mean = interval["low"], interval["high"], interval["mean"]
+    if not math.isfinite(low):
+        verdict = "one seed, no interval"
+    elif low > 0.5:
+        verdict = "dropped tokens have lower entropy"
+    elif high < 0.5:
+        verdict = "dropped tokens have higher entropy"
+    else:
+        verdict = "no clear difference in entropy"
+    return (
+        f"{experiment}: {verdict} (median {medians[True]:.2f} against {medians[False]:.2f} nats "
+        f"kept; a dropped token is below a kept one with probability "
+        f"{plus_minus(pd.Series({'mean': mean, 'low': low, 'high': high}))})."
+    )
+
+
+_CLASSES = (
+    ("inside both", "#8b949c"),
+    ("outside band only", "#0072b2"),
+    ("outside clip only", "#c77700"),
+    ("outside both", "#1a1a1a"),
+)
+
+
+def _classes(tokens: pd.DataFrame, settings: Settings) -> pd.Series:
+    clip = (math.log1p(-settings.clip[0]), math.log1p(settings.clip[1]))
+    rho = np.exp(tokens["log_entropy_ratio"])
+    outside_clip = ~tokens["log_ratio"].between(*clip)
+    outside_band = ~((rho > 1 - settings.band[0]) & (rho < 1 + settings.band[1]))
+    names = np.array([name for name, _ in _CLASSES])
+    return pd.Series(names[outside_band.to_numpy() + 2 * outside_clip.to_numpy()], tokens.index)
+
+
+@styled
+def fig6_ratios(frames: Frames) -> Drawing:
+    """Importance ratio against entropy ratio of the same tokens, with both rules' bounds.
+
+    One arm per experiment, without a gate where there is one (the first of dapo, ppo-clip, grpo,
+    gppo, ...), so that both rules are read from tokens that neither has shaped.
+    """
+    tokens = _stale(frames)
+    chosen = {}
+    for experiment in frames.experiments:
+        here = tokens[tokens["experiment"] == experiment]
+        arms = ordered(here["objective"])
+        plain = (
+            [a for a in BASES if a in arms] + [a for a in arms if not a.startswith("erc-")] + arms
+        )
+        if plain:
+            chosen[experiment] = plain[0]
+    if not chosen:
+        raise NothingToDraw("no sampled token with staleness of at least 1")
+    count = len(chosen)
+    figure = new_figure(
+        COLUMN * 1.25 if count == 1 else WIDE,
+        2.75 * math.ceil(count / 3) + (0.7 if count > 1 else 0.5),
+    )
+    data, findings = [], []
+    for axes, (experiment, arm) in zip(panel_grid(figure, count), chosen.items(), strict=True):
+        here = tokens[(tokens["experiment"] == experiment) & (tokens["objective"] == arm)]
+        settings = frames.settings(experiment)
+        here = here.assign(region=_classes(here, settings))
+        frame_out = _ratio_panel(axes, here, settings)
+        axes.set_title(f"{name_text(experiment)}\n{name_text(arm)}", fontsize=7.5, pad=15)
+        shares = here["region"].value_counts(normalize=True)
+        outside = here.assign(outside=here["region"].isin(["outside band only", "outside both"]))
+        clipped = here.assign(outside=here["region"].isin(["outside clip only", "outside both"]))
+        by_clip = plus_minus(over_seeds(clipped, "outside"), 100, " %")
+        by_band = plus_minus(over_seeds(outside, "outside"), 100, " %")
+        both = percent(float(shares.get("outside both", 0.0)))
+        findings.append(
+            f"{experiment}, {arm}: {by_clip} of tokens outside the clip range, {by_band} outside "
+            f"the band, {both} outside both"
+            + (f" ({percent(frame_out)} lie outside the frame)." if frame_out else ".")
+        )
+        data.append(
+            here[["experiment", "objective", "seed", "update", "staleness", "log_ratio",
+                  "log_entropy_ratio", "region"]]
+        )  # fmt: skip
+    handles = [
+        Line2D([], [], color=color, marker="o", markersize=4, linestyle="none")
+        for _, color in _CLASSES
+    ]
+    legend_below(figure, handles, [name for name, _ in _CLASSES])
+    caption = (
+        "Importance ratio of the sampled action against the entropy ratio of its state, tokens "
+        "with staleness of at least 1. Lines: the clip range and the band; above each panel, the "
+        "regions' shares in the legend's order. " + " ".join(findings[:4])
+    )
+    return Drawing(
+        "fig6_ratios",
+        "Importance ratio and entropy ratio",
+        figure,
+        pd.concat(data, ignore_index=True),
+        caption,
+    )
+
+
+def _ratio_panel(axes: Axes, here: pd.DataFrame, settings: Settings) -> float:
+    """Draw one panel; returns the share of tokens beyond its frame."""
+    clip = (math.log1p(-settings.clip[0]), math.log1p(settings.clip[1]))
+    limits = (math.log1p(-settings.band[0]), math.log1p(settings.band[1]))
+    x, y = here["log_ratio"], here["log_entropy_ratio"]
+    for name, color in _CLASSES:
+        mask = here["region"] == name
+        axes.scatter(x[mask], y[mask], s=5, color=color, alpha=0.6, linewidth=0, rasterized=True,
+                     zorder=2)  # fmt: skip
+    for value in clip:
+        axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=3)
+    for value in limits:
+        axes.axhline(value, color="#0072b2", linewidth=0.8, linestyle=(0, (4, 2)), zorder=3)
+    xlim, ylim = log_limits(x.to_numpy(), clip, 0.005), log_limits(y.to_numpy(), limits, 0.005)
+    axes.set(xlim=xlim, ylim=ylim)
+    ratio_ticks(axes, "x", 5)
+    ratio_ticks(axes, "y", 7)
+    axes.set_xlabel("importance ratio r")
+    if first_column(axes):
+        axes.set_ylabel("entropy ratio ρ")
+    shares = here["region"].value_counts(normalize=True)
+    for place, (name, color) in enumerate(_CLASSES):
+        axes.annotate(
+            percent(float(shares.get(name, 0.0))), (0.26 * place, 1.0), xytext=(0, 3),
+            xycoords="axes fraction", textcoords="offset points", va="bottom", fontsize=7,
+            fontweight="bold", color=color,
+        )  # fmt: skip
+    return float(((x.abs() > xlim[1]) | (y.abs() > ylim[1])).mean())

@@ -1,0 +1,117 @@
+"""Tabular and MLP policies over categorical (``MultiDiscrete``) or dense (``Box``) observations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+__all__ = ["MLP", "POLICIES", "Tabular", "build_policy"]
+
+#: A table with more logits than this is a mistake, not a policy (256 MiB of float32 per run).
+MAX_TABLE = 2**26
+
+
+class OneHotLinear(nn.Module):
+    """A linear layer on one-hot codes, computed as a sum of table rows.
+
+    ``y = b + sum_f W[offset_f + x_f]`` for categorical features ``x``: int64 ``(..., F)`` gives
+    ``(..., outputs)``. Rows start with variance ``1/F``, so that ``y`` starts with variance one.
+    """
+
+    offset: Tensor
+
+    def __init__(self, sizes: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        offset = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        self.register_buffer("offset", torch.as_tensor(offset, dtype=torch.int64))
+        self.table = nn.Embedding(int(np.sum(sizes)), outputs)
+        nn.init.normal_(self.table.weight, std=len(sizes) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Codes ``(..., F)`` to ``(..., outputs)``."""
+        rows: Tensor = self.table(x + self.offset)
+        return rows.sum(-2) + self.bias
+
+
+class Tabular(nn.Module):
+    """One independent row of outputs for every joint value of the categorical features.
+
+    ``logits = table[ravel(x)]``; starts uniform (zeros). No state shares anything with another, so
+    an update moves only the states that were visited.
+
+    Raises:
+        ValueError: the observations are dense, or the table would be larger than ``MAX_TABLE``.
+    """
+
+    stride: Tensor
+
+    def __init__(self, space: spaces.Space[np.ndarray], outputs: int) -> None:
+        super().__init__()
+        if not isinstance(space, spaces.MultiDiscrete):
+            raise ValueError(
+                f"policy: tabular needs MultiDiscrete observations, this environment has {space}; use mlp"
+            )
+        sizes = [int(n) for n in space.nvec]
+        rows = int(np.prod(sizes, dtype=object))
+        if rows * outputs > MAX_TABLE:
+            raise ValueError(
+                f"policy: a table of {rows} states x {outputs} outputs is too large; use mlp"
+            )
+        stride = np.cumprod([1, *sizes[::-1]])[:-1][::-1].copy()
+        self.register_buffer("stride", torch.as_tensor(stride, dtype=torch.int64))
+        self.table = nn.Embedding(rows, outputs)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observations ``(..., F)`` to logits ``(..., outputs)``."""
+        logits: Tensor = self.table((x * self.stride).sum(-1))
+        return logits
+
+
+class MLP(nn.Module):
+    """A one-hidden-layer network: states share features, so an update on one moves others.
+
+    ``logits = W2 relu(W1 x + b1) + b2`` with ``x`` one-hot (categorical) or dense. The output layer
+    starts at a hundredth of its usual scale, so that the policy starts close to uniform.
+    """
+
+    def __init__(self, space: spaces.Space[np.ndarray], outputs: int, hidden: int = 128) -> None:
+        super().__init__()
+        if isinstance(space, spaces.MultiDiscrete):
+            self.first: nn.Module = OneHotLinear([int(n) for n in space.nvec], hidden)
+        elif isinstance(space, spaces.Box) and len(space.shape) == 1:
+            self.first = nn.Linear(space.shape[0], hidden)
+        else:
+            raise ValueError(
+                f"policy: mlp needs MultiDiscrete or one-dimensional Box observations, got {space}"
+            )
+        self.last = nn.Linear(hidden, outputs)
+        with torch.no_grad():
+            self.last.weight.mul_(0.01)
+            self.last.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observations ``(..., F)`` to logits ``(..., outputs)``."""
+        logits: Tensor = self.last(torch.relu(self.first(x)))
+        return logits
+
+
+POLICIES: dict[str, Callable[..., nn.Module]] = {"tabular": Tabular, "mlp": MLP}
+
+
+def build_policy(
+    name: str, space: spaces.Space[np.ndarray], outputs: int, **options: int
+) -> nn.Module:
+    """Build a policy by name for an observation space and a number of actions.
+
+    Raises:
+        ValueError: unknown name, or a space that the policy cannot read.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"policy: {name!r} is unknown; allowed: {', '.join(POLICIES)}")
+    return POLICIES[name](space, outputs, **options)

@@ -1,0 +1,298 @@
+"""What a run leaves behind: versioned Parquet tables and their provenance, in one folder.
+
+A results folder holds ``manifest.json`` (configuration, seeds, versions, git revision) and, for every
+finished part of the work, one Parquet file per table under ``runs/``, ``metrics/`` and ``tokens/``.
+A part appears under its final name only when it is complete (written aside, fsynced, renamed), so the
+folder can be read at any moment, also after ``kill -9``.
+
+Tables
+    runs     one row per run: rewards and entropies before and after training, tokens used
+    metrics  one row per run and update: rewards, losses, clip, gate, gradient and drift
+    tokens   a uniform sample of tokens: both distributions of its state and what each rule did with it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from erc_bench.errors import InputError
+
+__all__ = ["KEYS", "SCHEMA_VERSION", "Results", "Table", "atomic_write", "provenance"]
+
+SCHEMA_VERSION = 1
+Table = Literal["runs", "metrics", "tokens"]
+
+#: Columns that name a run in every table. ``objective`` is the arm's label, ``seed`` the index of
+#: the seed: arms with the same seed share prompts, initial weights and random numbers.
+KEYS = ("experiment", "environment", "objective", "seed")
+
+#: What must be there for readers to work; any further float column is a metric under its own name.
+REQUIRED: dict[Table, tuple[str, ...]] = {
+    "runs": (
+        *KEYS,
+        "reward/initial",  # mean episode return of the sampling policy before training
+        "reward/final",  # and after it; over `evaluation_episodes` fresh episodes
+        "reward/optimal",  # exact expected return of the best policy
+        "entropy/initial",  # nats per token, mean over the evaluation's tokens
+        "entropy/final",
+        "tokens",  # tokens generated for training, filtered ones included
+        "diverged",  # a non-finite loss or gradient was met; the run was frozen there
+    ),
+    "metrics": (
+        *KEYS,
+        "rollout",  # index of the rollout, from 0
+        "update",  # index of the update over the whole run, from 0
+        "staleness",  # updates made since the rollout when this one was computed: 0, 1, ...
+        "tokens",  # tokens generated so far
+        "reward/mean",  # mean episode return of this rollout, before any filtering
+        "grad/norm",  # l2 norm of the policy's gradient before clipping
+        "diverged",
+    ),
+    "tokens": (
+        *KEYS,
+        "update",
+        "staleness",
+        "position",  # index in the response
+        "action",
+        "advantage",
+        "prob/old",  # probability of the sampled action
+        "prob/new",
+        "log_ratio",  # log pi_new(a) - log pi_old(a)
+        "entropy/old",  # nats
+        "entropy/new",
+        "log_entropy_ratio",  # log rho
+        "kl_exact",  # KL(old || new), nats
+        "tv",
+        "tv_unsampled",
+        "clip_bound",  # the objective's clip determined this token's loss
+        "gate_dropped",  # the objective's gates dropped this token's gradient
+        "probs/old",  # list: the whole distribution (absent above 64 actions)
+        "probs/new",
+    ),
+}
+
+
+def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that ``path`` either keeps what it held or holds the whole new content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _git_revision() -> str | None:
+    """Revision of the checkout this package lies in, with ``+dirty``; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        run = ["git", "-C", str(here)]
+        tracked = subprocess.run(
+            [*run, "ls-files", "--error-unmatch", Path(__file__).name],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+        if tracked.returncode != 0:  # installed under somebody else's checkout
+            return None
+        revision = subprocess.check_output(
+            [*run, "rev-parse", "HEAD"], text=True, timeout=10
+        ).strip()
+        changed = subprocess.check_output(
+            [*run, "status", "--porcelain", "--untracked-files=no"], text=True, timeout=10
+        ).strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{revision}+dirty" if changed else revision
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what the records were made: versions, git revision, machine, start time."""
+    packages = ("erc-bench", "torch", "numpy", "gymnasium", "pyarrow", "pandas", "scipy")
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "cpus": os.cpu_count(),
+        },
+        "arguments": sys.argv[1:],
+    }
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder.
+
+    Attributes:
+        path: the folder.
+        config: the resolved configuration its records belong to.
+        provenance: see :func:`provenance`.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def create(
+        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False
+    ) -> Results:
+        """Claim a folder for new records, or with ``resume`` go on in one with the same configuration.
+
+        Raises:
+            InputError: the folder holds something else, finished records, or cannot be written to.
+        """
+        path = Path(path)
+        plain = json.loads(json.dumps(config))
+        if path.exists() and not path.is_dir():
+            raise InputError(f"out: {path} is a file; a folder is needed")
+        if (path / "manifest.json").exists():
+            results = cls.open(path)
+            if not resume:
+                raise InputError(
+                    f"out: {path} already holds results; add --resume to go on, or choose another folder"
+                )
+            differing = _first_difference(results.config, plain)
+            if differing:
+                raise InputError(f"resume: {path} was made with another configuration: {differing}")
+            _require_writable(path)
+            return results
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(
+                f"out: {path} is not empty and is not a results folder of erc-bench; choose another folder"
+            )
+        _require_writable(path)
+        results = cls(path, plain, provenance())
+        manifest = {
+            "kind": "erc-bench results",
+            "schema_version": SCHEMA_VERSION,
+            "config": results.config,
+            "provenance": results.provenance,
+        }
+        text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+        atomic_write(path / "manifest.json", lambda stream: stream.write(text.encode()))
+        return results
+
+    @classmethod
+    def open(cls, path: Path | str) -> Results:
+        """Open a results folder for reading.
+
+        Raises:
+            InputError: not a folder of ours, unreadable, or of another schema version.
+        """
+        path = Path(path)
+        manifest_path = path / "manifest.json"
+        if not path.is_dir():
+            raise InputError(f"results: {path} is not a folder")
+        if not manifest_path.is_file():
+            raise InputError(
+                f"results: {path} is not a results folder of erc-bench (no manifest.json)"
+            )
+        try:
+            manifest = json.loads(manifest_path.read_text())
+            if manifest["kind"] != "erc-bench results":
+                raise KeyError("kind")
+            version, config = manifest["schema_version"], manifest["config"]
+            made = manifest["provenance"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"results: {manifest_path} is not a manifest of erc-bench ({type(error).__name__}: {error})"
+            ) from None
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"results: {path} has schema version {version!r}, this erc-bench reads {SCHEMA_VERSION}"
+            )
+        return cls(path, config, made)
+
+    def write_part(self, part: str, tables: Mapping[Table, pd.DataFrame]) -> None:
+        """Store a finished part of the work; ``runs`` goes last and marks the part as done."""
+        for name in ("tokens", "metrics", "runs"):
+            frame = tables[name]
+            missing = [c for c in REQUIRED[name] if c not in frame and not c.startswith("probs/")]
+            if missing:
+                raise ValueError(f"table {name}: columns missing: {missing}")
+            table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(
+                {"erc-bench schema": str(SCHEMA_VERSION)}
+            )
+            atomic_write(
+                self.path / name / f"{part}.parquet",
+                lambda stream, table=table: pq.write_table(table, stream, compression="zstd"),  # type: ignore[misc]
+            )
+
+    def done(self, part: str) -> bool:
+        """Whether a part was stored whole."""
+        return (self.path / "runs" / f"{part}.parquet").exists()
+
+    def read(self, table: Table, columns: list[str] | None = None) -> pd.DataFrame:
+        """Rows of every finished part, in the parts' order.
+
+        Raises:
+            InputError: no part is finished yet, or a file is damaged.
+        """
+        finished = sorted(p.name for p in (self.path / "runs").glob("[!.]*.parquet"))
+        if not finished:
+            raise InputError(
+                f"results: {self.path} has no finished part yet; finish it with --resume"
+            )
+        frames = []
+        for name in finished:
+            file = self.path / table / name
+            try:
+                frames.append(pq.read_table(file, columns=columns).to_pandas())
+            except (OSError, pa.ArrowException) as error:
+                line = str(error).splitlines()[0]
+                raise InputError(f"results: {file} cannot be read: {line}") from None
+        return pd.concat(frames, ignore_index=True)
+
+
+def _require_writable(path: Path) -> None:
+    """Fail before any work if nothing can be written to ``path``, leaving no trace if it fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"out: {path} cannot be written to ({error.strerror})") from None
+
+
+def _first_difference(old: Any, new: Any, at: str = "") -> str | None:
+    """Name of the first field in which two JSON-like values differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            found = _first_difference(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
+            if found:
+                return found
+        return None
+    return None if old == new else f"{at} was {old!r}, now {new!r}"

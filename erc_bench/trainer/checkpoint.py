@@ -1,0 +1,79 @@
+"""A population's whole state in one safetensors file, written atomically."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from erc_bench.errors import InputError
+
+if TYPE_CHECKING:
+    from erc_bench.trainer.loop import Trainer
+
+__all__ = ["load", "save_state"]
+
+
+def _state(trainer: Trainer) -> dict[str, Tensor]:
+    optimizers = {"policy": trainer.optimizer}
+    optimizers |= {f"critic{n}": critic.optimizer for n, critic in trainer.critics.items()}
+    state = {
+        "rollouts_done": torch.tensor(trainer.rollouts_done),
+        "generated": trainer.generated,
+        **{f"evaluation.{name}": value for name, value in trainer.evaluations.items()},
+    }
+    for name, optimizer in optimizers.items():
+        state |= {f"{name}.param.{key}": value for key, value in optimizer.params.items()}
+        state |= {f"{name}.{key}": value for key, value in optimizer.state().items()}
+    for table in ("metrics", "tokens"):
+        columns = trainer.log.stacked(table)
+        state |= {f"log.{table}.{key}": torch.from_numpy(rows) for key, rows in columns.items()}
+    return state
+
+
+def save_state(trainer: Trainer, path: Path) -> None:
+    """Write the state beside ``path`` and rename it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(save({name: x.contiguous() for name, x in _state(trainer).items()}))
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def load(trainer: Trainer, path: Path) -> None:
+    """Go back to a saved state; the next rollout is the one that would have followed.
+
+    Raises:
+        InputError: the file is damaged or belongs to another population.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"resume: checkpoint {path} cannot be read ({error})") from None
+    wanted = _state(trainer).items()
+    for name, value in wanted:
+        if name not in state or state[name].shape != value.shape:
+            raise InputError(f"resume: checkpoint {path} belongs to another run (at {name})")
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    trainer.rollouts_done = int(state["rollouts_done"])
+    trainer.generated.copy_(state["generated"])
+    trainer.evaluations = below("evaluation.")
+    optimizers = {"policy": trainer.optimizer}
+    optimizers |= {f"critic{n}": critic.optimizer for n, critic in trainer.critics.items()}
+    for name, optimizer in optimizers.items():
+        for key, value in below(f"{name}.param.").items():
+            optimizer.params[key].copy_(value)
+        optimizer.load(below(f"{name}."))
+    for table in ("metrics", "tokens"):
+        columns = below(f"log.{table}.")
+        trainer.log.restore(table, {key: rows.numpy() for key, rows in columns.items()})

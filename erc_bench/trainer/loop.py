@@ -1,0 +1,322 @@
+"""Rollout, advantage, updates: the training loop of a population. It names no objective."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from erc_bench import drift
+from erc_bench.batch import TokenBatch
+from erc_bench.policies import MLP, build_policy
+from erc_bench.trainer import checkpoint
+from erc_bench.trainer.config import Arm, TrainConfig
+from erc_bench.trainer.credit import Critic, assign_credit
+from erc_bench.trainer.measure import Log, sample_tokens
+from erc_bench.trainer.optimizer import PopulationAdam
+from erc_bench.trainer.population import Population
+from erc_bench.trainer.rollout import Dynamics, Noise, Rollout, generate
+from erc_bench.trainer.sampling import fill_with_informative_groups
+from erc_bench.trainer.streams import Purpose, stream, uniforms
+from erc_bench.trainer.warmstart import warm_start
+
+__all__ = ["TrainResult", "Trainer"]
+
+#: Seconds between checkpoints of one population.
+CHECKPOINT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a population leaves behind; R runs in the order of the arms.
+
+    Attributes:
+        metrics: by name, ``(updates, R)``; NaN where a metric has no meaning for a run.
+        tokens: by name, ``(updates, R, samples, ...)``.
+        runs: by name, ``(R,)``.
+    """
+
+    metrics: dict[str, NDArray[Any]]
+    tokens: dict[str, NDArray[Any]]
+    runs: dict[str, NDArray[Any]]
+
+
+class Trainer:
+    """Trains every run of every arm in one batched program.
+
+    Args:
+        config: settings shared by all runs.
+        dynamics: the environment's batched transitions.
+        space: observation space of one episode.
+        arms: objectives with their seeds; runs of all arms share forward and backward passes.
+        seed: root of all randomness.
+        clip: (low, high) reference clip range of the drift measures, the same for every arm.
+        band: (low, high) reference band of the entropy ratio, likewise.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dynamics: Dynamics,
+        space: spaces.Space[Any],
+        arms: Sequence[Arm],
+        *,
+        seed: int,
+        clip: tuple[float, float] = (0.2, 0.2),
+        band: tuple[float, float] = (0.05, 0.05),
+    ) -> None:
+        self.config, self.dynamics, self.arms, self.seed = config, dynamics, list(arms), seed
+        self.clip, self.band = clip, band
+        self.seeds = [index for arm in self.arms for index in arm.seeds]
+        bounds = np.cumsum([0, *map(len, self.arms)])
+        self.slices = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
+        self.learning_rate = self._per_run(
+            [arm.learning_rate for arm in arms], config.learning_rate
+        )
+        self.temperature = self._per_run([arm.temperature for arm in arms], config.temperature)
+        self._heat = self.temperature.view(-1, 1, 1, 1)
+        self.log = Log()
+        self.generated = torch.zeros(len(self.seeds), dtype=torch.int64)
+        self.rollouts_done = 0
+        self.evaluations: dict[str, Tensor] = {}
+
+        unique, index = np.unique(self.seeds, return_inverse=True)
+        self.policy = Population(
+            lambda: self._build(dynamics.num_actions, space),
+            [self._weight_seed(i, Purpose.WEIGHTS) for i in unique],
+            config.torch_dtype,
+        )
+        if config.warm_start_steps:
+            warm_start(
+                self.policy, dynamics, seed=seed, seeds=[int(i) for i in unique],
+                steps=config.warm_start_steps, learning_rate=config.warm_start_learning_rate,
+            )  # fmt: skip
+        self.policy.repeat(torch.as_tensor(index))
+        self.optimizer = PopulationAdam(
+            self.policy.params,
+            self.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+            weight_decay=config.weight_decay,
+        )
+        self.critics = {
+            number: Critic(
+                Population(
+                    lambda: MLP(space, 1, config.hidden),
+                    [self._weight_seed(i, Purpose.CRITIC) for i in arm.seeds],
+                    config.torch_dtype,
+                ),
+                self.learning_rate[self.slices[number]],
+                config.gae_lambda,
+            )
+            for number, arm in enumerate(self.arms)
+            if arm.advantage == "gae"
+        }
+
+    def _build(self, outputs: int, space: spaces.Space[Any]) -> torch.nn.Module:
+        options = {"hidden": self.config.hidden} if self.config.policy == "mlp" else {}
+        return build_policy(self.config.policy, space, outputs, **options)
+
+    def _weight_seed(self, index: int, purpose: Purpose) -> int:
+        return int(stream(self.seed, int(index), purpose).integers(2**31))
+
+    def _per_run(self, given: list[Tensor | None], default: float) -> Tensor:
+        dtype = self.config.torch_dtype
+        rows = [
+            torch.full((len(arm),), default, dtype=dtype)
+            if value is None
+            else torch.as_tensor(value, dtype=dtype).expand(len(arm))
+            for arm, value in zip(self.arms, given, strict=True)
+        ]
+        return torch.cat(rows)
+
+    def run(
+        self,
+        *,
+        on_rollout: Callable[[int], None] = lambda _: None,
+        checkpoint_path: Path | None = None,
+    ) -> TrainResult:
+        """Train to the end, from the checkpoint if there is one.
+
+        Args:
+            on_rollout: called with the number of rollouts done, after each.
+            checkpoint_path: where to keep a checkpoint; removed by the caller once the result is
+                stored.
+        """
+        if checkpoint_path is not None and checkpoint_path.exists():
+            checkpoint.load(self, checkpoint_path)
+        on_rollout(self.rollouts_done)
+        saved = time.monotonic()
+        if not self.evaluations:
+            self.evaluations |= self._evaluate("initial")
+        while self.rollouts_done < self.config.rollouts:
+            self._train_on_one_rollout(self.rollouts_done)
+            self.rollouts_done += 1
+            if checkpoint_path is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                checkpoint.save_state(self, checkpoint_path)
+                saved = time.monotonic()
+            on_rollout(self.rollouts_done)
+        runs = {
+            **self.evaluations,
+            **self._evaluate("final"),
+            "tokens": self.generated,
+            "diverged": ~self.optimizer.alive,
+        }
+        return TrainResult(
+            self.log.stacked("metrics"),
+            self.log.stacked("tokens"),
+            {name: value.numpy() for name, value in runs.items()},
+        )
+
+    def _noise(self, purpose: Purpose, *position: int, prompts: int, group: int) -> Noise:
+        responses, horizon = prompts * group, self.dynamics.horizon
+        drawn = uniforms(
+            self.seed, self.seeds, purpose, *position,
+            shape=(Noise.size(prompts, responses, horizon),),
+        )  # fmt: skip
+        return Noise.split(drawn, prompts, responses, horizon)
+
+    def _generate(self, noise: Noise, group: int, runs: Tensor | None = None) -> Rollout:
+        """Rollout of all runs, or of some of them by index."""
+        params = None if runs is None else self.policy.select(runs)
+        if runs is not None:
+            rows = runs.numpy()
+            noise = Noise(noise.prompt[rows], noise.action[runs], noise.transition[rows])
+        return generate(
+            lambda obs: self.policy.forward(obs, params),
+            self.dynamics,
+            noise,
+            group_size=group,
+            temperature=self.temperature if runs is None else self.temperature[runs],
+            dtype=self.config.torch_dtype,
+        )
+
+    def _evaluate(self, when: str) -> dict[str, Tensor]:
+        """Mean return and token entropy of the sampling policy over fresh episodes."""
+        noise = self._noise(
+            Purpose.EVALUATION, int(when == "final"),
+            prompts=self.config.evaluation_episodes, group=1,
+        )  # fmt: skip
+        rollout = self._generate(noise, 1)
+        entropy = drift.entropy(rollout.log_probs)
+        weight = rollout.mask.to(entropy.dtype)
+        alive = self.optimizer.alive
+        values = {
+            f"reward/{when}": rollout.returns.mean(-1),
+            f"entropy/{when}": (entropy * weight).sum((1, 2)) / weight.sum((1, 2)),
+        }
+        return {name: torch.where(alive, v, torch.nan) for name, v in values.items()}
+
+    def _train_on_one_rollout(self, number: int) -> None:
+        config = self.config
+        rollout, mean_return = self._collect(number)
+        credit = assign_credit(rollout, self.arms, self.slices, self.critics, config)
+        rows = config.prompts * config.group_size // config.minibatches
+        old_logp = rollout.log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
+        old_entropy = drift.entropy(rollout.log_probs)
+        chosen = uniforms(
+            self.seed, self.seeds, Purpose.TOKEN_SAMPLE, number,
+            shape=(config.updates_per_rollout, config.token_samples),
+        )  # fmt: skip
+        for staleness in range(config.updates_per_rollout):
+            first = staleness % config.minibatches * rows
+            part = slice(first, first + rows)
+            batch = self._forward(rollout, old_logp, old_entropy, credit.advantage, part)
+            row = self._update(batch, rollout.obs[:, part], credit.value_target[:, part])
+            row |= {
+                "rollout": torch.full_like(self.generated, number),
+                "staleness": torch.full_like(self.generated, staleness),
+                "tokens": self.generated.clone(),
+                "reward/mean": torch.where(self.optimizer.alive, mean_return, torch.nan),
+            }
+            self.log.append("metrics", row)
+            if config.token_samples:
+                picked = torch.from_numpy(chosen[:, staleness])
+                self.log.append("tokens", sample_tokens(batch, self.arms, self.slices, picked))
+
+    def _collect(self, number: int) -> tuple[Rollout, Tensor]:
+        """One rollout, with dynamic sampling for the arms that use it, and its unfiltered mean return."""
+        config = self.config
+
+        def one(round_: int, runs: Tensor | None) -> Rollout:
+            noise = self._noise(
+                Purpose.ROLLOUT, number, round_, prompts=config.prompts, group=config.group_size
+            )
+            rollout = self._generate(noise, config.group_size, runs)
+            tokens = rollout.mask.sum((1, 2))
+            if runs is None:
+                self.generated += tokens
+            else:
+                self.generated[runs] += tokens
+            return rollout
+
+        rollout = one(0, None)
+        mean_return = rollout.returns.mean(-1)
+        dynamic = torch.cat([torch.full((len(arm),), arm.dynamic_sampling) for arm in self.arms])
+        rollout = fill_with_informative_groups(
+            rollout, dynamic, config.group_size, config.generation_rounds, one
+        )
+        return rollout, mean_return
+
+    def _forward(
+        self,
+        rollout: Rollout,
+        old_logp: Tensor,
+        old_entropy: Tensor,
+        advantage: Tensor,
+        part: slice,
+    ) -> TokenBatch:
+        """The minibatch under the current parameters, with gradients."""
+        for p in self.policy.params.values():
+            p.requires_grad_()
+        logits = self.policy.forward(rollout.obs[:, part])
+        log_probs = torch.log_softmax(logits / self._heat, dim=-1)
+        action = rollout.action[:, part]
+        return TokenBatch(
+            logp=log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1),
+            old_logp=old_logp[:, part],
+            entropy=drift.entropy(log_probs),
+            old_entropy=old_entropy[:, part],
+            advantage=advantage[:, part],
+            mask=rollout.mask[:, part],
+            action=action,
+            log_probs=log_probs,
+            old_log_probs=rollout.log_probs[:, part],
+            reward=rollout.returns[:, part],
+        )
+
+    def _update(self, batch: TokenBatch, obs: Tensor, value_target: Tensor) -> dict[str, Tensor]:
+        """One optimiser step of every run; returns what was measured before it."""
+        losses: list[Tensor] = []
+        row = drift.measure(
+            batch, clip_low=self.clip[0], clip_high=self.clip[1],
+            band_low=self.band[0], band_high=self.band[1], delta=self.config.violation_delta,
+        )  # fmt: skip
+        for arm, runs in zip(self.arms, self.slices, strict=True):
+            loss, measured = arm.objective(batch[runs])
+            losses.append(loss)
+            for name, value in measured.items():
+                row.setdefault(name, torch.full_like(self.learning_rate, torch.nan))[runs] = value
+        total = torch.cat(losses)
+        params = list(self.policy.params.values())
+        gradients = torch.autograd.grad(total.sum(), params)
+        for p in params:
+            p.requires_grad_(False)
+        row["loss/total"] = total.detach()
+        row["grad/norm"] = self.optimizer.step(gradients, total.detach())
+        for number, critic in self.critics.items():
+            runs = self.slices[number]
+            critic.update(obs[runs], value_target[runs], batch.mask[runs])
+        alive = self.optimizer.alive
+        if not bool(alive.all()):
+            row = {name: torch.where(alive, value, torch.nan) for name, value in row.items()}
+        row["diverged"] = ~alive
+        return row

@@ -1,0 +1,47 @@
+"""Random numbers as a pure function of (seed, run's seed index, purpose, rollout).
+
+Nothing has a state that could be lost or shared: a run draws the same numbers alone, in any
+population, on any worker and after a resume, and arms with the same seed index draw the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Purpose", "stream", "uniforms"]
+
+
+class Purpose(IntEnum):
+    """What a stream is for; each purpose has its own."""
+
+    WEIGHTS = 0
+    CORPUS = 1
+    ROLLOUT = 2
+    EVALUATION = 3
+    TOKEN_SAMPLE = 4
+    CRITIC = 5
+
+
+def stream(seed: int, index: int, purpose: Purpose, *position: int) -> np.random.Generator:
+    """The generator of one seed index for one purpose at one position."""
+    key = (index, int(purpose), *position)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def uniforms(
+    seed: int, indices: Sequence[int], purpose: Purpose, *position: int, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Uniforms in [0, 1) for every seed index, ``(len(indices), *shape)``; equal indices, equal rows."""
+    unique, inverse = np.unique(np.asarray(indices), return_inverse=True)
+    drawn = np.empty((len(unique), *shape), dtype=np.float32)
+    for row, index in zip(drawn, unique, strict=True):
+        stream(seed, int(index), purpose, *position).random(out=row, dtype=np.float32)
+    return (
+        drawn
+        if len(unique) == len(inverse) and (inverse[1:] > inverse[:-1]).all()
+        else drawn[inverse]
+    )
