@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(
     band: float | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
+    workers: int | None = None,
     progress: bool = True,
 ) -> Results:
     """Train objectives on experiments and store the records.
@@ -42,6 +44,7 @@ def run(
         band: half-width of ERC's band in place of 0.05.
         settings: fields of ``TrainConfig`` to change, as ``{"learning_rate": 1e-3}``.
         resume: go on in a folder made by the same call.
+        workers: processes; None: one per processor. Records do not depend on it.
         progress: show a progress bar on standard error.
 
     Raises:
@@ -72,7 +75,13 @@ def run(
         def on_progress(name: str, advance: int) -> None:
             bar.update(task, description=name, advance=advance)
 
-        return execute(work, out, resume=resume, on_progress=on_progress)
+        return execute(
+            work,
+            out,
+            resume=resume,
+            workers=(os.cpu_count() or 1) if workers is None else workers,
+            on_progress=on_progress,
+        )
 
 
 def summary(results: Results | Path | str) -> pd.DataFrame:

@@ -49,6 +49,8 @@ class Run:
     """Change a training setting, as --set learning_rate=1e-3 (repeatable; see: erc-bench list settings)."""
     resume: bool = False
     """Go on with an interrupted run in --out."""
+    workers: int | None = None
+    """Processes. None: one per processor. Records do not depend on it."""
     report: bool = True
     """Write figures/ and report.html into --out."""
 
@@ -123,7 +125,7 @@ def _run(command: Run) -> None:
     results = api.run(
         *named, out=command.out, environment=command.environment, objectives=command.objectives,
         seeds=command.seeds, tier=command.tier, seed=command.seed, band=command.band,
-        settings=dict(setting(text) for text in command.set), resume=command.resume,
+        settings=dict(setting(text) for text in command.set), resume=command.resume, workers=command.workers,
     )  # fmt: skip
     _console().print(as_rich(api.summary(results)))
     print(f"records  {results.path}")

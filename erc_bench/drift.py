@@ -145,10 +145,7 @@ def measure(
     reverse = torch.mul(q, gap, out=product).sum(-1).neg_()
     change = p.sub_(q).abs_()
     total = change.sum(-1)
-    finite = (
-        torch.isfinite(gap.view(-1).sum()) if gap.is_contiguous() else torch.isfinite(gap).all()
-    )
-    if not bool(finite):  # an action of probability zero, or garbage: where 0 log 0 must be 0
+    if not bool(torch.isfinite(forward + reverse).all()):  # somewhere 0 log 0, which must be 0
         forward, reverse = kl(old, new), kl(new, old)
 
     log_ratio = batch.log_ratio

@@ -18,7 +18,7 @@ ENTROPY_NULL = register(
         ),
         score=entropy_kept,
         score_meaning="1 - relative change of the mean token entropy",
-        config=TrainConfig(rollouts=60, prompts=16, learning_rate=1e-3, hidden=64),
+        config=TrainConfig(rollouts=60, prompts=16, learning_rate=2e-3, hidden=64),
         tiers={
             "smoke": {"rollouts": 10, "evaluation_episodes": 256, "warm_start_steps": 100},
             "full": {"rollouts": 150},

@@ -19,7 +19,7 @@ FORKING_TOKENS = register(
         ),
         score=gap_closed,
         score_meaning="share of the gap between the warm-started policy's return and 1",
-        config=TrainConfig(rollouts=60, learning_rate=5e-4),
+        config=TrainConfig(rollouts=60, learning_rate=1e-3),
         tiers={
             "smoke": {"rollouts": 8, "evaluation_episodes": 256, "warm_start_steps": 200},
             "full": {"rollouts": 150},

@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +24,8 @@ __all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "plan", "training_enviro
 #: Reference ranges of the drift measures: the narrowest clip among the arms, and the paper's band.
 CLIP = (0.2, 0.2)
 BAND = (0.05, 0.05)
+#: Tokens in one update of a whole population, about: larger ones no longer fit the cache.
+UPDATE_TOKENS = 8192
 #: Rough bytes of working memory that one population may take.
 MEMORY_BUDGET = 2**30
 
@@ -57,16 +60,35 @@ class ExperimentPlan:
     band: tuple[float, float]
 
     @property
+    def tokens_per_rollout(self) -> int:
+        """Tokens that one run generates for a rollout, before any dynamic sampling."""
+        horizon: int = self.environment.get_wrapper_attr("dynamics").horizon
+        return self.config.prompts * self.config.group_size * horizon
+
+    @property
     def parts(self) -> list[Part]:
-        """Seeds in chunks that fit the memory budget; depends on the configuration alone."""
+        """Seeds in chunks that suit cache and memory; depends on the configuration alone.
+
+        More runs in a population share the overhead of an operation until its arrays leave the
+        cache, which is where ``UPDATE_TOKENS`` lies; memory bounds what is left.
+        """
         dynamics = self.environment.get_wrapper_attr("dynamics")
-        tokens = self.config.prompts * self.config.group_size * dynamics.horizon
+        update = self.tokens_per_rollout / self.config.minibatches
         rounds = self.config.generation_rounds
         evaluation = self.config.evaluation_episodes * dynamics.horizon
-        bytes_per_run = 8 * dynamics.num_actions * max((1 + rounds) * tokens, evaluation)
-        size = max(1, MEMORY_BUDGET // (bytes_per_run * len(self.arms)))
-        chunks = [range(a, min(a + size, self.seeds)) for a in range(0, self.seeds, size)]
-        return [Part(f"{self.experiment.name}--{c.start:04d}-{c.stop:04d}", c) for c in chunks]
+        held = max((1 + rounds) * self.tokens_per_rollout, evaluation)
+        bytes_per_run = 8 * dynamics.num_actions * held
+        runs = min(UPDATE_TOKENS / update, MEMORY_BUDGET / bytes_per_run)
+        chunks = math.ceil(self.seeds / max(1, int(runs / len(self.arms))))
+        bounds = [self.seeds * i // chunks for i in range(chunks + 1)]
+        return [
+            Part(f"{self.experiment.name}--{a:04d}-{b:04d}", range(a, b))
+            for a, b in pairwise(bounds)
+        ]
+
+    def cost(self, part: Part) -> int:
+        """Rough size of a part, for scheduling the largest first."""
+        return len(part.seeds) * len(self.arms) * self.config.rollouts * self.tokens_per_rollout
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ UNSAMPLED_SHIFT = register(
         ),
         score=gap_closed,
         score_meaning="share of the gap between the first policy's return and the best arm's",
-        config=TrainConfig(rollouts=60, prompts=64, learning_rate=1e-3, token_samples=4, hidden=64),
+        config=TrainConfig(rollouts=60, prompts=64, learning_rate=2e-3, token_samples=4, hidden=64),
         tiers={
             "smoke": {"rollouts": 12, "evaluation_episodes": 256, "warm_start_steps": 100},
             "full": {"rollouts": 150},

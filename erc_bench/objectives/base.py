@@ -210,11 +210,12 @@ class Objective:
             counted["clip/ratio_outside_fraction"] = self._outside(batch)
         tokens = divisors.tokens.clamp(min=1)
         for name, chosen in counted.items():
-            metrics[name] = (chosen & batch.mask).sum((-2, -1), dtype=loss.dtype) / tokens
+            metrics[name] = chosen.sum((-2, -1), dtype=loss.dtype) / tokens
         return loss, metrics
 
     @torch.no_grad()
     def _outside(self, batch: TokenBatch) -> Tensor:
+        """Tokens with a ratio outside the clip range; False where masked, as the ratio is 1 there."""
         assert self.surrogate.clip_range is not None
         low, high = self.surrogate.clip_range
         ratio = batch.ratio

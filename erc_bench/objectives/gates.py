@@ -51,7 +51,7 @@ class EntropyRatio(Gate):
     def keep(self, batch: TokenBatch) -> Tensor:
         """Tokens inside the band."""
         rho = self.ratio(batch)
-        # An entropy rounded below zero makes rho negative: an open side must not drop it.
+        # An open side drops nothing: also not a rho that rounding made negative, infinite or NaN.
         above = (rho > over_tokens(1 - self.low, rho)) | over_tokens(self.low >= 1)
         below = (rho < over_tokens(1 + self.high, rho)) | over_tokens(self.high == torch.inf)
         return above & below

@@ -32,16 +32,17 @@ from erc_bench.plots.style import (
 __all__ = ["fig2_entropy_gradient", "fig3_learning_curves"]
 
 ENTROPY, GRADIENT = "drift/entropy_new", "grad/norm"
-POINTS = 100
+POINTS, ROLLOUTS = 60, 30  # at most so many points in a curve
 
 
-def _draw_band(axes: Axes, data: pd.DataFrame, x: str, name: str) -> None:
+def _draw_band(axes: Axes, data: pd.DataFrame, x: str, name: str, arms: int) -> None:
     style = arm_style(name)
     order = 3 if name.startswith("erc-") else 2
     axes.plot(data[x], data["mean"], **line_of(name, zorder=order + 2))
     shaded = data.dropna(subset=["low", "high"])
+    alpha = 0.15 if arms <= 4 else 0.09
     axes.fill_between(
-        shaded[x], shaded["low"], shaded["high"], color=style.color, alpha=0.15, linewidth=0,
+        shaded[x], shaded["low"], shaded["high"], color=style.color, alpha=alpha, linewidth=0,
         zorder=order,
     )  # fmt: skip
 
@@ -60,7 +61,7 @@ def _frame(axes: Axes, curves: list[pd.DataFrame], include: float = math.nan) ->
     )
     bottom, top = min(bottom, low), max(top, high)
     axes.set_ylim(
-        max(bottom, low - 0.4 * reach) - 0.06 * reach, min(top, high + 0.4 * reach) + 0.1 * reach
+        max(bottom, low - 0.4 * reach) - 0.06 * reach, min(top, high + 0.4 * reach) + 0.2 * reach
     )
 
 
@@ -132,11 +133,11 @@ def fig2_entropy_gradient(frames: Frames) -> Drawing:
                 curve, marks = _by_update(here[here["objective"] == name], metric, width)
                 if curve.empty:
                     continue
-                _draw_band(axes, curve, "update", name)
+                _draw_band(axes, curve, "update", name, here["objective"].nunique())
                 _mark_divergence(axes, marks, name)
                 drawn.append(curve)
                 data.append(curve.assign(experiment=experiment, objective=name, metric=metric))
-            _frame(axes, drawn)
+            _frame(axes, drawn, 0.0 if metric == GRADIENT else math.nan)
             axes.margins(x=0.01)
             if count == 1 or first_column(axes):
                 axes.set_ylabel(
@@ -191,6 +192,8 @@ def _caption_entropy(frames: Frames, averaged: int) -> str:
 def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[float, float]]]:
     """Band over seeds of the mean return per rollout, at common token counts.
 
+    More than ``ROLLOUTS`` rollouts are averaged in blocks, each seed by itself.
+
     After its divergence a run has return 0. Where the seeds' token counts differ, their curves are
     interpolated linearly on a common grid between the largest first and the smallest last count.
     """
@@ -200,7 +203,9 @@ def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[flo
         alive = rollouts[np.isfinite(rollouts["reward/mean"])]
         if alive.empty:
             continue
-        x, y = alive["tokens"].to_numpy(float), alive["reward/mean"].to_numpy(float)
+        block = np.arange(len(alive)) // math.ceil(len(rollouts) / ROLLOUTS)
+        blocks = alive[["tokens", "reward/mean"]].astype(float).groupby(block).mean()
+        x, y = blocks["tokens"].to_numpy(), blocks["reward/mean"].to_numpy()
         failed = bool(run["diverged"].astype(bool).any())
         curves.append((x, y, failed))
         if failed:
@@ -242,7 +247,8 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
                 continue
             data.append(curve.assign(experiment=experiment, objective=name))
             drawn.append(curve)
-            _draw_band(axes, curve.assign(tokens=curve["tokens"] / unit), "tokens", name)
+            scaled = curve.assign(tokens=curve["tokens"] / unit)
+            _draw_band(axes, scaled, "tokens", name, here["objective"].nunique())
             _mark_divergence(axes, [(x / unit, y) for x, y in ends], name)
         optimum = frames.runs.loc[frames.runs["experiment"] == experiment, "reward/optimal"].mean()
         if math.isfinite(optimum):
@@ -261,8 +267,9 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
         raise NothingToDraw("no finite return in any rollout")
     arm_legend(figure, frames, {e: frames.arms(e) for e in experiments})
     text = (
-        "Mean return of each rollout against the tokens generated for training: mean and 95 % "
-        "interval over seeds; dashed: expected return of the best policy. A diverged run has "
+        "Mean return of rollouts against the tokens generated for training: mean and 95 % interval "
+        f"over seeds, at most {ROLLOUTS} points, each the mean of a seed's consecutive rollouts; "
+        "dashed: expected return of the best policy. A diverged run has "
         "return 0 from its divergence on."
     )
     return Drawing(

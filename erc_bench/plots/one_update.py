@@ -81,14 +81,16 @@ def fig1_one_update(frames: Frames) -> Drawing:
     points = arm[["seed", "update", "staleness", "log_ratio", "kl_exact"]].assign(
         panel="tokens", hidden=hidden
     )
+    stale = int(token["staleness"])
+    late = " in the upper half of staleness" if stale >= arm["staleness"].max() / 2 else ""
     caption = (
         f"One update of {objective} on {experiment}. Left: the state of one sampled token after "
-        f"{int(token['staleness'])} updates on its rollout. The sampled action's ratio is "
+        f"{stale} update{'s' if stale != 1 else ''} on its rollout. The sampled action's ratio is "
         f"{math.exp(token['log_ratio']):.3f}, inside "
         f"[{1 - settings.clip[0]:g}, {1 + settings.clip[1]:g}], so the clip is silent; the exact "
         f"KL is {token['kl_exact']:.3g} nats, above {settings.delta:g}. The actions that were not "
-        f"sampled carry {token['tv_unsampled']:.3f} of the total variation of {token['tv']:.3f}. Chosen by rule: the median "
-        "unsampled TV among such tokens in the upper half of staleness. Right: all sampled tokens "
+        f"sampled carry {token['tv_unsampled']:.3f} of the total variation of {token['tv']:.3f}. "
+        f"Chosen by rule: the median unsampled TV among such tokens{late}. Right: all sampled tokens "
         f"with staleness of at least 1; {plus_minus(share, 100, ' %')} of them (mean over "
         f"{int(share['n'])} seed{'s' if share['n'] != 1 else ''}) violate the exact KL inside the "
         f"clip range, which is {percent(hidden.sum() / violating)} of all {violating:,} violations."
@@ -176,13 +178,10 @@ def _cloud(
     axes.set_xlim(*log_limits(arm["log_ratio"].to_numpy(), (low, high)))
     ratio_ticks(axes, "x")
     axes.set_xlabel("importance ratio r (shaded: clip range)")
-    axes.set_ylabel("exact KL (nats)")
+    axes.set_ylabel(f"exact KL (nats); dashed: δ = {settings.delta:g}")
     share = percent(float(hidden.mean()))
     axes.text((low + high) / 2, top * 3.2, f"hidden violations: {share}", ha="center", va="top",
               color=ACCENT, fontsize=7, fontweight="bold")  # fmt: skip
-    axes.annotate(f"δ = {settings.delta:g}", (0.0, settings.delta), ha="left", va="bottom",
-                  xycoords=("axes fraction", "data"), xytext=(2, 1),
-                  textcoords="offset points", fontsize=7)  # fmt: skip
 
 
 _RATIOS = (

@@ -89,9 +89,9 @@ _TWODOT = (0.0, (5.0, 1.2, 1.2, 1.2, 1.2, 1.2))
 #: base: (colour without gate, colour of the ERC arm, dashes without gate, marker)
 _BASES: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "reinforce": ("#b9a0cf", "#5b2a86", _DOT, "v"),
-    "ppo-clip": ("#9a9a9a", "#1a1a1a", _DASH, "s"),
+    "ppo-clip": ("#8a8a8a", "#1a1a1a", _DASH, "s"),
     "dual-clip": ("#c9b400", "#6f6300", _DASHDOT, "P"),
-    "grpo": ("#45c79c", "#00583f", _DASH, "^"),
+    "grpo": ("#5fd6ae", "#00583f", _DASH, "^"),
     "dr-grpo": ("#8fd14f", "#3d6b10", _DOT, "<"),
     "dapo": ("#56b4e9", "#00508c", _DASH, "o"),
     "gppo": ("#f0a202", "#a63600", _DASH, "D"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,52 @@ __all__ = ["MLP", "POLICIES", "Tabular", "build_policy"]
 
 #: A table with more logits than this is a mistake, not a policy (256 MiB of float32 per run).
 MAX_TABLE = 2**26
+
+
+class _RowSum(torch.autograd.Function):
+    """``y_n = sum_f W[x_nf]``: one fused pass forward, one ``index_add`` per feature backward.
+
+    Several times faster than an embedding followed by a sum, which writes and reads all F rows; under
+    ``vmap`` the tables of all runs become one table with shifted codes.
+    """
+
+    @staticmethod
+    def forward(table: Tensor, codes: Tensor) -> Tensor:
+        flat = codes.reshape(-1, codes.shape[-1])
+        total = nn.functional.embedding_bag(flat, table, mode="sum")
+        return total.view(*codes.shape[:-1], table.shape[-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        table, codes = inputs
+        ctx.save_for_backward(codes)
+        ctx.rows = table.shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (codes,) = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        table = flat.new_zeros(ctx.rows, flat.shape[-1])
+        for column in codes.reshape(-1, codes.shape[-1]).unbind(-1):
+            table.index_add_(0, column, flat)
+        return table, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, int | None], table: Tensor, codes: Tensor
+    ) -> tuple[Tensor, int]:
+        runs = info.batch_size
+        tables = (
+            table.expand(runs, *table.shape) if in_dims[0] is None else table.movedim(in_dims[0], 0)
+        )
+        codes = (
+            codes.expand(runs, *codes.shape) if in_dims[1] is None else codes.movedim(in_dims[1], 0)
+        )
+        rows = tables.shape[1]
+        shift = torch.arange(0, runs * rows, rows, device=codes.device)
+        shifted = codes + shift.view(-1, *[1] * (codes.ndim - 1))
+        summed: Tensor = _RowSum.apply(tables.reshape(runs * rows, -1), shifted)  # type: ignore[no-untyped-call]
+        return summed, 0
 
 
 class OneHotLinear(nn.Module):
@@ -28,14 +75,13 @@ class OneHotLinear(nn.Module):
         super().__init__()
         offset = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         self.register_buffer("offset", torch.as_tensor(offset, dtype=torch.int64))
-        self.table = nn.Embedding(int(np.sum(sizes)), outputs)
-        nn.init.normal_(self.table.weight, std=len(sizes) ** -0.5)
+        self.table = nn.Parameter(torch.randn(int(np.sum(sizes)), outputs) * len(sizes) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Codes ``(..., F)`` to ``(..., outputs)``."""
-        rows: Tensor = self.table(x + self.offset)
-        return rows.sum(-2) + self.bias
+        rows: Tensor = _RowSum.apply(self.table, x + self.offset)  # type: ignore[no-untyped-call]
+        return rows + self.bias
 
 
 class Tabular(nn.Module):

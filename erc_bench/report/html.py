@@ -141,11 +141,13 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
                      if word in counts]  # fmt: skip
             parts.append(f"{what} {', '.join(found)}")
             continue
-        row = rows.iloc[0]
-        text = f"{what} {row['other/mean']:.3g} against {row['base/mean']:.3g}"
+        row, measure = rows.iloc[0], next(m for m in MEASURES if m.key == key)
+        unit = f" {measure.unit}" if measure.unit else ""
+        low, high = (measure.scale * row[f"difference/{end}"] for end in ("low", "high"))
+        other, than = (measure.scale * row[f"{arm}/mean"] for arm in ("other", "base"))
+        text = f"{what} {other:.3g}{unit} against {than:.3g}{unit}"
         if int(row["difference/n"]) > 1:
-            text += f" (difference {row['difference/low']:+.2g} to {row['difference/high']:+.2g}"
-            text += ", unclear)" if row["verdict"] == "unclear" else ")"
+            text += f" (difference {low:+.2g} to {high:+.2g}: {row['verdict']})".replace("-", "−")
         parts.append(text)
     if not parts:
         return ""

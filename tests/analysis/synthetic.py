@@ -151,13 +151,14 @@ def make_run(
 
 def make_results(
     path: Path,
+    *,
     experiments: tuple[str, ...] = ("unsampled_shift", "forking_tokens"),
     arms: tuple[str, ...] = ARMS,
     seeds: int = 4,
     tokens: int = 150,
     diverged: tuple[tuple[str, int], ...] = (),
 ) -> Results:
-    """Records of every experiment, arm and seed; ``diverged`` names (objective, seed) that failed."""
+    """Records of every experiment, arm and seed; ``diverged`` lists (objective, seed)."""
     config = {
         "seed": 0,
         "experiments": {

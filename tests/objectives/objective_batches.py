@@ -1,0 +1,39 @@
+"""Random batches for the tests of objectives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from erc_bench.batch import TokenBatch
+
+R, B, T, V = 3, 6, 5, 7
+
+
+def leaves(
+    shape: tuple[int, ...] = (B, T), *, drift: float = 0.6, seed: int = 0
+) -> dict[str, Tensor]:
+    """Arguments of ``TokenBatch.from_logits`` in float64, right-padded; ``logits`` is a leaf."""
+    g = torch.Generator().manual_seed(seed)
+    old, noise, ref = torch.randn(3, *shape, V, generator=g, dtype=torch.float64)
+    length = torch.randint(1, shape[-1] + 1, shape[:-1], generator=g)
+    reward = torch.randint(0, 2, shape[:-1], generator=g).double()
+    action = torch.randint(V, shape, generator=g)
+    ref_log_probs = ref.log_softmax(-1)
+    return {
+        "logits": (old + drift * noise).requires_grad_(),
+        "old_logits": old,
+        "action": action,
+        "advantage": torch.randn(shape, generator=g, dtype=torch.float64),
+        "mask": torch.arange(shape[-1]) < length.unsqueeze(-1),
+        "reward": reward,
+        "ref_log_probs": ref_log_probs,
+        "ref_logp": ref_log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1),
+    }
+
+
+def gradient(objective, given, **kwargs) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Loss, gradient with respect to the logits, metrics."""
+    loss, metrics = objective(TokenBatch.from_logits(**given), **kwargs)
+    (grad,) = torch.autograd.grad(loss.sum(), given["logits"])
+    return loss.detach(), grad, metrics

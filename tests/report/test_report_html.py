@@ -1,0 +1,188 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib.image
+import pandas as pd
+import pytest
+from analysis.synthetic import ARMS, make_results
+
+from erc_bench.analysis import MEASURES, format_interval, summary
+from erc_bench.analysis.tables import interval_of
+from erc_bench.records import InputError, Results
+from erc_bench.report import write_figures, write_report
+from erc_bench.report.html import headlines
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("records") / "r"
+    return make_results(path, seeds=3, tokens=80, diverged=(("gppo", 2),))
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory):
+    path = tmp_path_factory.mktemp("out") / "deep" / "report.html"
+    assert write_report(results, path) == path
+    return path.read_text()
+
+
+class Reader(HTMLParser):
+    """Attributes of every element, the tags' balance and the text."""
+
+    VOID = ("meta", "link", "img", "br", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.attributes, self.open, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, k, v or "") for k, v in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_loads_nothing_from_elsewhere(page):
+    assert "<script" not in page
+    for tag, key, value in Reader(page).attributes:
+        if key in ("src", "href", "srcset", "data", "action", "poster"):
+            assert value.startswith(("data:", "#")), (tag, key, value[:60])
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_links_within_the_page_have_targets(page):
+    attributes = Reader(page).attributes
+    ids = {value for _, key, value in attributes if key == "id"}
+    assert {v[1:] for _, k, v in attributes if k == "href" and v.startswith("#")} <= ids
+
+
+def test_the_tables_numbers_are_the_summarys(page, results):
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    for _, row in summary(results).iterrows():
+        for measure in MEASURES:
+            text = format_interval(interval_of(row, measure.key), measure.scale, separator=" ± ")
+            assert text.replace("-", "−") in cells
+
+
+def test_diverged_runs_are_counted_in_the_table_and_the_summary(page):
+    assert page.count('<td class="failed">1/3</td>') == 2
+    assert "2 diverged, counted as failures" in page
+
+
+def test_best_marks_every_interval_that_overlaps_the_best(page, results):
+    row = re.search(r'title="erc-dapo".*?</tr>', page, re.DOTALL)
+    assert row
+    assert 'class="best">0.850 ± 0' in row[0]
+    row = re.search(r'title="ppo-clip".*?</tr>', page, re.DOTALL)
+    assert row
+    assert 'class="best">0.7' not in row[0]
+
+
+def test_every_figure_stands_in_the_page_with_a_text_alternative(page):
+    images = re.findall(r"<img [^>]*>", page)
+    assert len(images) == 6
+    for image in images:
+        assert "data:image/svg+xml;base64," in image
+        assert len(re.search(r'alt="([^"]*)"', image)[1]) > 60
+
+
+def test_names_from_outside_are_text(tmp_path):
+    evil = "<script>alert(1)</script>"
+    results = make_results(
+        tmp_path / "r", experiments=(f"e{evil}",), arms=("dapo", f'"{evil}'), seeds=2, tokens=20
+    )
+    path = write_report(results, tmp_path / "report.html")
+    text = path.read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert evil in Reader(text).text
+
+
+def test_definitions_configuration_and_provenance_are_there(page, results):
+    text = Reader(page).text
+    for measure in MEASURES:
+        assert measure.definition in text
+    assert json.dumps(results.config["experiments"]["forking_tokens"]["train"]["rollouts"]) in text
+    assert results.provenance["python"] in text
+    assert "What does forking_tokens ask?" in text
+    assert "min(rA, clip(r)A)" in text
+
+
+def test_one_seed_and_one_arm_still_make_a_report(tmp_path):
+    results = make_results(tmp_path / "r", experiments=("e",), arms=("reinforce",), seeds=1)
+    text = write_report(results, tmp_path / "report.html").read_text()
+    assert "n=1" in text
+    assert "Not drawn: fig1_one_update" in text
+    assert 'class="best"' not in text
+    assert not re.search(r"\bnan\b", Reader(text).text.lower())
+
+
+def test_headlines_name_both_shares_and_the_verdict(results):
+    sentences = headlines(results, summary(results))
+    assert sum("times as many" in s for s in sentences) == 2
+    pair = next(s for s in sentences if s.startswith("erc-dapo against dapo"))
+    assert "final reward better in 2" in pair
+    assert not any("nan" in s for s in sentences)
+
+
+def test_the_sentence_on_one_experiment_has_units_difference_and_verdict(tmp_path):
+    results = make_results(
+        tmp_path / "r", experiments=("e",), arms=("dapo", "erc-dapo"), seeds=4, tokens=10
+    )
+    text = headlines(results, summary(results))[-1]
+    assert text.startswith(
+        "e, erc-dapo against dapo: final reward 0.85 against 0.73 (difference +0."
+    )
+    assert ": better)" in text
+    assert " % against " in text
+
+
+def test_headlines_of_one_seed_claim_no_interval(tmp_path):
+    results = make_results(
+        tmp_path / "r", experiments=("e",), arms=("dapo", "erc-dapo"), seeds=1, tokens=10
+    )
+    text = " ".join(headlines(results, summary(results)))
+    assert "one seed, no interval" in text
+    assert "±" not in text
+
+
+def test_figures_come_with_data_captions_and_provenance(results, tmp_path):
+    paths = write_figures(results, tmp_path / "figures")
+    assert paths[-1].name == "figures.json"
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(p.name for p in paths)
+    index = json.loads(paths[-1].read_text())
+    assert len(index["figures"]) == 6
+    assert index["not_drawn"] == {}
+    assert index["provenance"] == results.provenance
+    for figure in index["figures"]:
+        assert figure["caption"]
+        for file in figure["files"]:
+            assert (tmp_path / "figures" / file).stat().st_size > 500
+    image = matplotlib.image.imread(tmp_path / "figures" / "fig2_entropy_gradient.png")
+    assert image.shape[1] == pytest.approx(6.8 * 200, abs=2)
+    curves = pd.read_csv(tmp_path / "figures" / "fig3_learning_curves.csv")
+    assert set(curves["objective"]) == set(ARMS)
+
+
+def test_figures_written_twice_are_the_same_bytes(tmp_path):
+    results = make_results(
+        tmp_path / "r", experiments=("e",), arms=("dapo", "erc-dapo"), seeds=2, tokens=60
+    )
+    one, two = (write_figures(results, tmp_path / d) for d in "ab")
+    for a, b in zip(one, two, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_records_without_a_finished_part_are_refused_and_nothing_is_written(tmp_path):
+    results = Results.create(tmp_path / "r", {})
+    with pytest.raises(InputError, match="no finished part"):
+        write_report(results, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
