@@ -23,6 +23,8 @@ GROUPS = {"learning": "what was learned", "drift": "how far an update went"}
 def format_interval(interval: Interval, scale: float = 1.0, *, separator: str = "±") -> str:
     """A mean and half its interval, rounded where the uncertainty starts: two digits of the half.
 
+    At most three decimals, and four for values below 0.05.
+
     >>> format_interval(Interval(0.71234, 0.69934, 0.72534, 5))
     '0.712±0.013'
     >>> format_interval(Interval(0.71234, math.nan, math.nan, 1))
@@ -32,7 +34,8 @@ def format_interval(interval: Interval, scale: float = 1.0, *, separator: str = 
         return "–"
     mean, half = scale * interval.mean, scale * interval.half
     if math.isfinite(half) and half > 0:
-        decimals = min(max(1 - math.floor(math.log10(half)), 0), 4)
+        most = 3 if abs(mean) >= 0.05 else 4
+        decimals = min(max(1 - math.floor(math.log10(half)), 0), most)
         return f"{mean:,.{decimals}f}{separator}{half:,.{decimals}f}"
     decimals = 3 if mean == 0 else min(max(2 - math.floor(math.log10(abs(mean))), 0), 4)
     text = f"{mean:,.{decimals}f}" if mean else "0"
@@ -74,7 +77,7 @@ def as_rich(summary: pd.DataFrame) -> Group:
             )
             table.add_column("objective", overflow="fold")
             for measure in measures:
-                table.add_column(heading(measure), justify="right", min_width=8)
+                table.add_column(heading(measure), justify="right", min_width=8, overflow="fold")
             if group == "learning":
                 table.add_column(RUNS, justify="right", min_width=8)
             for _, row in rows.iterrows():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
 from erc_bench.plots.layout import (
@@ -31,6 +33,7 @@ from erc_bench.plots.style import (
 
 __all__ = ["fig2_entropy_gradient", "fig3_learning_curves"]
 
+_OPTIMUM: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (1, 1.5))}
 ENTROPY, GRADIENT = "drift/entropy_new", "grad/norm"
 POINTS, ROLLOUTS = 60, 30  # at most so many points in a curve
 
@@ -252,11 +255,7 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
             _mark_divergence(axes, [(x / unit, y) for x, y in ends], name)
         optimum = frames.runs.loc[frames.runs["experiment"] == experiment, "reward/optimal"].mean()
         if math.isfinite(optimum):
-            axes.axhline(optimum, color=INK, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
-            axes.annotate(
-                "optimum", (0.0, optimum), xycoords=("axes fraction", "data"), xytext=(2, 2),
-                textcoords="offset points", color=INK, fontsize=6.5, va="bottom",
-            )  # fmt: skip
+            axes.axhline(optimum, zorder=1, **_OPTIMUM)
         _frame(axes, drawn, optimum)
         axes.set_title(name_text(experiment))
         axes.set_xlabel(f"tokens generated ({word})")
@@ -265,11 +264,16 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
         axes.margins(x=0.01)
     if not data:
         raise NothingToDraw("no finite return in any rollout")
-    arm_legend(figure, frames, {e: frames.arms(e) for e in experiments})
+    arm_legend(
+        figure,
+        frames,
+        {e: frames.arms(e) for e in experiments},
+        [(Line2D([], [], **_OPTIMUM), "optimum")],
+    )
     text = (
         "Mean return of rollouts against the tokens generated for training: mean and 95 % interval "
         f"over seeds, at most {ROLLOUTS} points, each the mean of a seed's consecutive rollouts; "
-        "dashed: expected return of the best policy. A diverged run has "
+        "dotted: expected return of the best policy. A diverged run has "
         "return 0 from its divergence on."
     )
     return Drawing(

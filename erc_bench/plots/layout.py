@@ -58,7 +58,12 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
     )  # fmt: skip
 
 
-def arm_legend(figure: Figure, frames: Frames, drawn: Mapping[str, Iterable[str]]) -> None:
+def arm_legend(
+    figure: Figure,
+    frames: Frames,
+    drawn: Mapping[str, Iterable[str]],
+    extra: Sequence[tuple[Line2D, str]] = (),
+) -> None:
     """Legend of the objectives drawn per experiment; diverged runs are counted in the label."""
     handles, labels = [], []
     for name in ordered({arm for arms in drawn.values() for arm in arms}):
@@ -69,6 +74,8 @@ def arm_legend(figure: Figure, frames: Frames, drawn: Mapping[str, Iterable[str]
     if any("diverged)" in label for label in labels):
         handles.append(Line2D([], [], color="#6b6b6b", marker="x", linestyle="none"))
         labels.append("a run diverged here")
+    handles += [handle for handle, _ in extra]
+    labels += [label for _, label in extra]
     legend_below(figure, handles, labels)
 
 

@@ -254,9 +254,10 @@ def _ratio_panel(axes: Axes, here: pd.DataFrame, settings: Settings) -> float:
         axes.set_ylabel("entropy ratio ρ")
     shares = here["region"].value_counts(normalize=True)
     for place, (name, color) in enumerate(_CLASSES):
+        share = 100 * float(shares.get(name, 0.0))
         axes.annotate(
-            percent(float(shares.get(name, 0.0))), (0.26 * place, 1.0), xytext=(0, 3),
-            xycoords="axes fraction", textcoords="offset points", va="bottom", fontsize=7,
-            fontweight="bold", color=color,
+            f"{share:.1f} %" if share >= 1 else f"{share:.2g} %", (0.125 + 0.25 * place, 1.0),
+            xytext=(0, 3), xycoords="axes fraction", textcoords="offset points", ha="center",
+            va="bottom", fontsize=6.5, fontweight="bold", color=color,
         )  # fmt: skip
     return float(((x.abs() > xlim[1]) | (y.abs() > ylim[1])).mean())

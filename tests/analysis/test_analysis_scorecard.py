@@ -167,6 +167,7 @@ def test_the_contrast_names_what_is_missing(results):
         (Interval(math.nan, math.nan, math.nan, 0), 1.0, "–"),
         (Interval(0.0, 0.0, 0.0, 4), 100.0, "0±0"),
         (Interval(-0.951, -1.13, -0.77, 4), 1.0, "-0.95±0.18"),
+        (Interval(-0.2424, -0.2483, -0.2365, 5), 1.0, "-0.242±0.006"),
     ],
 )
 def test_values_are_rounded_where_their_uncertainty_starts(interval, scale, text):
