@@ -51,7 +51,7 @@ def run(
         InputError: names the field, the value and what is allowed; nothing was done.
     """
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
         BarColumn,
         MofNCompleteColumn,
         Progress,
@@ -69,12 +69,14 @@ def run(
         TextColumn("rollouts"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
     )  # fmt: skip
     console = Console(file=sys.stderr)
-    with Progress(*columns, console=console, disable=not progress) as bar:
-        task = bar.add_task("starting", total=total_rollouts(work))
+    bar = Progress(*columns, console=console, disable=not progress)
+    task = bar.add_task("starting", total=total_rollouts(work))
 
-        def on_progress(name: str, advance: int) -> None:
-            bar.update(task, description=name, advance=advance)
+    def on_progress(name: str, advance: int) -> None:
+        bar.start()  # not before there is work: a refusal is one line on standard error
+        bar.update(task, description=name, advance=advance)
 
+    try:
         return execute(
             work,
             out,
@@ -82,6 +84,9 @@ def run(
             workers=(os.cpu_count() or 1) if workers is None else workers,
             on_progress=on_progress,
         )
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def summary(results: Results | Path | str) -> pd.DataFrame:

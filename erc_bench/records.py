@@ -13,6 +13,7 @@ Tables
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -279,11 +280,15 @@ class Results:
 
 def _require_writable(path: Path) -> None:
     """Fail before any work if nothing can be written to ``path``, leaving no trace if it fails."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise InputError(f"out: {path} cannot be written to ({error.strerror})") from None
 
 

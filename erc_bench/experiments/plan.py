@@ -113,13 +113,13 @@ class Plan:
                     "environment_options": dict(p.experiment.environment_options),
                     "seeds": p.seeds,
                     "clip": {"low": CLIP[0], "high": CLIP[1]},
-                    "band": {"low": p.band[0], "high": p.band[1]},
+                    "band": _finite({"low": p.band[0], "high": p.band[1]}),
                     "delta": p.config.violation_delta,
                     "train": _finite(asdict(p.config)),
                     "objectives": {
                         arm.label: {
                             "recipe": arm.recipe.name,
-                            "overrides": dict(arm.overrides),
+                            "overrides": _finite(arm.overrides),
                             "advantage": arm.recipe.advantage,
                             "dynamic_sampling": arm.recipe.dynamic_sampling,
                             "overlong_penalty": arm.recipe.overlong_penalty,
@@ -135,7 +135,7 @@ class Plan:
         }
 
 
-def _finite(settings: dict[str, Any]) -> dict[str, Any]:
+def _finite(settings: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: write it as a word."""
     return {
         k: str(v) if isinstance(v, float) and not math.isfinite(v) else v
@@ -212,7 +212,7 @@ def setting(text: str) -> tuple[str, Any]:
         parsed = value if kind is str else kind(ast.literal_eval(value) if kind is int else value)
         if kind is int and parsed != ast.literal_eval(value):
             raise ValueError
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, OverflowError):
         raise InputError(f"set: {name}={value!r} is not a value of type {kind.__name__}") from None
     return name, parsed
 
@@ -291,6 +291,11 @@ def _resolve(
     band: float | None,
     settings: Mapping[str, Any],
 ) -> ExperimentPlan:
+    for name in settings:
+        if name not in TrainConfig.names():
+            raise InputError(
+                f"settings: {name!r} is unknown; known: {', '.join(TrainConfig.names())}"
+            )
     config = replace(entry.config, **{**entry.tiers.get(tier, {}), **settings})
     texts = list(entry.objectives if objectives is None else objectives)
     if not texts:

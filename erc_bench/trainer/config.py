@@ -79,6 +79,14 @@ class TrainConfig:
                     f"{name}: {getattr(self, name)!r} is not allowed; must be {allowed}"
                 )
 
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            if isinstance(default, int):
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                check(field.name, "an integer", whole)
+            elif isinstance(default, float):
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                check(field.name, "a number", number)
         for name in ("rollouts", "prompts", "group_size", "minibatches", "epochs",
                      "generation_rounds", "overlong_cache", "evaluation_episodes", "hidden"):  # fmt: skip
             check(name, "at least 1", getattr(self, name) >= 1)
