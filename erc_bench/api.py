@@ -14,7 +14,7 @@ from erc_bench.records import Results
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["figures", "report", "run", "summary"]
+__all__ = ["figures", "present", "report", "run", "summary"]
 
 
 def run(
@@ -108,6 +108,17 @@ def report(results: Results | Path | str, path: Path | str) -> Path:
     from erc_bench.report import write_report  # noqa: PLC0415
 
     return write_report(_opened(results), Path(path))
+
+
+def present(results: Results | Path | str) -> tuple[list[Path], Path]:
+    """Write ``figures/`` and ``report.html`` into the results folder, drawing each figure once."""
+    from erc_bench.report import Gallery, write_figures, write_report  # noqa: PLC0415
+
+    opened = _opened(results)
+    gallery = Gallery(opened)
+    folder = opened.path / "figures"
+    written = write_figures(opened, folder, gallery)
+    return written, write_report(opened, opened.path / "report.html", gallery)
 
 
 def _opened(results: Results | Path | str) -> Results:

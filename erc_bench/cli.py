@@ -130,11 +130,11 @@ def _run(command: Run) -> None:
     _console().print(as_rich(api.summary(results)))
     print(f"records  {results.path}")
     if command.report:
-        drawn = api.figures(results, results.path / "figures")
+        drawn, page = api.present(results)
         print(
             f"figures  {results.path / 'figures'} ({len([p for p in drawn if p.suffix == '.png'])})"
         )
-        print(f"report   {api.report(results, results.path / 'report.html')}")
+        print(f"report   {page}")
 
 
 def _console() -> Console:

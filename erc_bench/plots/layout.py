@@ -91,10 +91,10 @@ def over_seeds(frame: pd.DataFrame, value: str) -> pd.Series:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with three digits that count."""
+    """A share as a percentage: three digits that count, two below one percent."""
     if not math.isfinite(share):
         return "–"
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.{3 if share >= 0.01 else 2}g} %"
 
 
 def plus_minus(interval: pd.Series, scale: float = 1.0, unit: str = "") -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from erc_bench.plots import Drawing, Frames, draw_all, rc
 from erc_bench.records import Results, atomic_write
 
-__all__ = ["figure_bytes", "save_figure", "write_drawings", "write_figures"]
+__all__ = ["Gallery", "figure_bytes", "write_figures"]
 
 DPI = 200
 
@@ -26,39 +26,46 @@ def figure_bytes(figure: Figure, kind: str) -> bytes:
     return stream.getvalue()
 
 
-def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
-    """Write ``name.png`` (200 dpi) and ``name.svg``."""
-    paths = []
-    for kind in ("png", "svg"):
-        path = Path(folder) / f"{name}.{kind}"
-        content = figure_bytes(figure, kind)
-        atomic_write(path, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
-        paths.append(path)
-    return paths
+class Gallery:
+    """Every figure the records allow, drawn once; its bytes are made once for each format.
+
+    Attributes:
+        drawings: figures with their data and captions.
+        skipped: for each figure that could not be drawn, why.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self.drawings, self.skipped = draw_all(Frames.read(results))
+        self._bytes: dict[tuple[str, str], bytes] = {}
+
+    def bytes(self, drawing: Drawing, kind: str) -> bytes:
+        """A drawing as png or svg."""
+        key = (drawing.name, kind)
+        if key not in self._bytes:
+            self._bytes[key] = figure_bytes(drawing.figure, kind)
+            # The layout is solved; solving it again for the next format is half the time.
+            drawing.figure.set_layout_engine("none")
+        return self._bytes[key]
 
 
-def write_figures(results: Results, folder: Path | str) -> list[Path]:
+def write_figures(
+    results: Results, folder: Path | str, gallery: Gallery | None = None
+) -> list[Path]:
     """Draw every figure the records allow, and write it with its data.
 
-    Each figure becomes ``<name>.png``, ``<name>.svg`` and ``<name>.csv`` (what it shows, tidy).
+    Each figure becomes ``<name>.png`` (200 dpi), ``<name>.svg`` and ``<name>.csv`` (what it shows, tidy).
     ``figures.json`` holds titles, captions, provenance, and for each figure that could not be
     drawn, why. Returns the paths written, ``figures.json`` last.
     """
-    return write_drawings(*draw_all(Frames.read(results)), results, folder)
-
-
-def write_drawings(
-    drawings: list[Drawing], skipped: dict[str, str], results: Results, folder: Path | str
-) -> list[Path]:
-    """The files of figures already drawn; see :func:`write_figures`."""
+    gallery = Gallery(results) if gallery is None else gallery
     folder = Path(folder)
     paths: list[Path] = []
-    for drawing in drawings:
-        paths += save_figure(drawing.figure, folder, drawing.name)
-        path = folder / f"{drawing.name}.csv"
-        text = drawing.data.to_csv(index=False, lineterminator="\n")
-        atomic_write(path, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
-        paths.append(path)
+    for drawing in gallery.drawings:
+        contents = {kind: gallery.bytes(drawing, kind) for kind in ("png", "svg")}
+        contents["csv"] = drawing.data.to_csv(index=False, lineterminator="\n").encode()
+        for kind, content in contents.items():
+            paths.append(folder / f"{drawing.name}.{kind}")
+            atomic_write(paths[-1], lambda stream, content=content: stream.write(content))  # type: ignore[misc]
     index: dict[str, Any] = {
         "figures": [
             {
@@ -67,9 +74,9 @@ def write_drawings(
                 "caption": d.caption,
                 "files": [f"{d.name}.{kind}" for kind in ("png", "svg", "csv")],
             }
-            for d in drawings
+            for d in gallery.drawings
         ],
-        "not_drawn": skipped,
+        "not_drawn": gallery.skipped,
         "provenance": results.provenance,
         "config": results.config,
     }

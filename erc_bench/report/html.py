@@ -15,9 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, NOTE, Interval, Measure
 from erc_bench.analysis.tables import GROUPS, RUNS, heading, interval_of, runs_text
-from erc_bench.plots import Frames, arm_style, draw_all, ordered
+from erc_bench.plots import arm_style, ordered
 from erc_bench.records import Results, atomic_write
-from erc_bench.report.files import figure_bytes
+from erc_bench.report.files import Gallery
 
 __all__ = ["headlines", "write_report"]
 
@@ -53,15 +53,15 @@ class Section:
     equations: list[tuple[str, str, str]]
 
 
-def write_report(results: Results, path: Path | str) -> Path:
+def write_report(results: Results, path: Path | str, gallery: Gallery | None = None) -> Path:
     """Write the report of a results folder as one HTML file that loads nothing from elsewhere."""
     path = Path(path)
-    text = render(results)
+    text = render(results, Gallery(results) if gallery is None else gallery)
     atomic_write(path, lambda stream: stream.write(text.encode()))
     return path
 
 
-def render(results: Results) -> str:
+def render(results: Results, gallery: Gallery) -> str:
     """The report's HTML."""
     environment = Environment(
         loader=PackageLoader("erc_bench", "report"),
@@ -70,19 +70,17 @@ def render(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    frames = Frames.read(results)
     summary = analysis.summary(results)
-    drawings, skipped = draw_all(frames)
     figures = [
         {
             "name": d.name,
             "title": d.title,
             "caption": d.caption,
             "source": "data:image/svg+xml;base64,"
-            + base64.b64encode(figure_bytes(d.figure, "svg")).decode(),
+            + base64.b64encode(gallery.bytes(d, "svg")).decode(),
             "width": round(d.figure.get_figwidth() * 110),
         }
-        for d in drawings
+        for d in gallery.drawings
     ]
     return environment.get_template("report.html.j2").render(
         headlines=headlines(results, summary),
@@ -97,7 +95,7 @@ def render(results: Results) -> str:
         note=NOTE,
         runs_heading=RUNS,
         figures=figures,
-        skipped=skipped,
+        skipped=gallery.skipped,
         provenance=_provenance(results),
         configuration=json.dumps(results.config, indent=2, ensure_ascii=False),
     )

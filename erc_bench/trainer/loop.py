@@ -83,7 +83,8 @@ class Trainer:
             [arm.learning_rate for arm in arms], config.learning_rate
         )
         self.temperature = self._per_run([arm.temperature for arm in arms], config.temperature)
-        self._heat = self.temperature.view(-1, 1, 1, 1)
+        hot = bool((self.temperature != 1).any())
+        self._heat = self.temperature.view(-1, 1, 1, 1) if hot else None
         self.log = Log()
         self.generated = torch.zeros(len(self.seeds), dtype=torch.int64)
         self.rollouts_done = 0
@@ -278,7 +279,7 @@ class Trainer:
         for p in self.policy.params.values():
             p.requires_grad_()
         logits = self.policy.forward(rollout.obs[:, part])
-        log_probs = torch.log_softmax(logits / self._heat, dim=-1)
+        log_probs = torch.log_softmax(logits if self._heat is None else logits / self._heat, dim=-1)
         action = rollout.action[:, part]
         return TokenBatch(
             logp=log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1),

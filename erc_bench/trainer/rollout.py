@@ -167,18 +167,19 @@ def generate(
     responses, horizon = prompts * group_size, dynamics.horizon
     prompt = (noise.prompt * dynamics.num_prompts).astype(np.int64)
     state = dynamics.initial_state(np.repeat(prompt.reshape(-1), group_size))
-    heat = temperature.view(-1, 1, 1)
+    heat = None if bool((temperature == 1).all()) else temperature.view(-1, 1, 1)
 
     actions = torch.zeros((runs, responses, horizon), dtype=torch.int64)
     rewards = torch.zeros((runs, responses, horizon), dtype=dtype)
     mask = torch.zeros((runs, responses, horizon), dtype=torch.bool)
-    log_probs = torch.zeros((runs, responses, horizon, dynamics.num_actions), dtype=dtype)
+    log_probs = torch.empty((runs, responses, horizon, dynamics.num_actions), dtype=dtype)
     observations: list[Tensor] = []
     running = np.ones(runs * responses, dtype=np.bool_)
     for t in range(horizon):
         obs = as_observation(dynamics.observe(state), runs, dtype)
         observations.append(obs)
-        log_prob = torch.log_softmax(forward(obs) / heat, dim=-1)
+        logits = forward(obs)
+        log_prob = torch.log_softmax(logits if heat is None else logits / heat, dim=-1)
         action = sample(log_prob, noise.action[..., t])
         following, reward, terminated = dynamics.step(
             state, action.view(-1).numpy(), noise.transition[..., t].reshape(-1)
@@ -193,5 +194,6 @@ def generate(
         running = running & ~terminated
         if not running.any():
             break
+    log_probs[:, :, len(observations) :] = 0.0
     observations += [observations[-1]] * (horizon - len(observations))
     return Rollout(torch.stack(observations, dim=2), actions, mask, rewards, log_probs)
