@@ -27,6 +27,7 @@ def run(
     seed: int = 0,
     band: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[float]] | None = None,
     resume: bool = False,
     workers: int | None = None,
     progress: bool = True,
@@ -43,6 +44,8 @@ def run(
         seed: root of all randomness.
         band: half-width of ERC's band in place of 0.05.
         settings: fields of ``TrainConfig`` to change, as ``{"learning_rate": 1e-3}``.
+        grid: values of hyperparameters, as ``{"learning_rate": [1e-3, 2e-3], "band": [0.02, 0.05]}``;
+            every arm is trained at every point of the axes that it has.
         resume: go on in a folder made by the same call.
         workers: processes; None: one per processor. Records do not depend on it.
         progress: show a progress bar on standard error.
@@ -62,7 +65,7 @@ def run(
 
     work = plan(
         experiments, environment=environment, objectives=objectives, seeds=seeds, tier=tier,
-        seed=seed, band=band, settings=settings,
+        seed=seed, band=band, settings=settings, grid=grid,
     )  # fmt: skip
     columns = (
         TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(),

@@ -97,10 +97,11 @@ class TokenBatch:
             value = self.__dict__[name]
             if value is None and name not in _REQUIRED:
                 continue
-            expected: tuple[int, ...] = shape
+            expected: tuple[int | str, ...] = shape
             if name in self._WHOLE:
-                vocabulary = vocabulary or getattr(value, "shape", (0,))[-1]
-                expected = (*shape, vocabulary)
+                if vocabulary is None and isinstance(value, Tensor) and value.ndim:
+                    vocabulary = value.shape[-1]
+                expected = (*shape, "V" if vocabulary is None else vocabulary)
             elif name == "reward":
                 expected = shape[:-1]
             if not isinstance(value, Tensor) or value.shape != expected:
@@ -139,11 +140,24 @@ class TokenBatch:
             mask: tokens that count.
             optional: further fields of the batch.
 
+        Raises:
+            ValueError: as TokenBatch does; shapes must fit those of ``logits``.
+
         >>> logits = torch.zeros(1, 2, 4)
         >>> action, ones = torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2)
         >>> TokenBatch.from_logits(logits, logits, action, ones, ones).entropy
         tensor([[1.3863, 1.3863]])
         """
+        # Before any arithmetic, which would broadcast: one row's actions are not every row's.
+        shape = logits.shape[:-1]
+        wanted = {"old_logits": (old_logits, logits.shape), "action": (action, shape)}
+        for name, (value, expected) in (wanted | {"mask": (mask, shape)}).items():
+            if not isinstance(value, Tensor) or value.shape != expected:
+                message = f"{_kind(value)}, expected {tuple(expected)} like logits"
+                raise ValueError(f"TokenBatch.{name}: {message}")
+        allowed = _dtype_wanted("action", action)
+        if allowed:
+            raise ValueError(f"TokenBatch.action: {action.dtype}, expected {allowed}")
         masked = mask == 0
         # Clean on the way in: the gradient of log_softmax at NaN is NaN, even of a loss that is 0.
         action = action.masked_fill(masked, 0)
@@ -151,7 +165,7 @@ class TokenBatch:
         with torch.no_grad():
             old = torch.log_softmax(old_logits.masked_fill(masked.unsqueeze(-1), 0.0), dim=-1)
             old_entropy = entropy(old)
-        index = action.unsqueeze(-1)
+        index = action.long().unsqueeze(-1)
         return cls(
             logp=log_probs.gather(-1, index).squeeze(-1),
             old_logp=old.gather(-1, index).squeeze(-1),

@@ -47,6 +47,8 @@ class Run:
     """Half-width of ERC's entropy-ratio band. None: 0.05, the paper's."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """Change a training setting, as --set learning_rate=1e-3 (repeatable; see: erc-bench list settings)."""
+    grid: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUES")] = ()
+    """Train every arm at several values, as --grid learning_rate=1e-3,2e-3 --grid band=0.02,0.05."""
     resume: bool = False
     """Go on with an interrupted run in --out."""
     workers: int | None = None
@@ -119,13 +121,14 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(command: Run) -> None:
     from erc_bench import api  # noqa: PLC0415
     from erc_bench.analysis import as_rich  # noqa: PLC0415
-    from erc_bench.experiments import setting  # noqa: PLC0415
+    from erc_bench.experiments import grid_axis, setting  # noqa: PLC0415
 
     named = command.experiments or (() if command.environment else DEMO)
     results = api.run(
         *named, out=command.out, environment=command.environment, objectives=command.objectives,
         seeds=command.seeds, tier=command.tier, seed=command.seed, band=command.band,
-        settings=dict(setting(text) for text in command.set), resume=command.resume, workers=command.workers,
+        settings=dict(setting(text) for text in command.set),
+        grid=dict(grid_axis(text) for text in command.grid), resume=command.resume, workers=command.workers,
     )  # fmt: skip
     _console().print(as_rich(api.summary(results)))
     print(f"records  {results.path}")

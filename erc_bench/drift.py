@@ -75,7 +75,7 @@ def tv_unsampled(old_log_probs: Tensor, log_probs: Tensor, action: Tensor) -> Te
 
 
 def _unsampled(change: Tensor, total: Tensor, action: Tensor) -> Tensor:
-    sampled = change.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    sampled = change.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
     return 0.5 * (total - sampled).clamp(min=0.0)  # a sum minus a summand: rounding may cross 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import torch
@@ -100,8 +101,14 @@ def require_parameter(
 
 
 def clamp_log_ratio(log_ratio: Tensor) -> Tensor:
-    """``clamp(log r, -20, 20)``; beyond the limits value and gradient are constant and zero."""
-    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    """``clamp(log r, -20, 20)``; beyond the limits value and gradient are constant and zero.
+
+    In float16 the limit is 11: ``exp(20)`` is infinite there, and its gradient NaN where a clip
+    has made it zero.
+    """
+    largest = math.log(torch.finfo(log_ratio.dtype).max)
+    limit = min(LOG_RATIO_LIMIT, float(math.floor(largest)))
+    return log_ratio.clamp(-limit, limit)
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
@@ -137,10 +144,14 @@ def entropy(log_probs: Tensor) -> Tensor:
 def entropy_ratio(entropy: Tensor, old_entropy: Tensor, eps: Hyper = ENTROPY_EPS) -> Tensor:
     """``rho = (H + eps) / (H_old + eps)``, elementwise (ERC, arXiv:2512.05591).
 
+    Computed in float32 at least: in float16 ``eps`` is 0, and a deterministic state's ratio 0/0.
+
     >>> entropy_ratio(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 0.0]))
     tensor([0.5000, 1.0000])
     """
-    return (entropy + eps) / (old_entropy + eps)
+    new, old = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (entropy, old_entropy))
+    ratio = (new + eps) / (old + eps)
+    return ratio.to(torch.promote_types(entropy.dtype, old_entropy.dtype))
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ carries it out and stores the records; every other file is a question.
 
 from erc_bench.experiments import entropy_null, forking_tokens, unsampled_shift
 from erc_bench.experiments.base import EXPERIMENTS, TIERS, Experiment, Tier, register
-from erc_bench.experiments.plan import Plan, plan, setting
+from erc_bench.experiments.plan import Plan, grid_axis, plan, setting
 from erc_bench.experiments.runner import execute, total_rollouts
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "entropy_null",
     "execute",
     "forking_tokens",
+    "grid_axis",
     "plan",
     "register",
     "setting",

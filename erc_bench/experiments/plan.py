@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,28 +31,53 @@ UPDATE_TOKENS = 8192
 MEMORY_BUDGET = 2**30
 
 
+#: Settings of the trainer that an arm can have for itself.
+PER_RUN = ("learning_rate", "temperature")
+
+
 @dataclass(frozen=True)
 class ArmPlan:
-    """One objective of an experiment: label in the records, recipe, and the objective built."""
+    """One objective at one setting of its hyperparameters.
+
+    Attributes:
+        label: in the records.
+        recipe: how the objective is used.
+        overrides: parameters of the recipe, or settings in ``PER_RUN``, that differ from the defaults.
+    """
 
     label: str
     recipe: Recipe
-    objective: Objective
     overrides: Mapping[str, float]
+
+    @property
+    def objective(self) -> Objective:
+        """The objective of this arm alone."""
+        return make(self.recipe.name, **self.parameters)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The overrides that are the recipe's."""
+        return {k: v for k, v in self.overrides.items() if k not in PER_RUN}
 
 
 @dataclass(frozen=True)
 class Part:
-    """The piece of work that is done, stored and resumed as one: all arms on some seeds."""
+    """The piece of work that is done, stored and resumed as one population.
+
+    Attributes:
+        name: of its files.
+        runs: (index of the arm, index of the seed) of each run.
+    """
 
     name: str
-    seeds: range
+    runs: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """An experiment with everything resolved."""
+    """An experiment with everything resolved; ``number`` is its place in the plan."""
 
+    number: int
     experiment: Experiment
     config: TrainConfig
     environment: gym.Env[Any, Any]
@@ -67,7 +93,7 @@ class ExperimentPlan:
 
     @property
     def parts(self) -> list[Part]:
-        """Seeds in chunks that suit cache and memory; depends on the configuration alone.
+        """Runs in chunks that suit cache and memory; depends on the configuration alone.
 
         More runs in a population share the overhead of an operation until its arrays leave the
         cache, which is where ``UPDATE_TOKENS`` lies; memory bounds what is left.
@@ -78,17 +104,18 @@ class ExperimentPlan:
         evaluation = self.config.evaluation_episodes * dynamics.horizon
         held = max((1 + rounds) * self.tokens_per_rollout, evaluation)
         bytes_per_run = 8 * dynamics.num_actions * held
-        runs = min(UPDATE_TOKENS / update, MEMORY_BUDGET / bytes_per_run)
-        chunks = math.ceil(self.seeds / max(1, int(runs / len(self.arms))))
-        bounds = [self.seeds * i // chunks for i in range(chunks + 1)]
+        size = max(1, int(min(UPDATE_TOKENS / update, MEMORY_BUDGET / bytes_per_run)))
+        runs = [(arm, seed) for seed in range(self.seeds) for arm in range(len(self.arms))]
+        chunks = math.ceil(len(runs) / size)
+        bounds = [len(runs) * i // chunks for i in range(chunks + 1)]
         return [
-            Part(f"{self.experiment.name}--{a:04d}-{b:04d}", range(a, b))
+            Part(f"{self.number:02d}-{self.experiment.name}-{a:05d}-{b:05d}", tuple(runs[a:b]))
             for a, b in pairwise(bounds)
         ]
 
     def cost(self, part: Part) -> int:
         """Rough size of a part, for scheduling the largest first."""
-        return len(part.seeds) * len(self.arms) * self.config.rollouts * self.tokens_per_rollout
+        return len(part.runs) * self.config.rollouts * self.tokens_per_rollout
 
 
 @dataclass(frozen=True)
@@ -168,31 +195,75 @@ def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, 
     return made
 
 
-def _arm(text: str) -> ArmPlan:
+def _arm(text: str, label: str | None = None) -> ArmPlan:
     """Parse ``name`` or ``name:parameter=value,...`` into an arm."""
     name, _, options = text.partition(":")
+    found = recipe(name)
     overrides: dict[str, float] = {}
     for item in filter(None, options.split(",")):
-        key, equals, value = item.partition("=")
+        key, equals, value = (word.strip() for word in item.partition("="))
         try:
-            overrides[key.strip()] = float(value)
+            number = float(value)
         except ValueError:
             equals = ""
         if not equals:
             raise InputError(
                 f"objectives: {text!r}: {item!r} is not parameter=number (as in erc-dapo:band_low=0.1)"
             )
-    return ArmPlan(text, recipe(name), make(name, **overrides), overrides)
+        for parameter in _spelled_out(found, key):
+            overrides[parameter] = number
+    arm = ArmPlan(label or text, found, overrides)
+    settings: dict[str, Any] = {k: v for k, v in overrides.items() if k in PER_RUN}
+    TrainConfig(**settings)  # checks them
+    assert arm.objective  # building it checks its parameters
+    return arm
+
+
+def _spelled_out(found: Recipe, key: str) -> tuple[str, ...]:
+    """``band`` is short for the recipe's ``band_low`` and ``band_high``; likewise ``clip``."""
+    pair = (f"{key}_low", f"{key}_high")
+    return pair if pair[0] in found.parameters and key not in found.parameters else (key,)
 
 
 def _with_band(text: str, band: float | None) -> str:
     """Write a band into the specification of an arm whose recipe has one."""
-    if band is None:
-        return text
     name, _, options = text.partition(":")
-    if "band_low" not in recipe(name).parameters or "band_" in options:
+    if band is None or "band_low" not in recipe(name).parameters or "band" in options:
         return text
-    return f"{name}:{options + ',' if options else ''}band_low={band!r},band_high={band!r}"
+    return f"{name}:{options + ',' if options else ''}band={band!r}"
+
+
+def _grid(texts: Sequence[str], grid: Mapping[str, Sequence[float]]) -> list[str]:
+    """Every arm at every point of the grid, along the axes that mean something to it."""
+    if not grid:
+        return list(texts)
+    expanded = []
+    for text in texts:
+        name, _, options = text.partition(":")
+        found = recipe(name)
+        axes = [
+            [f"{key}={value!r}" for value in values]
+            for key, values in grid.items()
+            if key in PER_RUN or _spelled_out(found, key)[0] in found.parameters
+        ]
+        for point in itertools.product(*axes):
+            items = [*filter(None, [options]), *point]
+            expanded.append(f"{name}:{','.join(items)}" if items else name)
+    return expanded
+
+
+def grid_axis(text: str) -> tuple[str, list[float]]:
+    """Parse ``name=value,value,...``, an axis of a grid.
+
+    Raises:
+        InputError: not of that form.
+    """
+    name, _, values = text.partition("=")
+    try:
+        numbers = [float(value) for value in values.split(",")]
+    except ValueError:
+        raise InputError(f"grid: {text!r} is not name=number,number,...") from None
+    return name, numbers
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -227,6 +298,7 @@ def plan(
     seed: int = 0,
     band: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Sequence[float]] | None = None,
 ) -> Plan:
     """Resolve and check everything; no work is done and nothing is written.
 
@@ -239,6 +311,8 @@ def plan(
         seed: root of all randomness.
         band: half-width of ERC's band for every arm that has one, in place of 0.05.
         settings: fields of :class:`TrainConfig` to change.
+        grid: values of ``learning_rate``, ``temperature`` or recipe parameters (``band``, ``clip``,
+            ...); every arm is trained at every point of the axes that it has.
 
     Raises:
         InputError: names the field, the value and what is allowed.
@@ -263,7 +337,10 @@ def plan(
     if len(set(names)) < len(names):
         raise InputError(f"experiments: {', '.join(names)}: each may be named once")
     try:
-        resolved = tuple(_resolve(e, objectives, seeds, tier, band, settings or {}) for e in chosen)
+        resolved = tuple(
+            _resolve(number, e, objectives, seeds, tier, band, settings or {}, grid or {})
+            for number, e in enumerate(chosen)
+        )
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(str(error)) from None
     return Plan(resolved, tier, seed)
@@ -284,12 +361,14 @@ def _custom(environment: str) -> Experiment:
 
 
 def _resolve(
+    number: int,
     entry: Experiment,
     objectives: Sequence[str] | None,
     seeds: int | None,
     tier: Tier,
     band: float | None,
     settings: Mapping[str, Any],
+    grid: Mapping[str, Sequence[float]],
 ) -> ExperimentPlan:
     for name in settings:
         if name not in TrainConfig.names():
@@ -302,16 +381,24 @@ def _resolve(
         raise InputError("objectives: none given; name at least one")
     if len(set(texts)) < len(texts):
         raise InputError(f"objectives: {', '.join(texts)}: each may be named once")
-    built = []
-    for text in texts:
-        arm = _arm(_with_band(text, band))
-        built.append(replace(arm, label=text))
-        if arm.recipe.advantage.startswith(("group", "leave")) and config.group_size < 2:
+    for key in grid:
+        names = {name for text in texts for name in recipe(text.partition(":")[0]).parameters}
+        short = {n.removesuffix("_low") for n in names if n.endswith("_low")}
+        if key not in {*names, *short, *PER_RUN}:
+            allowed = ", ".join([*PER_RUN, *sorted(short), *sorted(names)])
+            raise InputError(
+                f"grid: {key!r} is no hyperparameter of these arms; allowed: {allowed}"
+            )
+    # Without a grid the label is what was asked for, whatever band it was given for all.
+    built = [_arm(_with_band(text, band), label=text) for text in _grid(texts, grid)]
+    for arm in built:
+        if arm.recipe.advantage != "gae" and config.group_size < 2:
             raise InputError(
                 f"group_size: {config.group_size} is not allowed; must be at least 2 for the "
                 f"{arm.recipe.advantage} advantage of {arm.label}"
             )
     return ExperimentPlan(
+        number=number,
         experiment=entry,
         config=config,
         environment=training_environment(entry.environment, entry.environment_options),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
@@ -15,7 +16,8 @@ import pandas as pd
 import torch
 
 from erc_bench.errors import InputError
-from erc_bench.experiments.plan import CLIP, ExperimentPlan, Part, Plan
+from erc_bench.experiments.plan import CLIP, ArmPlan, ExperimentPlan, Part, Plan
+from erc_bench.objectives import make
 from erc_bench.records import REQUIRED, Results, Table
 from erc_bench.trainer import Arm, Trainer, TrainResult
 
@@ -155,24 +157,51 @@ def _in_parallel(
     look()
 
 
+def _by_recipe(experiment: ExperimentPlan, part: Part) -> dict[str, list[tuple[int, int]]]:
+    """The part's runs under their recipes; runs of one recipe share one objective call."""
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for arm, seed in sorted(part.runs):
+        groups.setdefault(experiment.arms[arm].recipe.name, []).append((arm, seed))
+    return groups
+
+
+def _column(arms: list[ArmPlan], name: str, default: float) -> float | torch.Tensor:
+    """A hyperparameter over runs: a float where all agree, otherwise one value per run."""
+    values = [arm.overrides.get(name, default) for arm in arms]
+    if len(set(values)) == 1:
+        return values[0]
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
-    """The population of one part: every arm on the part's seeds."""
-    environment = experiment.environment
+    """The population of one part: runs of one recipe become one arm with per-run hyperparameters."""
+    environment, config = experiment.environment, experiment.config
+    arms = []
+    for name, runs in _by_recipe(experiment, part).items():
+        planned = [experiment.arms[arm] for arm, _ in runs]
+        used = planned[0].recipe
+        changed = sorted({key for arm in planned for key in arm.parameters})
+        objective = make(name, **{k: _column(planned, k, used.parameters[k]) for k in changed})
+        arms.append(
+            Arm(
+                label=name,
+                objective=objective,
+                advantage=used.advantage,
+                seeds=[index for _, index in runs],
+                dynamic_sampling=used.dynamic_sampling,
+                overlong_penalty=used.overlong_penalty,
+                reference=objective.reads_reference,
+                learning_rate=torch.as_tensor(
+                    _column(planned, "learning_rate", config.learning_rate)
+                ),
+                temperature=torch.as_tensor(_column(planned, "temperature", config.temperature)),
+            )
+        )
     return Trainer(
-        experiment.config,
+        config,
         environment.get_wrapper_attr("dynamics"),
         environment.observation_space,
-        [
-            Arm(
-                label=arm.label,
-                objective=arm.objective,
-                advantage=arm.recipe.advantage,
-                seeds=list(part.seeds),
-                dynamic_sampling=arm.recipe.dynamic_sampling,
-                overlong_penalty=arm.recipe.overlong_penalty,
-            )
-            for arm in experiment.arms
-        ],
+        arms,
         seed=seed,
         clip=CLIP,
         band=experiment.band,
@@ -182,9 +211,11 @@ def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
 def tables(
     experiment: ExperimentPlan, part: Part, result: TrainResult
 ) -> dict[Table, pd.DataFrame]:
-    """The trainer's arrays as the records' tables, run after run."""
-    labels = [arm.label for arm in experiment.arms for _ in part.seeds]
-    seeds = [seed for _ in experiment.arms for seed in part.seeds]
+    """The trainer's arrays as the records' tables, run after run in the order of the arms."""
+    runs = [run for group in _by_recipe(experiment, part).values() for run in group]
+    order = sorted(range(len(runs)), key=runs.__getitem__)
+    labels = [experiment.arms[runs[i][0]].label for i in order]
+    seeds = [runs[i][1] for i in order]
     dynamics = experiment.environment.get_wrapper_attr("dynamics")
 
     def keyed(columns: dict[str, Any], repeat: int) -> pd.DataFrame:
@@ -196,27 +227,34 @@ def tables(
         }
         return pd.DataFrame({**keys, **columns})
 
-    runs = keyed({**result.runs, "reward/optimal": float(dynamics.optimal_return)}, 1)
+    per_run: dict[str, Any] = {name: values[order] for name, values in result.runs.items()}
+    for name in sorted({key for arm in experiment.arms for key in arm.overrides}):
+        per_run[f"hyper/{name}"] = [
+            experiment.arms[runs[i][0]].overrides.get(name, math.nan) for i in order
+        ]
     updates = len(result.metrics["rollout"])
-    by_update = {name: rows.T.reshape(-1) for name, rows in sorted(result.metrics.items())}
+    by_update = {
+        name: rows[:, order].T.reshape(-1) for name, rows in sorted(result.metrics.items())
+    }
     update = np.tile(np.arange(updates), len(labels))
-    metrics = keyed({"update": update, **by_update}, updates)
-    return {"runs": runs, "metrics": metrics, "tokens": _tokens(keyed, result, updates)}
+    return {
+        "runs": keyed({**per_run, "reward/optimal": float(dynamics.optimal_return)}, 1),
+        "metrics": keyed({"update": update, **by_update}, updates),
+        "tokens": _tokens(keyed, result, order),
+    }
 
 
 def _tokens(
-    keyed: Callable[[dict[str, Any], int], pd.DataFrame], result: TrainResult, updates: int
+    keyed: Callable[[dict[str, Any], int], pd.DataFrame], result: TrainResult, order: list[int]
 ) -> pd.DataFrame:
     """``(updates, R, samples, ...)`` arrays as rows ordered by run, update, sample."""
-    columns: dict[str, Any] = {}
-    samples = result.tokens["action"].shape[2] if result.tokens else 0
-    for name, rows in sorted(result.tokens.items()):
-        by_run = np.moveaxis(rows, 1, 0).reshape(-1, *rows.shape[3:])
-        columns[name] = list(by_run) if by_run.ndim > 1 else by_run
-    if not samples:
+    if not result.tokens:
         return pd.DataFrame({c: [] for c in REQUIRED["tokens"]})
-    runs = result.tokens["action"].shape[1]
+    updates, runs, samples = result.tokens["action"].shape
+    columns: dict[str, Any] = {}
+    for name, rows in sorted(result.tokens.items()):
+        by_run = np.moveaxis(rows[:, order], 1, 0).reshape(-1, *rows.shape[3:])
+        columns[name] = list(by_run) if by_run.ndim > 1 else by_run
     columns["update"] = np.tile(np.repeat(np.arange(updates), samples), runs)
-    staleness = np.repeat(result.metrics["staleness"].T.reshape(-1), samples)
-    columns["staleness"] = staleness
+    columns["staleness"] = np.repeat(result.metrics["staleness"][:, order].T.reshape(-1), samples)
     return keyed(columns, updates * samples)

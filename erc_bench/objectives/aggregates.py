@@ -51,7 +51,7 @@ class Aggregate(Protocol):
         if denominator is None:
             denominator = self.denominator(mask)
         total = (self.weights(mask, x.dtype) * torch.where(mask, x, 0.0)).sum((-2, -1))
-        return total / torch.where(denominator > 0, denominator, 1)
+        return (total / torch.where(denominator > 0, denominator, 1)).to(x.dtype)
 
 
 def _rows(mask: Tensor) -> Tensor:
@@ -124,4 +124,5 @@ class FixedHorizon(Aggregate):
 
     def denominator(self, mask: Tensor) -> Tensor:
         """Responses with a token, times the horizon."""
-        return _rows(mask) * self.horizon
+        # an int tensor times a float would be float32, too coarse for a float64 loss
+        return _rows(mask).double() * self.horizon

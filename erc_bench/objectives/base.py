@@ -234,6 +234,11 @@ class Objective:
                     f"{tuple(batch.run_shape)}"
                 )
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether a regularizer needs the reference policy (``ref_logp`` or ``ref_log_probs``)."""
+        return any(getattr(r, "reference", None) == "ref" for r in self.regularizers)
+
     def spec(self) -> dict[str, Any]:
         """The composition as plain JSON values, for provenance.
 

@@ -45,7 +45,7 @@ class EntropyRatio(Gate):
         """``rho`` of each token, ``(..., B, T)``."""
         entropy = batch.require("entropy", by="EntropyRatio")
         old_entropy = batch.require("old_entropy", by="EntropyRatio")
-        return entropy_ratio(entropy, old_entropy, over_tokens(self.eps, entropy))
+        return entropy_ratio(entropy, old_entropy, over_tokens(self.eps))
 
     @torch.no_grad()
     def keep(self, batch: TokenBatch) -> Tensor:

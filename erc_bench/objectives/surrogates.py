@@ -67,14 +67,14 @@ class PPOClip(Surrogate):
     def _bounds(self, ratio: Tensor) -> tuple[Hyper, Hyper]:
         return over_tokens(1 - self.low, ratio), over_tokens(1 + self.high, ratio)
 
-    def _clipped(self, ratio: Tensor) -> Tensor:
-        low, high = self._bounds(ratio)
-        return ratio.clamp(min=low).clamp(max=high)
+    def _clipped(self, batch: TokenBatch) -> Tensor:
+        low, high = self._bounds(batch.ratio)
+        return batch.ratio.clamp(min=low).clamp(max=high)
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Loss of each token."""
         ratio, advantage = batch.ratio, batch.advantage
-        return -torch.minimum(ratio * advantage, self._clipped(ratio) * advantage)
+        return -torch.minimum(ratio * advantage, self._clipped(batch) * advantage)
 
     def bound(self, batch: TokenBatch) -> Tensor:
         """Tokens where the clipped term is the smaller one."""
@@ -91,8 +91,10 @@ class GPPO(PPOClip):
     ``-(1 + high) A grad log pi`` above and ``-(1 - low) A grad log pi`` below.
     """
 
-    def _clipped(self, ratio: Tensor) -> Tensor:
-        return super()._clipped(ratio.detach()) * (ratio / ratio.detach())
+    def _clipped(self, batch: TokenBatch) -> Tensor:
+        # r/sg(r), without a division: its gradient at a tiny r overflows in half precision
+        one = (batch.log_ratio - batch.log_ratio.detach()).exp()
+        return super()._clipped(batch).detach() * one
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,26 @@ if TYPE_CHECKING:
 __all__ = ["load", "save_state"]
 
 
+def _identity(trainer: Trainer) -> Tensor:
+    """Digest of what the population was asked to do: shapes alone do not tell all populations apart."""
+    asked = [
+        trainer.config,
+        trainer.seed,
+        trainer.clip,
+        trainer.band,
+        trainer.learning_rate.tolist(),
+        trainer.temperature.tolist(),
+        *((a.label, a.advantage, list(a.seeds), a.objective.spec()) for a in trainer.arms),
+    ]
+    digest = hashlib.sha256(repr(asked).encode()).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
+
+
 def _state(trainer: Trainer) -> dict[str, Tensor]:
     optimizers = {"policy": trainer.optimizer}
     optimizers |= {f"critic{n}": critic.optimizer for n, critic in trainer.critics.items()}
     state = {
+        "identity": _identity(trainer),
         "rollouts_done": torch.tensor(trainer.rollouts_done),
         "generated": trainer.generated,
         **{f"evaluation.{name}": value for name, value in trainer.evaluations.items()},
@@ -57,9 +74,10 @@ def load(trainer: Trainer, path: Path) -> None:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"resume: checkpoint {path} cannot be read ({error})") from None
-    wanted = _state(trainer).items()
-    for name, value in wanted:
-        if name not in state or state[name].shape != value.shape:
+    for name, value in _state(trainer).items():
+        found = state.get(name)
+        other = found is None or (found.shape, found.dtype) != (value.shape, value.dtype)
+        if other or (name == "identity" and not torch.equal(state[name], value)):
             raise InputError(f"resume: checkpoint {path} belongs to another run (at {name})")
 
     def below(prefix: str) -> dict[str, Tensor]:

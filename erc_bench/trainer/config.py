@@ -136,6 +136,7 @@ class Arm:
         seeds: seed index of every run; equal indices share everything random.
         dynamic_sampling: keep only groups whose rewards differ (DAPO, arXiv:2503.14476 eq. 11).
         overlong_penalty: add DAPO's soft length penalty to the training reward (eq. 13).
+        reference: the objective reads the reference policy, which is the one training starts from.
         learning_rate: of each run; None: the configuration's.
         temperature: of each run; None: the configuration's.
     """
@@ -146,6 +147,7 @@ class Arm:
     seeds: Sequence[int]
     dynamic_sampling: bool = False
     overlong_penalty: bool = False
+    reference: bool = False
     learning_rate: Tensor | None = None
     temperature: Tensor | None = None
 

@@ -23,7 +23,7 @@ from erc_bench.trainer.config import Arm, TrainConfig
 from erc_bench.trainer.credit import Critic, assign_credit
 from erc_bench.trainer.measure import Log, sample_tokens
 from erc_bench.trainer.optimizer import PopulationAdam
-from erc_bench.trainer.population import Population
+from erc_bench.trainer.population import Params, Population
 from erc_bench.trainer.rollout import Dynamics, Noise, Rollout, generate
 from erc_bench.trainer.sampling import fill_with_informative_groups
 from erc_bench.trainer.streams import Purpose, stream, uniforms
@@ -102,6 +102,10 @@ class Trainer:
                 steps=config.warm_start_steps, learning_rate=config.warm_start_learning_rate,
             )  # fmt: skip
         self.policy.repeat(torch.as_tensor(index))
+        wants_reference = any(arm.reference for arm in self.arms)
+        self._reference = (
+            {name: p.clone() for name, p in self.policy.params.items()} if wants_reference else None
+        )
         self.optimizer = PopulationAdam(
             self.policy.params,
             self.learning_rate,
@@ -278,11 +282,19 @@ class Trainer:
         """The minibatch under the current parameters, with gradients."""
         for p in self.policy.params.values():
             p.requires_grad_()
-        logits = self.policy.forward(rollout.obs[:, part])
-        log_probs = torch.log_softmax(logits if self._heat is None else logits / self._heat, dim=-1)
-        action = rollout.action[:, part]
+        obs, action = rollout.obs[:, part], rollout.action[:, part]
+        log_probs = self._log_probs(obs)
+        index = action.unsqueeze(-1)
+        reference: dict[str, Tensor] = {}
+        if self._reference is not None:
+            with torch.no_grad():
+                whole = self._log_probs(obs, self._reference)
+            reference = {
+                "ref_log_probs": whole,
+                "ref_logp": whole.gather(-1, index).squeeze(-1),
+            }
         return TokenBatch(
-            logp=log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1),
+            logp=log_probs.gather(-1, index).squeeze(-1),
             old_logp=old_logp[:, part],
             entropy=drift.entropy(log_probs),
             old_entropy=old_entropy[:, part],
@@ -292,7 +304,13 @@ class Trainer:
             log_probs=log_probs,
             old_log_probs=rollout.log_probs[:, part],
             reward=rollout.returns[:, part],
+            **reference,
         )
+
+    def _log_probs(self, obs: Tensor, params: Params | None = None) -> Tensor:
+        """Whole distributions at the runs' temperatures, ``(R, B, T, V)``."""
+        logits = self.policy.forward(obs, params)
+        return torch.log_softmax(logits if self._heat is None else logits / self._heat, dim=-1)
 
     def _update(self, batch: TokenBatch, obs: Tensor, value_target: Tensor) -> dict[str, Tensor]:
         """One optimiser step of every run; returns what was measured before it."""

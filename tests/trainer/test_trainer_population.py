@@ -209,7 +209,7 @@ def test_optimizer_state_restores_exactly():
 
 @pytest.mark.parametrize("name", ["grpo", "ppo-clip", "erc-dapo"])
 def test_a_diverging_run_is_flagged_and_counted_and_disturbs_nobody(name):
-    """A training with one run at learning rate 1e6: it ends, and the sane runs are bitwise as without."""
+    """One run overflows: it is frozen, the training ends, and the sane runs are bitwise as without."""
     settings = {"rollouts": 4, "max_grad_norm": float("inf"), "dtype": "float32"}
     calm = torch.tensor([5e-3, 5e-3, 5e-3])
     wild = torch.tensor([5e-3, 1e30, 5e-3])
@@ -232,7 +232,7 @@ def test_a_diverging_run_is_flagged_and_counted_and_disturbs_nobody(name):
 
 def test_a_huge_learning_rate_finishes_with_sane_neighbours():
     """At 1e6 a run may saturate instead of overflowing; either way the run ends and harms nobody."""
-    rate = torch.tensor([5e-3, 1e6])
+    rate = torch.tensor([5e-3, 1e6], dtype=torch.float64)
     wild = trainer([arm("grpo", [0, 1], learning_rate=rate)]).run()
     calm = trainer([arm("grpo", [0, 1])]).run()
     assert_same_result(calm, wild, [0], [0])

@@ -1,0 +1,48 @@
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import erc_bench
+
+PACKAGE = pathlib.Path(erc_bench.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_by(statement: str) -> set[str]:
+    """Top-level packages loaded after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_command_lines_help_needs_no_plots():
+    """Neither the package nor its command line loads matplotlib, seaborn, scipy or an adapter."""
+    loaded = imported_by("import erc_bench, erc_bench.cli")
+    assert not loaded & {"matplotlib", "seaborn", "jinja2", "stable_baselines3", "trl", "verl", "ray"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_prints_but_the_command_line(path):
+    """A library returns or raises; only ``cli.py`` writes to the terminal."""
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert "print" not in called or path.name == "cli.py"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "trainer").glob("*.py")), ids=lambda p: p.name)
+def test_the_trainer_names_no_objective(path):
+    """No recipe's name in the trainer's code: an objective is an object to it."""
+    from erc_bench.objectives import RECIPES  # noqa: PLC0415
+
+    strings = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert not strings & set(RECIPES)
