@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erc_bench.experiments import Experiment, Tier, execute, plan, total_rollouts
+from erc_bench.experiments import Backend, Experiment, Tier, execute, plan, total_rollouts
 from erc_bench.records import Results
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def run(
     grid: Mapping[str, Sequence[float]] | None = None,
     resume: bool = False,
     workers: int | None = None,
+    backend: Backend = "loky",
     progress: bool = True,
 ) -> Results:
     """Train objectives on experiments and store the records.
@@ -48,6 +49,7 @@ def run(
             every arm is trained at every point of the axes that it has.
         resume: go on in a folder made by the same call.
         workers: processes; None: one per processor. Records do not depend on it.
+        backend: ``loky``, processes of this machine, or ``ray``, a cluster (``erc-bench[cluster]``).
         progress: show a progress bar on standard error.
 
     Raises:
@@ -85,6 +87,7 @@ def run(
             out,
             resume=resume,
             workers=(os.cpu_count() or 1) if workers is None else workers,
+            backend=backend,
             on_progress=on_progress,
         )
     finally:

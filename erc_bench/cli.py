@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -53,6 +54,8 @@ class Run:
     """Go on with an interrupted run in --out."""
     workers: int | None = None
     """Processes. None: one per processor. Records do not depend on it."""
+    backend: Literal["loky", "ray"] = "loky"
+    """Where the processes run: on this machine, or on a Ray cluster (pip install 'erc-bench[cluster]')."""
     report: bool = True
     """Write figures/ and report.html into --out."""
 
@@ -128,7 +131,8 @@ def _run(command: Run) -> None:
         *named, out=command.out, environment=command.environment, objectives=command.objectives,
         seeds=command.seeds, tier=command.tier, seed=command.seed, band=command.band,
         settings=dict(setting(text) for text in command.set),
-        grid=dict(grid_axis(text) for text in command.grid), resume=command.resume, workers=command.workers,
+        grid=dict(grid_axis(text) for text in command.grid), resume=command.resume,
+        workers=command.workers, backend=command.backend,
     )  # fmt: skip
     _console().print(as_rich(api.summary(results)))
     print(f"records  {results.path}")
@@ -159,11 +163,24 @@ def _list(command: List) -> None:
 def _report(command: Report) -> None:
     from erc_bench import api  # noqa: PLC0415
 
-    print(api.report(command.results, command.out or command.results / "report.html"))
+    out = command.out or command.results / "report.html"
+    with _writing(out):
+        print(api.report(command.results, out))
 
 
 def _figures(command: Figures) -> None:
     from erc_bench import api  # noqa: PLC0415
 
-    for path in api.figures(command.results, command.out or command.results / "figures"):
-        print(path)
+    out = command.out or command.results / "figures"
+    with _writing(out):
+        for path in api.figures(command.results, out):
+            print(path)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """An output that cannot be written is the caller's to change, not a crash."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be written to ({error.strerror or error})") from None

@@ -46,9 +46,17 @@ def test_summary_takes_results_or_a_path(results):
 
 def test_run_takes_experiments_of_ones_own_and_environments(tmp_path):
     """Objects as well as names, and an environment alone."""
-    options = {"objectives": ["grpo"], "seeds": 1, "settings": SMALL, "workers": 1, "progress": False}
+    options = {
+        "objectives": ["grpo"],
+        "seeds": 1,
+        "settings": SMALL,
+        "workers": 1,
+        "progress": False,
+    }
     mine = EXPERIMENTS["entropy_null"]
-    assert api.run(mine, out=tmp_path / "a", **options).read("runs")["experiment"].eq(mine.name).all()
+    assert (
+        api.run(mine, out=tmp_path / "a", **options).read("runs")["experiment"].eq(mine.name).all()
+    )
     custom = api.run(out=tmp_path / "b", environment="DriftBandit", **options)
     assert custom.read("runs")["environment"].eq("erc/DriftBandit-v0").all()
 

@@ -21,7 +21,15 @@ def imported_by(statement: str) -> set[str]:
 def test_the_command_lines_help_needs_no_plots():
     """Neither the package nor its command line loads matplotlib, seaborn, scipy or an adapter."""
     loaded = imported_by("import erc_bench, erc_bench.cli")
-    assert not loaded & {"matplotlib", "seaborn", "jinja2", "stable_baselines3", "trl", "verl", "ray"}
+    assert not loaded & {
+        "matplotlib",
+        "seaborn",
+        "jinja2",
+        "stable_baselines3",
+        "trl",
+        "verl",
+        "ray",
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -8,6 +8,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from erc_bench import drift
 from erc_bench.batch import TokenBatch
 
 R, B, T, V = 2, 3, 4, 5
@@ -137,6 +138,59 @@ def test_from_logits_lets_no_padding_through():
     (gradient,) = torch.autograd.grad(total, logits)
     assert torch.isfinite(gradient).all()
     assert (gradient[:, -1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("old_logits", torch.zeros(B, T, V - 1)),
+        ("old_logits", torch.zeros(1, T, V)),
+        ("action", torch.zeros(T, dtype=torch.long)),
+        ("action", torch.zeros(1, T, dtype=torch.long)),
+        ("mask", torch.ones(T)),
+        ("mask", torch.ones(2 * B, T)),
+        ("mask", [[1] * T] * B),
+        ("advantage", torch.ones(T)),
+        ("ref_logp", torch.ones(T)),
+    ],
+)
+def test_from_logits_broadcasts_nothing(name, wrong):
+    """One row's actions or mask are not silently every row's: the message names the field."""
+    given = {
+        "logits": torch.zeros(B, T, V),
+        "old_logits": torch.zeros(B, T, V),
+        "action": torch.zeros(B, T, dtype=torch.long),
+        "advantage": torch.ones(B, T),
+        "mask": torch.ones(B, T),
+    }
+    TokenBatch.from_logits(**given)
+    with pytest.raises(ValueError, match=rf"^TokenBatch\.{name}: .*, expected \(3, 4") as e:
+        TokenBatch.from_logits(**given | {name: wrong})
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_actions_may_be_any_integers(dtype):
+    """Their dtype changes no value; actions that are not integers are refused."""
+    logits, old = torch.randn(2, B, T, V)
+    action = torch.randint(V, (B, T))
+    rest = (torch.ones(B, T), torch.ones(B, T))
+    expected = TokenBatch.from_logits(logits, old, action, *rest)
+    found = TokenBatch.from_logits(logits, old, action.to(dtype), *rest)
+    assert torch.equal(found.logp, expected.logp)
+    for name, value in drift.measure(expected).items():
+        assert torch.equal(drift.measure(found)[name], value), name
+    with pytest.raises(ValueError, match=r"action: torch\.float32, expected integers"):
+        TokenBatch.from_logits(logits, old, action.float(), *rest)
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor(1.0), [1.0], 1.0])
+@pytest.mark.parametrize("name", ["log_probs", "old_log_probs", "ref_log_probs"])
+def test_whole_distributions_that_are_none_are_named(name, wrong):
+    """Scalars and lists, too, are refused by field."""
+    only = dict.fromkeys(("log_probs", "old_log_probs", "ref_log_probs")) | {name: wrong}
+    with pytest.raises(ValueError, match=rf"^TokenBatch\.{name}: .*, expected \(2, 3, 4, 'V'\)"):
+        TokenBatch(**arguments(**only))
 
 
 def test_runs_and_rows_are_sliced_in_every_field():

@@ -123,6 +123,72 @@ def test_measure_is_the_masked_mean_of_its_parts():
         torch.testing.assert_close(measured[f"drift/{name}"], torch.stack(mean), msg=name)
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**16), st.sampled_from([0.05, 0.5, 2.0]))
+def test_measured_fractions_equal_counting(seed, scale):
+    """Violations, hidden violations and tokens outside the band, counted one by one in Python."""
+    b = batch(scale, seed=seed)
+    measured = drift.measure(b, clip_low=0.2, clip_high=0.28, delta=0.02)
+    for run in range(R):
+        tokens = violations = hidden = outside = 0
+        sums = dict.fromkeys(("kl_exact", "kl_reverse", "tv", "tv_unsampled"), 0.0)
+        for row in range(B):
+            for t in range(T):
+                if not b.mask[run, row, t]:
+                    continue
+                p = b.old_log_probs[run, row, t].exp().tolist()
+                q = b.log_probs[run, row, t].exp().tolist()
+                a = b.action[run, row, t].item()
+                kl = sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+                h_old, h_new = (-sum(x * math.log(x) for x in d) for d in (p, q))
+                rho = (h_new + 1e-8) / (h_old + 1e-8)
+                change = [abs(x - y) / 2 for x, y in zip(p, q, strict=True)]
+                tokens += 1
+                violations += kl > 0.02
+                hidden += kl > 0.02 and 0.8 <= q[a] / p[a] <= 1.28
+                outside += not 0.95 < rho < 1.05
+                sums["kl_exact"] += kl
+                sums["kl_reverse"] += sum(y * math.log(y / x) for x, y in zip(p, q, strict=True))
+                sums["tv"] += sum(change)
+                sums["tv_unsampled"] += sum(change) - change[a]
+        counted = {
+            "violation_fraction": violations,
+            "hidden_violation_fraction": hidden,
+            "out_of_band_fraction": outside,
+        }
+        for name, total in (sums | counted).items():
+            found = measured[f"drift/{name}"][run].item()
+            assert found == pytest.approx(total / max(tokens, 1), rel=1e-9, abs=1e-12), name
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**16), st.floats(0, 4))
+def test_total_variation_splits_at_the_sampled_action(seed, scale):
+    """Unsampled part + |p_a - q_a| / 2 = TV; at r = 1 all of it is unsampled."""
+    b = batch(scale, seed=seed)
+    p, q = b.old_logp.exp(), b.logp.exp()
+    parts = drift.tv_unsampled(b.old_log_probs, b.log_probs, b.action) + (p - q).abs() / 2
+    whole = drift.tv(b.old_log_probs, b.log_probs)
+    torch.testing.assert_close(parts[b.mask], whole[b.mask], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_measures_keep_the_dtype_and_stay_finite(dtype):
+    """Also where a sampled action's ratio is beyond all clips and a policy is deterministic."""
+    logits = torch.zeros(R, B, T, V, dtype=dtype)
+    logits[..., 0, :] = torch.tensor([30.0, 0, 0, 0, 0], dtype=dtype)
+    old = logits.flip(-2)
+    ones = torch.ones(R, B, T, dtype=dtype)
+    action = torch.zeros(R, B, T, dtype=torch.long)
+    measured = drift.measure(TokenBatch.from_logits(logits, old, action, ones, ones))
+    for name, value in measured.items():
+        assert value.dtype is dtype, name
+        assert torch.isfinite(value).all(), name
+    # Two of four positions moved between (1, 0, 0, 0, 0) and uniform.
+    assert measured["drift/tv"].tolist() == [pytest.approx(0.4, rel=1e-2)] * R
+    assert measured["drift/kl_k1"].tolist() == [pytest.approx(0.0, abs=1e-2)] * R
+
+
 def test_measure_of_one_batch_of_runs_is_that_of_each_run():
     """(R, B, T, V) equals R calls, with thresholds per run."""
     b = batch()

@@ -132,6 +132,47 @@ def test_log_ratios_are_clamped_to_twenty():
     assert torch.autograd.grad(ratio.sum(), x)[0].tolist() == [0, pytest.approx(math.e), 0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "limit"),
+    [(torch.float16, 11), (torch.bfloat16, 20), (torch.float32, 20), (torch.float64, 20)],
+)
+def test_every_dtype_can_hold_its_largest_ratio(dtype, limit):
+    """From -1e4 to 1e4 the ratio and its reciprocal are finite and positive, the dtype is kept."""
+    x = torch.tensor([-1e4, 1e4], dtype=dtype)
+    clamped = clamp_log_ratio(x)
+    assert clamped.dtype is dtype
+    assert clamped.tolist() == [-limit, limit]
+    for estimate in (torch.exp, k1, k2, k3):
+        assert estimate(clamped).dtype is dtype
+        assert torch.isfinite(estimate(clamped)).all()
+    assert (clamped.exp() > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_entropy_and_its_ratio_keep_the_dtype(dtype):
+    """Near-deterministic and masked-out actions give finite entropies; 0/0 is 1 in any dtype."""
+    x = torch.tensor([[0.0, -1e4, -torch.inf], [0.0, 0.0, -torch.inf]], dtype=dtype)
+    x.requires_grad_()
+    h = entropy(torch.log_softmax(x, -1))
+    assert h.dtype is dtype
+    assert h.tolist() == [0, pytest.approx(math.log(2), rel=1e-2)]
+    assert torch.isfinite(torch.autograd.grad(h.sum(), x)[0]).all()
+    h = h.detach()
+    rho = entropy_ratio(h, h)
+    assert rho.dtype is dtype
+    assert rho.tolist() == [1, 1]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0, 10), st.floats(0, 10))
+def test_entropy_ratio_is_its_formula(new, old):
+    """(H + eps) / (H_old + eps), in float64; eps may be a tensor."""
+    x, y = torch.tensor([new, old], dtype=torch.float64)
+    assert entropy_ratio(x, y).item() == pytest.approx((new + 1e-8) / (old + 1e-8), rel=1e-14)
+    eps = torch.tensor(0.1, dtype=torch.float64)
+    assert entropy_ratio(x, y, eps).item() == pytest.approx((new + 0.1) / (old + 0.1), rel=1e-14)
+
+
 def test_hyperparameters_take_shape_and_dtype():
     """Floats pass; (R,) becomes (R, 1, 1) in the dtype of the tokens; anything larger is refused."""
     assert over_tokens(0.1) == 0.1

@@ -121,7 +121,9 @@ def test_runs_is_written_last(results, monkeypatch):
     order = []
     real = records.atomic_write
     monkeypatch.setattr(
-        records, "atomic_write", lambda path, write: (order.append(path.parent.name), real(path, write))
+        records,
+        "atomic_write",
+        lambda path, write: (order.append(path.parent.name), real(path, write)),
     )
     results.write_part("p", tables(0))
     assert order[-1] == "runs"
@@ -208,11 +210,12 @@ def test_resume_needs_the_same_configuration(results, change, told):
 
 def test_a_folder_that_cannot_be_written_to_leaves_no_trace(tmp_path, monkeypatch):
     """Found before any work; folders made for the attempt are removed again."""
+
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(records.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(InputError, match="out: .* cannot be written to .Permission denied."):
+    with pytest.raises(InputError, match=r"out: .* cannot be written to .Permission denied."):
         Results.create(tmp_path / "a" / "b", CONFIG)
     assert not any(tmp_path.iterdir())
 
@@ -244,7 +247,11 @@ def test_another_schema_version_is_refused(results, version):
 def test_what_is_no_results_folder_is_named(tmp_path):
     """Neither a missing folder, nor a file, nor an empty folder."""
     (tmp_path / "file").write_text("x")
-    for name, told in (("none", "is not a folder"), ("file", "is not a folder"), (".", "no manifest.json")):
+    for name, told in (
+        ("none", "is not a folder"),
+        ("file", "is not a folder"),
+        (".", "no manifest.json"),
+    ):
         with pytest.raises(InputError, match=told):
             Results.open(tmp_path / name)
 
@@ -268,6 +275,7 @@ def test_provenance_without_git(monkeypatch):
 
 def test_provenance_without_a_package(monkeypatch):
     """A package that is not installed has no version."""
+
     def missing(name):
         raise records.metadata.PackageNotFoundError(name)
 

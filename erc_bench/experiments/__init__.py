@@ -7,11 +7,12 @@ carries it out and stores the records; every other file is a question.
 from erc_bench.experiments import entropy_null, forking_tokens, unsampled_shift
 from erc_bench.experiments.base import EXPERIMENTS, TIERS, Experiment, Tier, register
 from erc_bench.experiments.plan import Plan, grid_axis, plan, setting
-from erc_bench.experiments.runner import execute, total_rollouts
+from erc_bench.experiments.runner import Backend, execute, total_rollouts
 
 __all__ = [
     "EXPERIMENTS",
     "TIERS",
+    "Backend",
     "Experiment",
     "Plan",
     "Tier",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import joblib
 import numpy as np
@@ -21,7 +24,10 @@ from erc_bench.objectives import make
 from erc_bench.records import REQUIRED, Results, Table
 from erc_bench.trainer import Arm, Trainer, TrainResult
 
-__all__ = ["execute", "total_rollouts"]
+__all__ = ["BACKENDS", "Backend", "execute", "total_rollouts"]
+
+Backend = Literal["loky", "ray"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 #: Seconds between two looks at, and two notes of, a worker's progress.
 PROGRESS_SECONDS = 0.2
@@ -38,6 +44,7 @@ def execute(
     *,
     resume: bool = False,
     workers: int = 1,
+    backend: Backend = "loky",
     on_progress: Callable[[str, int], None] = lambda *_: None,
 ) -> Results:
     """Train what is not done yet and store it.
@@ -49,14 +56,20 @@ def execute(
         plan: the work.
         out: results folder; new or empty, or with ``resume`` one made from the same plan.
         resume: go on in an existing folder.
-        workers: processes; 1 works in this one.
+        workers: processes; 1 works in this one, unless the backend is a cluster.
+        backend: ``loky``, processes of this machine, or ``ray``, a Ray cluster (started on this
+            machine if there is none to join) whose nodes all see the folder ``out``.
         on_progress: called with an experiment's name and how many more of its rollouts are done.
 
     Raises:
-        InputError: the folder cannot be used; nothing was done.
+        InputError: the folder cannot be used, or Ray is missing; nothing was done.
     """
     if workers < 1:
         raise InputError(f"workers: {workers} is not allowed; must be at least 1")
+    if backend not in BACKENDS:
+        raise InputError(f"backend: {backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
+    if backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise InputError("backend: ray is not installed; pip install 'erc-bench[cluster]'")
     results = Results.create(out, plan.config(), resume=resume)
     todo: list[tuple[ExperimentPlan, Part]] = []
     for experiment in plan.experiments:
@@ -66,11 +79,12 @@ def execute(
             else:
                 todo.append((experiment, part))
     todo.sort(key=lambda work: -work[0].cost(work[1]))
-    if workers == 1 or len(todo) < 2:
+    if backend == "loky" and (workers == 1 or len(todo) < 2):
         for experiment, part in todo:
             run_part(experiment, part, plan.seed, results, on_progress)
     else:
-        _in_parallel(todo, plan.seed, results, min(workers, len(todo)), on_progress)
+        results = replace(results, path=results.path.resolve())
+        _in_parallel(todo, plan.seed, results, workers, backend, on_progress)
     for folder in ("checkpoints", "progress"):
         shutil.rmtree(results.path / folder, ignore_errors=True)
     return results
@@ -118,17 +132,31 @@ def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Resul
     run_part(experiment, part, seed, results, on_progress)
 
 
+def _join_ray(workers: int) -> None:
+    """Join the running Ray cluster, or start one of ``workers`` processes on this machine."""
+    ray: Any = importlib.import_module("ray")
+    if not ray.is_initialized():
+        try:
+            ray.init(address="auto", log_to_driver=False)
+        except ConnectionError:
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    importlib.import_module("ray.util.joblib").register_ray()
+
+
 def _in_parallel(
     todo: list[tuple[ExperimentPlan, Part]],
     seed: int,
     results: Results,
     workers: int,
+    backend: Backend,
     on_progress: Callable[[str, int], None],
 ) -> None:
     """Spread parts over processes and pass their progress on."""
     folder = results.path / "progress"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    if backend == "ray":
+        _join_ray(workers)
     seen: dict[str, int] = {}
     finished = threading.Event()
 
@@ -148,9 +176,11 @@ def _in_parallel(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        joblib.Parallel(n_jobs=workers, batch_size=1, pre_dispatch="all")(
-            joblib.delayed(_in_worker)(experiment, part, seed, results) for experiment, part in todo
-        )
+        with joblib.parallel_config(backend=backend):
+            joblib.Parallel(n_jobs=workers, batch_size=1, pre_dispatch="all")(
+                joblib.delayed(_in_worker)(experiment, part, seed, results)
+                for experiment, part in todo
+            )
     finally:
         finished.set()
         watcher.join()
@@ -227,7 +257,7 @@ def tables(
         }
         return pd.DataFrame({**keys, **columns})
 
-    per_run: dict[str, Any] = {name: values[order] for name, values in result.runs.items()}
+    per_run: dict[str, Any] = {n: values[order] for n, values in sorted(result.runs.items())}
     for name in sorted({key for arm in experiment.arms for key in arm.overrides}):
         per_run[f"hyper/{name}"] = [
             experiment.arms[runs[i][0]].overrides.get(name, math.nan) for i in order

@@ -29,8 +29,8 @@ def small():
 
 @pytest.fixture
 def one_seed_per_part(monkeypatch):
-    """Parts of a single seed, so that few seeds make several parts."""
-    monkeypatch.setattr(sys.modules["erc_bench.experiments.plan"], "UPDATE_TOKENS", 1)
+    """Parts of two runs, which is one seed of both arms; a run updates on 96 tokens here."""
+    monkeypatch.setattr(sys.modules["erc_bench.experiments.plan"], "UPDATE_TOKENS", 2 * 96)
 
 
 @pytest.fixture

@@ -22,16 +22,21 @@ def test_every_registered_experiment_can_be_planned(name, tier):
     assert only.experiment.name == name
     assert len(only.arms) >= 2
     json.dumps(work.config(), allow_nan=False)
-    for text in (only.experiment.question, only.experiment.expectation, only.experiment.score_meaning):
+    for text in (
+        only.experiment.question,
+        only.experiment.expectation,
+        only.experiment.score_meaning,
+    ):
         assert len(text) > 10
 
 
-def test_parts_cover_the_seeds_once_in_order():
-    """Any number of seeds is cut into contiguous chunks; nothing is lost or done twice."""
+def test_parts_cover_the_runs_once_in_order():
+    """Any number of runs is cut into contiguous chunks, seed after seed; nothing is lost or done twice."""
     for seeds in (1, 2, 3, 7, 20, 64, 129):
         (only,) = plan(["forking_tokens"], seeds=seeds).experiments
-        covered = [s for part in only.parts for s in part.seeds]
-        assert covered == list(range(seeds))
+        covered = [run for part in only.parts for run in part.runs]
+        arms = range(len(only.arms))
+        assert covered == [(arm, seed) for seed in range(seeds) for arm in arms]
         names = [part.name for part in only.parts]
         assert names == sorted(set(names))
         assert all(only.cost(part) > 0 for part in only.parts)
@@ -107,7 +112,10 @@ BAD = [
     ({"experiments": []}, "experiments: none given"),
     ({"experiments": ["forking_tokens"] * 2}, "each may be named once"),
     ({"environment": "TokenForks"}, "environment: give either"),
-    ({"experiments": [], "environment": "TokenFork"}, "'TokenFork' is unknown; did you mean TokenForks?"),
+    (
+        {"experiments": [], "environment": "TokenFork"},
+        "'TokenFork' is unknown; did you mean TokenForks?",
+    ),
     ({"experiments": [], "environment": "CartPole-v1"}, "CartPole-v1 has no `dynamics`"),
     ({"objectives": []}, "objectives: none given"),
     ({"objectives": ["dapo", "dapo"]}, "each may be named once"),
@@ -167,7 +175,7 @@ def test_settings_are_parsed_by_the_fields_type(text, parsed):
 )  # fmt: skip
 def test_a_setting_that_is_none_is_refused(text):
     """InputError that quotes it, in one line."""
-    with pytest.raises(InputError, match="^set: ") as caught:
+    with pytest.raises(InputError, match=r"^set: ") as caught:
         setting(text)
     assert "\n" not in str(caught.value)
     assert "did you mean rollouts" in str(caught.value) or text != "rolouts=3"
@@ -186,7 +194,9 @@ def test_gap_closed(final, score):
     assert gap_closed(runs)[0] == pytest.approx(score)
 
 
-@pytest.mark.parametrize(("final", "score"), [(2.0, 1.0), (1.0, 0.5), (3.0, 0.5), (0.0, 0.0), (5.0, 0.0)])
+@pytest.mark.parametrize(
+    ("final", "score"), [(2.0, 1.0), (1.0, 0.5), (3.0, 0.5), (0.0, 0.0), (5.0, 0.0)]
+)
 def test_entropy_kept(final, score):
     """1 where the entropy stayed, 0 where it vanished or doubled, in both directions alike."""
     assert entropy_kept(_runs(**{"entropy/initial": 2.0, "entropy/final": final}))[0] == score

@@ -81,9 +81,7 @@ def test_worker_processes_change_nothing(small, tmp_path):
     """Byte-identical files from two workers, and progress that adds up."""
     one = execute(small(), tmp_path / "one", workers=1)
     advances = []
-    two = execute(
-        small(), tmp_path / "two", workers=2, on_progress=lambda _, n: advances.append(n)
-    )
+    two = execute(small(), tmp_path / "two", workers=2, on_progress=lambda _, n: advances.append(n))
     assert files(one) == files(two)
     assert sum(advances) == total_rollouts(small()) == 2 * 3
     assert {p.name for p in two.path.iterdir()} == {"manifest.json", *TABLES}
@@ -111,9 +109,7 @@ def test_resuming_gives_the_records_of_an_uninterrupted_run(small, whole, tmp_pa
         with pytest.raises(InputError, match="no finished part"):
             half.read("runs")
     advances = []
-    resumed = execute(
-        small(), folder, resume=True, on_progress=lambda _, n: advances.append(n)
-    )
+    resumed = execute(small(), folder, resume=True, on_progress=lambda _, n: advances.append(n))
     assert sum(advances) == 6
     uninterrupted = whole()
     assert_same_records(resumed, uninterrupted)
@@ -160,7 +156,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(small, tmp_path):
 
 def test_execute_refuses_no_workers_before_it_touches_anything(small, tmp_path):
     """``workers`` is checked before the folder is made."""
-    with pytest.raises(InputError, match="^workers: 0 is not allowed"):
+    with pytest.raises(InputError, match=r"^workers: 0 is not allowed"):
         execute(small(), tmp_path / "out", workers=0)
     assert not any(tmp_path.iterdir())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from dataclasses import fields
 
@@ -130,18 +131,17 @@ def test_random_splits_of_ragged_batches_add_up(name, aggregate, regularizer):
     for shape in ((B, T), (R, B, T)):
         given = raw(shape, seed=seed)
         cuts = [0, *sorted(torch.randint(B + 1, (3,), generator=g).tolist()), B]
-        parts = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
         assert_same(evaluate(objective, given, parts), evaluate(objective, given))
 
 
 @recipes
 @aggregates
-@regularizers
-def test_the_order_of_responses_does_not_matter(name, aggregate, regularizer):
-    """Permuted rows give the same loss and metrics, and the permuted gradient."""
+def test_the_order_of_responses_does_not_matter(name, aggregate):
+    """Permuted rows give the same loss and metrics of every term, and the permuted gradient."""
     given = raw()
     order = torch.randperm(B)
-    objective = built(name, aggregate, regularizer)
+    objective = built(name, aggregate, *REGULARIZERS)
     loss, gradients, metrics = evaluate(objective, given)
     permuted = evaluate(objective, {k: v[order] for k, v in given.items()})
     assert_same(permuted, (loss, {k: v[order] for k, v in gradients.items()}, metrics))
@@ -149,25 +149,25 @@ def test_the_order_of_responses_does_not_matter(name, aggregate, regularizer):
 
 @recipes
 @aggregates
-@regularizers
-@pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf])
-def test_garbage_under_the_mask_reaches_nothing(name, aggregate, regularizer, garbage):
-    """Appended rows and columns, and gaps inside, full of NaN or infinity in every field: the same
-    loss, metrics and gradients, and gradients of exactly zero where masked.
+def test_garbage_under_the_mask_reaches_nothing(name, aggregate):
+    """Appended rows and columns, and gaps inside, full of NaN and infinities in every field: the
+    same loss, metrics and gradients, and gradients of exactly zero where masked.
     """
     given = raw()
-    objective = built(name, aggregate, regularizer)
+    objective = built(name, aggregate, *REGULARIZERS)
     loss, gradients, metrics = evaluate(objective, given)
     inside = torch.zeros(B + 2, T + 3, dtype=torch.bool)
     inside[:B, :T] = given["mask"]
     padded = {}
     for key, x in given.items():
         shape = (B + 2, *((T + 3, *x.shape[2:]) if key != "reward" else ()))
-        fill = garbage if x.is_floating_point() else 10**6 if key == "action" else 0
-        y = torch.full(shape, fill, dtype=x.dtype)
-        y[tuple(slice(n) for n in x.shape)] = x
-        if x.is_floating_point() and key != "reward":
-            y[~inside] = garbage
+        if not x.is_floating_point():
+            y = torch.full(shape, 10**6 if key == "action" else 0, dtype=x.dtype)
+        else:  # every kind of garbage in every field
+            kinds = torch.tensor([math.nan, math.inf, -math.inf, 1e300], dtype=x.dtype)
+            y = kinds[torch.randint(4, shape)]
+        kept = inside[:B, :T] if x.is_floating_point() and key != "reward" else ...
+        y[tuple(slice(n) for n in x.shape)][kept] = x[kept]
         padded[key] = y
     found_loss, found, found_metrics = evaluate(objective, padded)
     assert_same((found_loss, found_metrics), (loss, metrics))
@@ -401,11 +401,14 @@ EXTREME = [-1e4, -25.0, -18.0, -12.0, -1.0, 0.0, 1.0, 12.0, 18.0, 25.0, 1e4]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("shift", EXTREME)
-@pytest.mark.parametrize("advantage", [0.5, 0.0, -0.5])
 @pytest.mark.parametrize("surrogate", RATIO_SURROGATES, ids=str)
-def test_extreme_ratios_stay_finite(surrogate, advantage, shift, dtype):
+def test_extreme_ratios_stay_finite(surrogate, dtype):
     """Log-ratios from -1e4 to 1e4 give finite losses and gradients in the dtype they came in."""
+    for shift, advantage in itertools.product(EXTREME, (0.5, 0.0, -0.5)):
+        check_extreme(surrogate, dtype, shift, advantage)
+
+
+def check_extreme(surrogate, dtype, shift, advantage):
     logp = torch.tensor([[shift, 0.0]], dtype=dtype, requires_grad=True)
     zero = torch.zeros(1, 2, dtype=dtype)
     batch = TokenBatch(logp, zero, zero + advantage, zero + 1, zero, zero)
@@ -433,11 +436,10 @@ def test_the_first_update_is_not_gated_in_any_dtype(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
-@pytest.mark.parametrize("shift", EXTREME)
-def test_extreme_estimates_stay_finite(kind, shift, dtype):
+def test_extreme_estimates_stay_finite(kind, dtype):
     """KL estimates of half-precision log-probabilities are finite in value and gradient."""
-    logp = torch.tensor([[shift]], dtype=dtype, requires_grad=True)
-    zero = torch.zeros(1, 1, dtype=dtype)
+    logp = torch.tensor([EXTREME], dtype=dtype, requires_grad=True)
+    zero = torch.zeros_like(logp).detach()
     penalty = KLEstimate(1.0, kind).penalty(TokenBatch(logp, zero, zero, zero + 1, ref_logp=zero))
     (grad,) = torch.autograd.grad(penalty.sum(), logp)
     assert penalty.dtype is dtype

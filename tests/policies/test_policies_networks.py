@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from erc_bench.policies import MLP, POLICIES, Tabular, build_policy
-from erc_bench.policies.networks import MAX_TABLE, OneHotLinear
+from erc_bench.policies.networks import MAX_TABLE, OneHotHidden
 
 SPACE = spaces.MultiDiscrete([3, 4, 2])
 BOX = spaces.Box(-1.0, 1.0, (5,))
@@ -20,53 +20,48 @@ def one_hot(x):
     return torch.cat([functional.one_hot(x[..., i], n) for i, n in enumerate(SPACE.nvec)], dim=-1)
 
 
-def test_one_hot_linear_is_a_linear_layer_on_one_hot_codes():
-    """Values, and the gradients of table and bias, equal ``nn.Linear``'s in float64."""
-    layer = OneHotLinear([3, 4, 2], 7).double()
-    with torch.no_grad():
-        layer.bias.normal_()
-    linear = nn.Linear(9, 7).double()
+def test_one_hot_hidden_is_a_rectified_linear_layer_on_one_hot_codes():
+    """Values and the gradient of the table equal those of ``relu(nn.Linear)`` in float64."""
+    layer = OneHotHidden([3, 4, 2], 7).double()
+    linear = nn.Linear(9, 7, bias=False).double()
     with torch.no_grad():
         linear.weight.copy_(layer.table.T)
-        linear.bias.copy_(layer.bias)
     x = codes(6, 5)
     weight = torch.randn(6, 5, 7, dtype=torch.float64)
-    ours, theirs = layer(x), linear(one_hot(x).double())
+    ours, theirs = layer(x), linear(one_hot(x).double()).relu()
     torch.testing.assert_close(ours, theirs)
+    assert (ours == 0).any()
     (ours * weight).sum().backward()
     (theirs * weight).sum().backward()
     torch.testing.assert_close(layer.table.grad, linear.weight.grad.T)
-    torch.testing.assert_close(layer.bias.grad, linear.bias.grad)
 
 
-def test_one_hot_linear_under_vmap():
+def test_one_hot_hidden_under_vmap():
     """Stacked tables, with shared or own codes, forward and backward: each run as if alone."""
-    layers = [OneHotLinear([3, 4, 2], 7).double() for _ in range(3)]
-    params, _ = torch.func.stack_module_state(layers)
-    skeleton = layers[0]
+    layers = [OneHotHidden([3, 4, 2], 7).double() for _ in range(3)]
+    params, buffers = torch.func.stack_module_state(layers)
+    shared = {name: b[0] for name, b in buffers.items()}
 
     def one(p, x):
-        return torch.func.functional_call(skeleton, p, (x,))
+        return torch.func.functional_call(layers[0], (p, shared), (x,))
 
     x = codes(3, 4)
     for dims, given in (((0, 0), x), ((0, None), x[0])):
         out = torch.vmap(one, in_dims=dims)(params, given)
-        grads = torch.autograd.grad(out.square().sum(), list(params.values()))
+        (grad,) = torch.autograd.grad(out.square().sum(), [params["table"]])
         for r, layer in enumerate(layers):
             mine = layer(x[r] if dims[1] == 0 else x[0])
             torch.testing.assert_close(out[r], mine)
-            alone = torch.autograd.grad(mine.square().sum(), [layer.table, layer.bias])
-            by_name = dict(zip(params, grads, strict=True))
-            torch.testing.assert_close(by_name["table"][r], alone[0])
-            torch.testing.assert_close(by_name["bias"][r], alone[1])
+            (alone,) = torch.autograd.grad(mine.square().sum(), [layer.table])
+            torch.testing.assert_close(grad[r], alone)
 
 
-def test_one_hot_linear_starts_with_unit_variance():
-    """Rows have variance 1/F: the sum over F features has variance one."""
+def test_one_hot_hidden_starts_with_unit_variance():
+    """Rows have variance 1/F: the sum over F features has variance one, half of it rectified away."""
     torch.manual_seed(0)
     x = torch.randint(20, (2000, 4))
-    y = OneHotLinear([20] * 4, 512)(x)
-    assert y.var().item() == pytest.approx(1, rel=0.05)
+    y = OneHotHidden([20] * 4, 512)(x)
+    assert y.square().mean().item() == pytest.approx(0.5, rel=0.05)
 
 
 def test_tabular_has_one_row_per_joint_value():
@@ -92,12 +87,13 @@ def test_mlp_reads_both_kinds_of_space(space):
     policy = MLP(space, 6, hidden=16).double()
     x = codes(4, 3) if space is SPACE else torch.rand(4, 3, 5, dtype=torch.float64)
     if space is SPACE:
-        first = one_hot(x).double() @ policy.first.table + policy.first.bias
+        first = (one_hot(x).double() @ policy.first.table).relu()
     else:
         first = policy.first(x)
+        assert (first >= 0).all()
     out = policy(x)
     assert out.shape == (4, 3, 6)
-    torch.testing.assert_close(out, policy.last(first.relu()))
+    torch.testing.assert_close(out, policy.last(first))
     assert (out.softmax(-1) - 1 / 6).abs().max() < 0.02
     assert all(p.requires_grad for p in policy.parameters())
 
@@ -124,6 +120,6 @@ def test_every_policy_is_built_by_name(name):
 )
 def test_a_space_or_name_that_does_not_fit_is_named(name, space, told):
     """ValueError, ``policy:`` first, then what would do."""
-    with pytest.raises(ValueError, match="^policy: ") as caught:
+    with pytest.raises(ValueError, match=r"^policy: ") as caught:
         build_policy(name, space, 6)
     assert told in str(caught.value)

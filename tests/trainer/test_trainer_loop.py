@@ -53,11 +53,14 @@ def test_a_frozen_run_stays_frozen_after_a_resume(tmp_path):
     """The checkpoint knows who diverged."""
     path = tmp_path / "state"
     rate = torch.tensor([5e-3, 1e300], dtype=torch.float64)
+
     def wild():
         return trainer([arm("grpo", learning_rate=rate)])
+
     def interrupt(done):
         if done == 2:
             raise Stop
+
     with pytest.raises(Stop):
         wild().run(on_rollout=interrupt, checkpoint_path=path)
     resumed, whole = wild().run(checkpoint_path=path), wild().run()
@@ -100,7 +103,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
         lambda: population(dtype="float32"),
         lambda: population(seed=8),
         lambda: population(learning_rate=1e-3),
-        lambda: trainer([arm(n) for n in ("ppo-clip", "dapo", "erc-gppo", "reinforce")], StopToken()),
+        lambda: trainer(
+            [arm(n) for n in ("ppo-clip", "dapo", "erc-gppo", "reinforce")], StopToken()
+        ),
     ],
     ids=["hidden", "seeds", "arms", "policy", "dtype", "seed", "rate", "objective"],
 )
@@ -183,12 +188,11 @@ def test_a_tensor_of_bands_equals_separate_runs():
         assert_same_result(together, alone, [run], [0], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_warm_start_reaches_the_prior(seed):
+def test_the_warm_start_reaches_the_prior():
     """On the full TokenForks grammar: entropy per token within 10 %, return within 0.02 of the prior's."""
     dynamics = TokenForks()
     config = TrainConfig(rollouts=1, hidden=128, evaluation_episodes=2048)
-    t = Trainer(config, dynamics, dynamics.observation_space, [arm("grpo", [0])], seed=seed)
+    t = Trainer(config, dynamics, dynamics.observation_space, [arm("grpo", [0])], seed=0)
     reached = t._evaluate("initial")
     rng = np.random.default_rng(0)
     state = dynamics.initial_state(rng.integers(32, size=20_000))

@@ -93,7 +93,9 @@ def test_forward_is_each_module_on_its_own_observations(kind):
         params = {name: p[r] for name, p in population.params.items()}
         torch.testing.assert_close(got[r], functional_call(module, params, (obs[r],)))
     chosen = torch.tensor([2, 0])
-    torch.testing.assert_close(population.forward(obs[chosen], population.select(chosen)), got[chosen])
+    torch.testing.assert_close(
+        population.forward(obs[chosen], population.select(chosen)), got[chosen]
+    )
 
 
 def test_forward_gradients_are_each_modules_own():
@@ -153,7 +155,9 @@ def test_population_adam_equals_adamw_run_by_run(decay, max_norm):
     ]
     for step in range(20):
         scale = 10.0 ** (step % 4 - 2)
-        grads = [torch.randn(p.shape, generator=g, dtype=torch.float64) * scale for p in params.values()]
+        grads = [
+            torch.randn(p.shape, generator=g, dtype=torch.float64) * scale for p in params.values()
+        ]
         norms = optimizer.step(grads, torch.zeros(3))
         for r, (ps, adamw) in enumerate(zip(alone, torchs, strict=True)):
             for p, grad in zip(ps, grads, strict=True):
@@ -194,8 +198,10 @@ def test_a_non_finite_run_is_frozen_and_its_neighbours_do_not_notice(bad, where,
 def test_optimizer_state_restores_exactly():
     """``load(state())`` in a fresh optimiser continues bit for bit, frozen runs included."""
     params, optimizer, g = _adam([1e-2] * 2)
+
     def draw():
         return [torch.randn(p.shape, generator=g, dtype=torch.float64) for p in params.values()]
+
     optimizer.step(draw(), torch.tensor([0.0, float("nan")]))
     copies = {n: p.clone() for n, p in params.items()}
     again = PopulationAdam(copies, torch.tensor([1e-2] * 2, dtype=torch.float64))

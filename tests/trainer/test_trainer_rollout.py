@@ -65,7 +65,11 @@ def test_noise_split_uses_every_number_once():
     assert size == 3 + 2 * 6 * 5
     drawn = np.arange(2 * size, dtype=np.float32).reshape(2, size)
     noise = Noise.split(drawn, 3, 6, 5)
-    parts = [noise.prompt.reshape(2, -1), noise.action.reshape(2, -1), noise.transition.reshape(2, -1)]
+    parts = [
+        noise.prompt.reshape(2, -1),
+        noise.action.reshape(2, -1),
+        noise.transition.reshape(2, -1),
+    ]
     for run in range(2):
         used = np.sort(np.concatenate([np.asarray(part[run]) for part in parts]))
         np.testing.assert_array_equal(used, drawn[run])

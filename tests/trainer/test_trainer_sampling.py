@@ -1,10 +1,10 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trainer_runs import StopToken, arm, forks, trainer
 
 from erc_bench.trainer.rollout import Rollout
 from erc_bench.trainer.sampling import fill_with_informative_groups
-from trainer_runs import StopToken, arm, forks, trainer
 
 G = 3
 
@@ -25,7 +25,11 @@ def synthetic(returns: torch.Tensor, tag: int) -> Rollout:
 
 @st.composite
 def cases(draw):
-    runs, prompts, rounds = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    runs, prompts, rounds = (
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 4)),
+    )
     bits = st.lists(st.booleans(), min_size=runs * prompts, max_size=runs * prompts)
     informative = [torch.tensor(draw(bits)).view(runs, prompts) for _ in range(rounds)]
     dynamic = torch.tensor(draw(st.lists(st.booleans(), min_size=runs, max_size=runs)))

@@ -16,7 +16,8 @@ from erc_envs.token_forks import TokenForks
 
 TINY: dict[str, Any] = {
     "rollouts": 3, "prompts": 4, "group_size": 4, "minibatches": 2, "learning_rate": 5e-3,
-    "warm_start_steps": 12, "warm_start_learning_rate": 0.05, "evaluation_episodes": 16, "hidden": 16, "dtype": "float64",
+    "warm_start_steps": 12, "warm_start_learning_rate": 0.05, "evaluation_episodes": 16,
+    "hidden": 16, "dtype": "float64",
 }  # fmt: skip
 
 
@@ -65,7 +66,9 @@ class StopToken:
         return np.tile([0.4, *[rest] * (self.num_actions - 1)], (len(state), 1))
 
 
-def arm(name: str, seeds: Sequence[int] = (0, 1), *, label: str | None = None, **kwargs: Any) -> Arm:
+def arm(
+    name: str, seeds: Sequence[int] = (0, 1), *, label: str | None = None, **kwargs: Any
+) -> Arm:
     """An arm as its recipe says; keywords of ``Arm``, or of the recipe under ``overrides``."""
     found = recipe(name)
     overrides = kwargs.pop("overrides", {})
@@ -79,7 +82,9 @@ def arm(name: str, seeds: Sequence[int] = (0, 1), *, label: str | None = None, *
     return Arm(label=label or name, objective=objective, seeds=list(seeds), **fields)
 
 
-def trainer(arms: Sequence[Arm], dynamics: Any = None, *, seed: int = 7, **settings: Any) -> Trainer:
+def trainer(
+    arms: Sequence[Arm], dynamics: Any = None, *, seed: int = 7, **settings: Any
+) -> Trainer:
     """A trainer with ``TINY`` settings on the small grammar, unless told otherwise."""
     dynamics = dynamics or forks()
     config = TrainConfig(**{**TINY, **settings})
