@@ -25,7 +25,7 @@ demo: $(BIN)/erc-bench  ## Install, train six objectives on three environments, 
 	$(BIN)/erc-bench run unsampled_shift forking_tokens entropy_null --out results/demo
 
 test: $(VENV)/dev-installed  ## Install with the test extras and run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 lint: $(VENV)/dev-installed  ## Formatting, lint rules, types, import contracts
 	$(BIN)/ruff format --check .

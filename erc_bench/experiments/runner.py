@@ -83,8 +83,8 @@ def execute(
         for experiment, part in todo:
             run_part(experiment, part, plan.seed, results, on_progress)
     else:
-        results = replace(results, path=results.path.resolve())
-        _in_parallel(todo, plan.seed, results, workers, backend, on_progress)
+        located = replace(results, path=results.path.resolve())  # workers may be elsewhere
+        _in_parallel(todo, plan.seed, located, workers, backend, on_progress)
     for folder in ("checkpoints", "progress"):
         shutil.rmtree(results.path / folder, ignore_errors=True)
     return results

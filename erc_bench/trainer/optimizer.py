@@ -78,10 +78,13 @@ class PopulationAdam:
         torch._foreach_mul_(square, b2)
         torch._foreach_addcmul_(square, g, g, 1 - b2)
         denominator = torch._foreach_sqrt(square)
-        torch._foreach_mul_(denominator, (1 - b2**self.steps) ** -0.5)
-        torch._foreach_add_(denominator, self.eps)
+        # The first moment's correction goes here too: divided out of the step size, a huge one would
+        # overflow and turn a zero change into NaN.
+        first = 1 - b1**self.steps
+        torch._foreach_mul_(denominator, first * (1 - b2**self.steps) ** -0.5)
+        torch._foreach_add_(denominator, first * self.eps)
         change = torch._foreach_div(mean, denominator)
-        rate = self.learning_rate / (1 - b1**self.steps)
+        rate = self.learning_rate
         if not everyone:
             rate = torch.where(self.alive, rate, 0.0)
         for p, d in zip(self.params.values(), change, strict=True):
