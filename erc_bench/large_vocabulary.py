@@ -1,8 +1,8 @@
 """Log-probability and entropy for vocabularies of language-model size, a few tokens at a time.
 
 ``log_softmax`` of a language model's logits holds them all again in float32, its gradient once more,
-and an entropy of it twice more. The functions here hold ``chunk`` tokens in float32, however many
-tokens there are, forward and backward.
+and an entropy of it several times more. The functions here hold ``chunk`` tokens in float32, however
+many tokens there are, forward and backward.
 """
 
 from __future__ import annotations
