@@ -44,9 +44,9 @@ def logp_and_entropy(
     ``d H / d logits = -p (log p + H) / temperature``.
 
     Tokens that cannot be sampled (logit -inf) add nothing to value or gradient. ``H`` is a sum of
-    positive terms, so that it keeps its relative precision at almost deterministic tokens, where an
-    entropy ratio divides by it; ``-sum p log p`` of a float32 ``log_softmax`` is off by some 1e-7
-    nats.
+    positive terms, and the weights of all but the likeliest tokens are added up on their own: so it
+    keeps its relative precision at almost certain tokens, where an entropy ratio divides by it.
+    (Added to a weight of 1 in float32, a long tail of small weights is lost.)
 
     Memory beside ``logits``, ``action`` and results: ``2 chunk V`` floats of float32 (float64 for
     float64 logits), freed at the end of each pass; between the passes three numbers per token; and

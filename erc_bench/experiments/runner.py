@@ -277,14 +277,12 @@ def tables(
 def _tokens(
     keyed: Callable[[dict[str, Any], int], pd.DataFrame], result: TrainResult, order: list[int]
 ) -> pd.DataFrame:
-    """``(updates, R, samples, ...)`` arrays as rows ordered by run, update, sample."""
+    """``(sampled updates, R, samples, ...)`` arrays as rows ordered by run, update, sample."""
     if not result.tokens:
         return pd.DataFrame({c: [] for c in REQUIRED["tokens"]})
-    updates, runs, samples = result.tokens["action"].shape
+    updates, _, samples = result.tokens["action"].shape
     columns: dict[str, Any] = {}
     for name, rows in sorted(result.tokens.items()):
         by_run = np.moveaxis(rows[:, order], 1, 0).reshape(-1, *rows.shape[3:])
         columns[name] = list(by_run) if by_run.ndim > 1 else by_run
-    columns["update"] = np.tile(np.repeat(np.arange(updates), samples), runs)
-    columns["staleness"] = np.repeat(result.metrics["staleness"][:, order].T.reshape(-1), samples)
     return keyed(columns, updates * samples)

@@ -122,8 +122,9 @@ class Tabular(nn.Module):
 class MLP(nn.Module):
     """A one-hidden-layer network: states share features, so an update on one moves others.
 
-    ``logits = W2 relu(W1 x + b1) + b2`` with ``x`` one-hot (categorical; there ``b1 = 0``) or dense. The output layer
-    starts at a hundredth of its usual scale, so that the policy starts close to uniform.
+    ``logits = W2 relu(W1 x + b1) + b2`` with ``x`` one-hot (categorical; there ``b1 = 0``) or dense.
+    The output layer starts at a hundredth of its usual scale, so that the policy starts close to
+    uniform.
     """
 
     def __init__(self, space: spaces.Space[np.ndarray], outputs: int, hidden: int = 128) -> None:

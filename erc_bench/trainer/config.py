@@ -61,7 +61,7 @@ class TrainConfig:
         int, Doc("Fresh episodes for the evaluations before and after training.")
     ] = 1024
     token_samples: Annotated[
-        int, Doc("Tokens recorded whole per update and run, drawn uniformly; 0: none.")
+        int, Doc("Tokens recorded whole, per update and run on average, drawn uniformly; 0: none.")
     ] = 2
     violation_delta: Annotated[
         float, Doc("Exact KL, in nats, above which a token counts as outside the trust region.")

@@ -33,6 +33,9 @@ __all__ = ["TrainResult", "Trainer"]
 
 #: Seconds between checkpoints of one population.
 CHECKPOINT_SECONDS = 20.0
+#: Tokens are recorded at every so many updates, that many times as many, and so that in as many
+#: rollouts every staleness has its turn.
+TOKEN_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ class Trainer:
         old_entropy = drift.entropy(rollout.log_probs)
         chosen = uniforms(
             self.seed, self.seeds, Purpose.TOKEN_SAMPLE, number,
-            shape=(config.updates_per_rollout, config.token_samples),
+            shape=(config.updates_per_rollout, TOKEN_STRIDE * config.token_samples),
         )  # fmt: skip
         for staleness in range(config.updates_per_rollout):
             first = staleness % config.minibatches * rows
@@ -243,9 +246,14 @@ class Trainer:
                 "reward/mean": torch.where(self.optimizer.alive, mean_return, torch.nan),
             }
             self.log.append("metrics", row)
-            if config.token_samples:
+            if config.token_samples and (staleness + number) % TOKEN_STRIDE == 0:
                 picked = torch.from_numpy(chosen[:, staleness])
-                self.log.append("tokens", sample_tokens(batch, self.arms, self.slices, picked))
+                columns = sample_tokens(batch, self.arms, self.slices, picked)
+                columns["update"] = torch.full_like(
+                    columns["action"], number * config.updates_per_rollout + staleness
+                )
+                columns["staleness"] = torch.full_like(columns["action"], staleness)
+                self.log.append("tokens", columns)
 
     def _collect(self, number: int) -> tuple[Rollout, Tensor]:
         """One rollout, with dynamic sampling for the arms that use it, and its unfiltered mean return."""

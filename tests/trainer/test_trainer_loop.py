@@ -132,8 +132,10 @@ def test_the_tables_have_one_row_per_update_and_run():
     updates, runs = 3 * 2 * 2, 8
     for name, rows in result.metrics.items():
         assert rows.shape == (updates, runs), name
-    for name, rows in result.tokens.items():
-        assert rows.shape[:3] == (updates, runs, 2), name
+    for name, rows in result.tokens.items():  # at every fourth update, four times two tokens
+        assert rows.shape[:3] == (updates // 4, runs, 4 * 2), name
+    assert result.tokens["update"][:, 0, 0].tolist() == [0, 7, 10]
+    assert result.tokens["staleness"][:, 0, 0].tolist() == [0, 3, 2]
     for name, rows in result.runs.items():
         assert rows.shape == (runs,), name
     assert result.metrics["rollout"][:, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
