@@ -424,6 +424,18 @@ def check_extreme(surrogate, dtype, shift, advantage):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("log_ratio", [-10.9, -9.0, -5.0])
+def test_gppo_bounds_the_gradient_of_vanished_actions(log_ratio, dtype):
+    """Below the clip the gradient is (1 - low) |A| however small r is: no 1/r is formed on the way."""
+    logp = torch.tensor([[log_ratio]], dtype=dtype, requires_grad=True)
+    zero = torch.zeros(1, 1, dtype=dtype)
+    loss, _ = Objective(GPPO(0.2, 0.2))(TokenBatch(logp, zero, zero - 8, zero + 1))
+    (grad,) = torch.autograd.grad(loss, logp)
+    assert loss.item() == pytest.approx(6.4, rel=1e-2)
+    assert grad.item() == pytest.approx(6.4, rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_first_update_is_not_gated_in_any_dtype(dtype):
     """Equal entropies, zero and tiny ones included, have rho = 1; eps as a tensor changes nothing."""
     entropy = torch.tensor([[0.0, 1e-7, 1e-4, 0.5, 10.0]], dtype=dtype)
