@@ -1,0 +1,1 @@
+"""The same work done by this project and its peers; see ``benchmarks/README.md``."""
