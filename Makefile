@@ -22,7 +22,7 @@ $(VENV)/dev-installed: pyproject.toml constraints.txt
 
 demo: $(BIN)/erc-bench  ## Install, train six objectives on three environments, draw figures, write a report
 	rm -rf results/demo
-	$(BIN)/erc-bench run unsampled_shift forking_tokens entropy_null --out results/demo
+	$(BIN)/erc-bench run unsampled_shift forking_tokens entropy_null --set rollouts=40 --out results/demo
 
 test: $(VENV)/dev-installed  ## Install with the test extras and run the tests
 	$(BIN)/python -m pytest -q -n auto
