@@ -1,0 +1,1 @@
+"""One script per contender; each trains a :class:`benchmarks.workload.Workload` and prints JSON."""

@@ -1,0 +1,88 @@
+"""Figures of the measurements, in the project's style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks import machine
+from erc_bench.plots.style import ACCENT, INK, MUTED, WIDE, styled
+
+__all__ = ["scaling_figure", "throughput_figure"]
+
+
+def _save(figure: plt.Figure, stem: Path) -> None:
+    for suffix in ("png", "svg"):
+        options = {"metadata": {"Date": None}} if suffix == "svg" else {"dpi": 200}
+        figure.savefig(stem.with_suffix(f".{suffix}"), bbox_inches="tight", **options)
+    plt.close(figure)
+
+
+def _footer(figure: plt.Figure, record: dict[str, Any]) -> None:
+    text = machine.sentence(record["machine"])
+    figure.text(0, -0.02, text, ha="left", va="top", fontsize=5, color=MUTED, wrap=True)
+
+
+@styled
+def throughput_figure(record: dict[str, Any], stem: Path, labels: Mapping[str, str]) -> None:
+    """Tokens per second of every contender: the median as a bar, every round as a point."""
+    names = [n for n in labels if n in record["summary"]][::-1]
+    figure, axes = plt.subplots(figsize=(WIDE, 0.4 + 0.3 * len(names)), layout="constrained")
+    for y, name in enumerate(names):
+        row = record["summary"][name]
+        middle = row["median"]["throughput"]
+        ours = name.startswith("ours")
+        axes.barh(y, middle, height=0.62, color=ACCENT if ours else "#b8bec6")
+        points = [r["tokens"] / r["seconds"] for r in record["results"] if r["contender"] == name]
+        axes.plot(points, [y] * len(points), ".", color=INK, markersize=3)
+        ratio = row["ours_over_it"].get("throughput")
+        text = f"  {middle:,.0f}" + (
+            f"   ours / it: {ratio[0]:.2f}" if ratio and name != "ours" else ""
+        )
+        axes.annotate(text, (max(middle, *points), y), va="center", fontsize=6.5, color=INK)
+    axes.set_yticks(range(len(names)), [labels[n] for n in names])
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * 4)
+    axes.grid(axis="y", visible=False)
+    work = record["workload"]
+    axes.set_xlabel("tokens generated and trained on, per second")
+    axes.set_title(
+        f"{work['environment']}: {work['seeds']} seeds, equal tokens and updates, "
+        f"{record['rounds']} interleaved rounds"
+    )
+    _footer(figure, record)
+    _save(figure, stem)
+
+
+@styled
+def scaling_figure(record: dict[str, Any], stem: Path) -> None:
+    """Cost per rollout with its fit above, peak memory below; one column per axis."""
+    axes_of = record["axes"]
+    figure, axes = plt.subplots(
+        2, len(axes_of), figsize=(WIDE, 3.3), sharex="col", squeeze=False, layout="constrained"
+    )
+    for (name, axis), (top, bottom) in zip(axes_of.items(), axes.T, strict=True):
+        points = axis["points"]
+        x = np.array([p["x"] for p in points])
+        top.loglog(x, [1e3 * p["seconds"] for p in points], "o", color=ACCENT, markersize=3)
+        fitted = axis["fit"]
+        fine = np.geomspace(x.min(), x.max(), 100)
+        curve = fitted["floor"] + fitted["scale"] * fine ** fitted["exponent"]
+        top.loglog(fine, 1e3 * curve, color=INK, linewidth=0.8)
+        top.set_title(name)
+        top.text(
+            0.05, 0.95, f"exponent {fitted['exponent']:.2f}\nfloor {1e3 * fitted['floor']:.0f} ms",
+            transform=top.transAxes, va="top", fontsize=6.5, color=INK,
+        )  # fmt: skip
+        memory = [p["peak_mib"] / p["runs"] for p in points]
+        bottom.loglog(x, memory, "o-", color=MUTED, markersize=3)
+        bottom.set_xlabel("updates per rollout" if name == "staleness" else name)
+    axes[0, 0].set_ylabel("ms per rollout")
+    axes[1, 0].set_ylabel("peak MiB per run")
+    _footer(figure, record)
+    _save(figure, stem)
