@@ -29,26 +29,29 @@ def _footer(figure: plt.Figure, record: dict[str, Any]) -> None:
 
 @styled
 def throughput_figure(record: dict[str, Any], stem: Path, labels: Mapping[str, str]) -> None:
-    """Tokens per second of every contender: the median as a bar, every round as a point."""
+    """Tokens per second of every contender: every round as a dot, the median as a ring."""
     names = [n for n in labels if n in record["summary"]][::-1]
-    figure, axes = plt.subplots(figsize=(WIDE, 0.4 + 0.3 * len(names)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDE, 0.6 + 0.25 * len(names)), layout="constrained")
     for y, name in enumerate(names):
         row = record["summary"][name]
         middle = row["median"]["throughput"]
-        ours = name.startswith("ours")
-        axes.barh(y, middle, height=0.62, color=ACCENT if ours else "#b8bec6")
-        points = [r["tokens"] / r["seconds"] for r in record["results"] if r["contender"] == name]
-        axes.plot(points, [y] * len(points), ".", color=INK, markersize=3)
+        colour = ACCENT if name.startswith("ours") else MUTED
+        rates = [r["tokens"] / r["seconds"] for r in record["results"] if r["contender"] == name]
+        axes.plot([min(rates), max(rates)], [y, y], color=colour, linewidth=0.8)
+        axes.plot(rates, [y] * len(rates), ".", color=colour, markersize=4)
+        axes.plot(middle, y, "o", color=colour, markersize=8, fillstyle="none")
         ratio = row["ours_over_it"].get("throughput")
-        text = f"  {middle:,.0f}" + (
-            f"   ours / it: {ratio[0]:.2f}" if ratio and name != "ours" else ""
+        text = f"{middle:,.0f}"
+        if ratio and name != "ours":
+            text += f"    ours / it {ratio[0]:.2g}"
+        axes.annotate(
+            text, (max(rates), y), (8, 0), textcoords="offset points", va="center", color=INK
         )
-        axes.annotate(text, (max(middle, *points), y), va="center", fontsize=6.5, color=INK)
     axes.set_yticks(range(len(names)), [labels[n] for n in names])
+    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 4)
-    axes.grid(axis="y", visible=False)
     work = record["workload"]
     axes.set_xlabel("tokens generated and trained on, per second")
     axes.set_title(
@@ -81,6 +84,8 @@ def scaling_figure(record: dict[str, Any], stem: Path) -> None:
         )  # fmt: skip
         memory = [p["peak_mib"] / p["runs"] for p in points]
         bottom.loglog(x, memory, "o-", color=MUTED, markersize=3)
+        low, high = min(memory), max(memory)
+        bottom.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
         bottom.set_xlabel("updates per rollout" if name == "staleness" else name)
     axes[0, 0].set_ylabel("ms per rollout")
     axes[1, 0].set_ylabel("peak MiB per run")

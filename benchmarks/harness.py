@@ -116,9 +116,7 @@ def measure(prepare: Prepare, work: Workload, processes: int = 1) -> dict[str, A
                 raise RuntimeError("a process of the contender failed")
         for child in children:
             child.join()
-    outcome = _joined(
-        [d["outcome"] for d in done], [len(seeds[i::processes]) for i in range(processes)]
-    )
+    outcome = Outcome.of_seeds([d["outcome"] for d in done])
     outcome.check(work)
     setup = {k: max(d["setup"].get(k, 0.0) for d in done) for d in done for k in d["setup"]}
     return {
@@ -132,12 +130,6 @@ def measure(prepare: Prepare, work: Workload, processes: int = 1) -> dict[str, A
         "processes": processes,
         "threads": threads,
     }
-
-
-def _joined(outcomes: list[Outcome], seeds: list[int]) -> Outcome:
-    """Outcomes of processes; ``seeds`` differ by one at most, so the rewards' weights do not matter."""
-    assert len(outcomes) == len(seeds)
-    return outcomes[0] if len(outcomes) == 1 else Outcome.of_seeds(outcomes)
 
 
 def main(prepare: Prepare, *, processes: int, doc: str | None) -> None:

@@ -1,6 +1,6 @@
 """Every contender does the same work, in turns; medians and ratios go to JSON, a table and a figure.
 
-``python -m benchmarks.run`` measures every suite; ``--quick`` takes two rounds of a small one.
+``python -m benchmarks.run`` measures every suite; ``--quick`` takes two short rounds.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("suites", nargs="*", default=list(SUITES), metavar="SUITE",
                         help=f"of {', '.join(SUITES)}; default: all")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="repeats of every contender")
-    parser.add_argument("--quick", action="store_true", help="2 rounds of 4 rollouts, first suite")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of 4 rollouts")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="only these")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -221,7 +221,7 @@ def main() -> None:
             parser.error(f"suite {name!r} is unknown; known: {', '.join(SUITES)}")
     rounds = 2 if given.quick else given.rounds
     console = Console(stderr=True)
-    for name in given.suites[:1] if given.quick else given.suites:
+    for name in given.suites:
         suite = SUITES[name]
         chosen = [c for c in suite.contenders if c in (given.contenders or suite.contenders)]
         suite = Suite(

@@ -97,7 +97,7 @@ class Outcome:
 
     @classmethod
     def of_seeds(cls, outcomes: list[Outcome]) -> Outcome:
-        """Several seeds', or processes', together."""
+        """Several seeds', or processes', together; rewards are plain means, for the curve only."""
         parameters = {o.parameters for o in outcomes}
         assert len(parameters) == 1, f"policies of different sizes: {parameters}"
         return cls(
