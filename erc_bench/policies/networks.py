@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,49 +17,32 @@ MAX_TABLE = 2**26
 
 
 class _RectifiedRowSum(torch.autograd.Function):
-    """``y_n = relu(sum_f W[x_nf])``: one fused pass forward, one ``index_add`` per feature backward.
+    """``y_rn = relu(sum_f W_r[x_rnf])``: one fused pass forward, one ``index_add`` per feature backward.
 
-    An embedding followed by a sum writes and reads all F rows and is several times slower. Under
-    ``vmap`` the tables of all runs become one table with shifted codes.
+    Tables ``(R, rows, H)`` and codes ``(R, N, F)`` give ``(R, N, H)``. The tables of all runs are
+    read as one, with shifted codes. An embedding followed by a sum writes and reads all F rows and is
+    several times slower.
     """
 
     @staticmethod
-    def forward(table: Tensor, codes: Tensor) -> Tensor:
-        flat = codes.reshape(-1, codes.shape[-1])
-        total = nn.functional.embedding_bag(flat, table, mode="sum").relu_()
-        return total.view(*codes.shape[:-1], table.shape[-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        table, codes = inputs
-        ctx.save_for_backward(codes, output)
-        ctx.rows = table.shape[0]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        codes, output = ctx.saved_tensors
-        passed = torch.ops.aten.threshold_backward(gradient, output, 0)
-        flat = passed.reshape(-1, passed.shape[-1])
-        table = flat.new_zeros(ctx.rows, flat.shape[-1])
-        for column in codes.reshape(-1, codes.shape[-1]).unbind(-1):
-            table.index_add_(0, column, flat)
-        return table, None
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, int | None], table: Tensor, codes: Tensor
-    ) -> tuple[Tensor, int]:
-        runs = info.batch_size
-
-        def leading(x: Tensor, dim: int | None) -> Tensor:
-            return x.expand(runs, *x.shape) if dim is None else x.movedim(dim, 0)
-
-        tables, codes = leading(table, in_dims[0]), leading(codes, in_dims[1])
-        rows = tables.shape[1]
+    def forward(ctx: Any, tables: Tensor, codes: Tensor) -> Tensor:
+        runs, rows, outputs = tables.shape
         shift = torch.arange(0, runs * rows, rows, device=codes.device)
-        shifted = codes + shift.view(-1, *[1] * (codes.ndim - 1))
-        summed: Tensor = _RectifiedRowSum.apply(tables.reshape(runs * rows, -1), shifted)  # type: ignore[no-untyped-call]
-        return summed, 0
+        flat = (codes + shift.view(-1, 1, 1)).flatten(0, 1)
+        total = nn.functional.embedding_bag(flat, tables.flatten(0, 1), mode="sum").relu_()
+        ctx.save_for_backward(flat, total)
+        ctx.shape = tables.shape
+        return total.view(runs, -1, outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        codes, output = ctx.saved_tensors
+        passed = torch.ops.aten.threshold_backward(gradients[0].reshape(output.shape), output, 0)
+        tables = passed.new_zeros(ctx.shape)
+        flat = tables.flatten(0, 1)
+        for column in codes.unbind(-1):
+            flat.index_add_(0, column, passed)
+        return tables, None
 
 
 class OneHotHidden(nn.Module):
@@ -80,8 +63,13 @@ class OneHotHidden(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Codes ``(..., F)`` to ``(..., outputs)``."""
-        hidden: Tensor = _RectifiedRowSum.apply(self.table, x + self.offset)  # type: ignore[no-untyped-call]
-        return hidden
+        return self.forward_runs(self.table.unsqueeze(0), x.unsqueeze(0)).squeeze(0)
+
+    def forward_runs(self, tables: Tensor, x: Tensor) -> Tensor:
+        """Tables ``(R, rows, outputs)`` and codes ``(R, ..., F)`` to ``(R, ..., outputs)``."""
+        codes = (x + self.offset).reshape(len(x), -1, x.shape[-1])
+        hidden: Tensor = _RectifiedRowSum.apply(tables, codes)  # type: ignore[no-untyped-call]
+        return hidden.view(*x.shape[:-1], -1)
 
 
 class Tabular(nn.Module):
@@ -118,6 +106,14 @@ class Tabular(nn.Module):
         logits: Tensor = self.table((x * self.stride).sum(-1))
         return logits
 
+    def forward_runs(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Parameters with a leading run axis and ``(R, ..., F)`` to ``(R, ..., outputs)``."""
+        tables = params["table.weight"]
+        runs, rows, _ = tables.shape
+        shift = torch.arange(0, runs * rows, rows, device=x.device)
+        state = (x * self.stride).sum(-1) + shift.view(-1, *[1] * (x.ndim - 2))
+        return nn.functional.embedding(state, tables.flatten(0, 1))
+
 
 class MLP(nn.Module):
     """A one-hidden-layer network: states share features, so an update on one moves others.
@@ -146,6 +142,21 @@ class MLP(nn.Module):
         """Observations ``(..., F)`` to logits ``(..., outputs)``."""
         logits: Tensor = self.last(self.first(x))
         return logits
+
+    def forward_runs(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Parameters with a leading run axis and ``(R, ..., F)`` to ``(R, ..., outputs)``."""
+        if isinstance(self.first, OneHotHidden):
+            hidden = self.first.forward_runs(params["first.table"], x)
+        else:
+            hidden = _linear_runs(x, params["first.0.weight"], params["first.0.bias"]).relu()
+        return _linear_runs(hidden, params["last.weight"], params["last.bias"])
+
+
+def _linear_runs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``y_r = x_r W_r^T + b_r``: ``(R, ..., I)``, ``(R, O, I)``, ``(R, O)`` to ``(R, ..., O)``."""
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    y = torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return y.view(*x.shape[:-1], -1)
 
 
 POLICIES: dict[str, Callable[..., nn.Module]] = {"tabular": Tabular, "mlp": MLP}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,8 +17,9 @@ Params = dict[str, Tensor]
 class Population:
     """The parameters of R independent networks and one forward pass for all of them.
 
-    ``forward(obs)[r] = module_r(obs[r])``: ``(R, ..., F)`` gives ``(R, ..., V)``. ``torch.vmap``
-    turns the module's matrix products into batched ones; runs share nothing.
+    ``forward(obs)[r] = module_r(obs[r])``: ``(R, ..., F)`` gives ``(R, ..., V)``; runs share nothing.
+    A module that knows how to evaluate R copies of itself offers ``forward_runs(params, obs)``; any
+    other goes through ``torch.vmap``, which costs a quarter more and as much again in a small update.
 
     Args:
         build: makes one network; called once per seed with torch's generator seeded by it.
@@ -40,13 +40,15 @@ class Population:
         stacked, buffers = stack_module_state(modules)
         self.params: Params = {name: p.detach().clone() for name, p in stacked.items()}
         shared = {name: b[0] for name, b in buffers.items()}
-        skeleton = copy.deepcopy(modules[0]).to("meta")
+        skeleton = modules[0].requires_grad_(False)  # its own parameters are not used
 
         def one(params: Params, obs: Tensor) -> Tensor:
             outputs: Tensor = functional_call(skeleton, (params, shared), (obs,))
             return outputs
 
-        self._forward: Callable[[Params, Tensor], Tensor] = torch.vmap(one)
+        self._forward: Callable[[Params, Tensor], Tensor] = getattr(
+            skeleton, "forward_runs", torch.vmap(one)
+        )
 
     def __len__(self) -> int:
         return next(iter(self.params.values())).shape[0]

@@ -36,24 +36,26 @@ def test_one_hot_hidden_is_a_rectified_linear_layer_on_one_hot_codes():
     torch.testing.assert_close(layer.table.grad, linear.weight.grad.T)
 
 
-def test_one_hot_hidden_under_vmap():
-    """Stacked tables, with shared or own codes, forward and backward: each run as if alone."""
-    layers = [OneHotHidden([3, 4, 2], 7).double() for _ in range(3)]
-    params, buffers = torch.func.stack_module_state(layers)
-    shared = {name: b[0] for name, b in buffers.items()}
-
-    def one(p, x):
-        return torch.func.functional_call(layers[0], (p, shared), (x,))
-
-    x = codes(3, 4)
-    for dims, given in (((0, 0), x), ((0, None), x[0])):
-        out = torch.vmap(one, in_dims=dims)(params, given)
-        (grad,) = torch.autograd.grad(out.square().sum(), [params["table"]])
-        for r, layer in enumerate(layers):
-            mine = layer(x[r] if dims[1] == 0 else x[0])
-            torch.testing.assert_close(out[r], mine)
-            (alone,) = torch.autograd.grad(mine.square().sum(), [layer.table])
-            torch.testing.assert_close(grad[r], alone)
+@pytest.mark.parametrize("shape", [(4,), (4, 2)])
+@pytest.mark.parametrize(("kind", "space"), [(MLP, SPACE), (MLP, BOX), (Tabular, SPACE)])
+def test_forward_runs_is_each_module_alone(kind, space, shape):
+    """R copies evaluated together: values and every parameter's gradient are those of each module."""
+    modules = [kind(space, 5).double() for _ in range(3)]
+    for module in modules:
+        for p in module.parameters():
+            nn.init.normal_(p)  # a Tabular starts at zero, an MLP's output layer close to it
+    params, _ = torch.func.stack_module_state(modules)
+    x = codes(3, *shape) if space is SPACE else torch.rand(3, *shape, 5, dtype=torch.float64)
+    out = modules[0].forward_runs(params, x)
+    weight = torch.randn(out.shape, dtype=torch.float64)
+    gradients = torch.autograd.grad((out * weight).sum(), list(params.values()))
+    for r, module in enumerate(modules):
+        mine = module(x[r])
+        torch.testing.assert_close(out[r], mine)
+        alone = torch.autograd.grad((mine * weight[r]).sum(), list(module.parameters()))
+        for together, single in zip(gradients, alone, strict=True):
+            assert single.abs().sum() > 0
+            torch.testing.assert_close(together[r], single)
 
 
 def test_one_hot_hidden_starts_with_unit_variance():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 from torch.func import functional_call
 from trainer_runs import arm, assert_same_result, forks, parameters, trainer
@@ -76,7 +77,18 @@ def test_the_order_of_arms_changes_nothing():
     assert_same_result(one, other, [0, 1, 2, 3], [2, 3, 0, 1], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", [Tabular, MLP])
+class Foreign(nn.Module):
+    """A policy that does not know how to evaluate copies of itself."""
+
+    def __init__(self, space, outputs):
+        super().__init__()
+        self.inner = MLP(spaces.Box(0.0, 9.0, (len(space.nvec),)), outputs, 8)
+
+    def forward(self, x):
+        return self.inner(x.double())
+
+
+@pytest.mark.parametrize("kind", [Tabular, MLP, Foreign])
 def test_forward_is_each_module_on_its_own_observations(kind):
     """``forward(obs)[r]`` equals the r-th module alone; the run axis is only in front."""
     space = forks().observation_space
