@@ -11,6 +11,9 @@ from erc_bench.trainer.population import Params
 
 __all__ = ["PopulationAdam"]
 
+#: Rows of moments are multiples of this many numbers: whole vectors and cache lines of any machine.
+PAD = 64
+
 
 def _per_run(value: Tensor, like: Tensor) -> Tensor:
     """``(R,)`` shaped to broadcast over ``(R, ...)``."""
@@ -24,7 +27,11 @@ class PopulationAdam:
     ``w -= lr (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)``, where ``g`` is the run's
     gradient scaled to a norm of at most ``max_grad_norm`` and ``lr`` is ``(R,)``. A run whose
     gradient or loss is not finite is frozen: its parameters stay as they were, for good, and no
-    other run is touched. torch's optimisers have one step size for a tensor, hence this class.
+    other run is touched. torch's optimisers have one step size for a tensor, hence this class around
+    torch's fused kernel. The step size comes last: a huge one must not turn a zero change into NaN.
+
+    Moments are one row per run, padded to ``PAD`` numbers, so that the kernel treats every run alike:
+    what does not fill a vector it rounds differently.
     """
 
     def __init__(
@@ -44,9 +51,19 @@ class PopulationAdam:
         self.betas = betas
         self.eps = eps
         self.steps = 0
-        self.mean = {name: torch.zeros_like(p) for name, p in params.items()}
-        self.square = {name: torch.zeros_like(p) for name, p in params.items()}
         self.alive = torch.ones(len(learning_rate), dtype=torch.bool)
+        sizes = [p[0].numel() for p in params.values()]
+        width = -(-sum(sizes) // PAD) * PAD
+        any_one = next(iter(params.values()))
+        self.mean, self.square, self._gradient, self._change = any_one.new_zeros(
+            4, len(any_one), width
+        )
+        self._sizes = [*sizes, width - sum(sizes)]
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        """Rows of all runs as one view for each parameter, ``(R, *shape)``."""
+        pieces = torch.split(flat, self._sizes, dim=1)
+        return [x.view_as(p) for x, p in zip(pieces, self.params.values(), strict=False)]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], losses: Tensor) -> Tensor:
@@ -59,39 +76,35 @@ class PopulationAdam:
         Returns:
             The gradient norms before clipping, ``(R,)``; NaN for frozen runs.
         """
-        g = list(gradients)
-        norms = [torch.linalg.vector_norm(x.flatten(1), dim=1) for x in g]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        g = self._gradient
+        torch._foreach_copy_(self._split(g), list(gradients))
+        norm: Tensor = torch.linalg.vector_norm(g, dim=1)
         self.alive &= torch.isfinite(norm) & torch.isfinite(losses)
         if self.max_grad_norm < float("inf"):
             scale = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            g = [x * _per_run(scale, x) for x in g]
+            if bool((scale < 1).any()):
+                g.mul_(scale.unsqueeze(1))
         everyone = bool(self.alive.all())
         if not everyone:
-            g = [torch.where(_per_run(self.alive, x), x, 0.0) for x in g]
+            g.masked_fill_(~self.alive.unsqueeze(1), 0.0)
             norm = torch.where(self.alive, norm, torch.nan)
 
         self.steps += 1
-        b1, b2 = self.betas
-        mean, square = list(self.mean.values()), list(self.square.values())
-        torch._foreach_lerp_(mean, g, 1 - b1)
-        torch._foreach_mul_(square, b2)
-        torch._foreach_addcmul_(square, g, g, 1 - b2)
-        denominator = torch._foreach_sqrt(square)
-        # The first moment's correction goes here too: divided out of the step size, a huge one would
-        # overflow and turn a zero change into NaN.
-        first = 1 - b1**self.steps
-        torch._foreach_mul_(denominator, first * (1 - b2**self.steps) ** -0.5)
-        torch._foreach_add_(denominator, first * self.eps)
-        change = torch._foreach_div(mean, denominator)
+        self._change.zero_()
+        torch._fused_adam_(
+            [self._change], [g], [self.mean], [self.square], [], [torch.tensor(float(self.steps))],
+            lr=1.0, beta1=self.betas[0], beta2=self.betas[1], weight_decay=0.0, eps=self.eps,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
         rate = self.learning_rate
         if not everyone:
             rate = torch.where(self.alive, rate, 0.0)
-        for p, d in zip(self.params.values(), change, strict=True):
-            if self.weight_decay:
-                decay = _per_run(self.learning_rate * self.alive, p) * self.weight_decay
-                p.mul_(1 - decay)
-            p.addcmul_(_per_run(rate, d), d, value=-1.0)
+        self._change.mul_(rate.unsqueeze(1))
+        if self.weight_decay:
+            decay = self.learning_rate * self.alive * self.weight_decay
+            for p in self.params.values():
+                p.mul_(1 - _per_run(decay, p))
+        torch._foreach_add_(list(self.params.values()), self._split(self._change))
         return norm
 
     def state(self) -> dict[str, Tensor]:
@@ -99,14 +112,12 @@ class PopulationAdam:
         return {
             "steps": torch.tensor(self.steps),
             "alive": self.alive,
-            **{f"mean.{name}": x for name, x in self.mean.items()},
-            **{f"square.{name}": x for name, x in self.square.items()},
+            "mean": self.mean,
+            "square": self.square,
         }
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Go back to what :meth:`state` gave."""
         self.steps = int(state["steps"])
-        self.alive.copy_(state["alive"])
-        for name in self.params:
-            self.mean[name].copy_(state[f"mean.{name}"])
-            self.square[name].copy_(state[f"square.{name}"])
+        for name in ("alive", "mean", "square"):
+            getattr(self, name).copy_(state[name])
