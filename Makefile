@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint figures clean help
+.PHONY: demo test lint bench clean help
 
 help:  ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,5 +33,16 @@ lint: $(VENV)/dev-installed  ## Formatting, lint rules, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+.venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install -q -c constraints.txt torch
+	.venv-bench/bin/pip install -q -c constraints.txt -e . -r benchmarks/requirements.txt
+	@touch $@
+
+bench: .venv-bench/installed  ## Measure this project beside its peers, and how its cost scales (about an hour)
+	.venv-bench/bin/python -m benchmarks.run
+	.venv-bench/bin/python -m benchmarks.scaling
+	.venv-bench/bin/python -m benchmarks.gate_cost
+
 clean:  ## Remove the virtual environment, caches and results
-	rm -rf $(VENV) results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -125,7 +125,9 @@ def _run(command: Run) -> None:
     from erc_bench import api  # noqa: PLC0415
     from erc_bench.analysis import as_rich  # noqa: PLC0415
     from erc_bench.experiments import grid_axis, setting  # noqa: PLC0415
+    from erc_bench.trainer.memory import keep_freed_memory  # noqa: PLC0415
 
+    keep_freed_memory()
     named = command.experiments or (() if command.environment else DEMO)
     results = api.run(
         *named, out=command.out, environment=command.environment, objectives=command.objectives,

@@ -23,6 +23,7 @@ from erc_bench.experiments.plan import CLIP, ArmPlan, ExperimentPlan, Part, Plan
 from erc_bench.objectives import make
 from erc_bench.records import REQUIRED, Results, Table
 from erc_bench.trainer import Arm, Trainer, TrainResult
+from erc_bench.trainer.memory import keep_freed_memory
 
 __all__ = ["BACKENDS", "Backend", "execute", "total_rollouts"]
 
@@ -119,6 +120,7 @@ def run_part(
 
 def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Results) -> None:
     """:func:`run_part` in another process, which tells its progress through a small file."""
+    keep_freed_memory()
     told = results.path / "progress" / part.name
     done, last = 0, 0.0
 
