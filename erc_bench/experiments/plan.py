@@ -18,6 +18,7 @@ from erc_bench.errors import InputError
 from erc_bench.experiments.base import TIERS, Experiment, Tier, experiment
 from erc_bench.experiments.scores import gap_closed
 from erc_bench.objectives import Objective, Recipe, make, recipe
+from erc_bench.plugins import load_environments
 from erc_bench.trainer import TrainConfig
 
 __all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "plan", "training_environment"]
@@ -176,7 +177,8 @@ def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, 
     Raises:
         InputError: unknown id, bad option, or an environment without batched ``dynamics``.
     """
-    known = [i for i in gym.registry if i.startswith("erc/")]
+    plugged = () if name in gym.registry else load_environments()
+    known = [i for i in gym.registry if i.startswith("erc/") or i in plugged]
     short = {i.removeprefix("erc/").rsplit("-v", 1)[0]: i for i in known}
     full = short.get(name, name)
     if full not in gym.registry:

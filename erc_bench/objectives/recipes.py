@@ -93,6 +93,10 @@ def recipe(name: str) -> Recipe:
     'group-zscore'
     """
     if name not in RECIPES:
+        from erc_bench.objectives.third_party import load_plugins  # noqa: PLC0415  # it needs Recipe
+
+        load_plugins()
+    if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"objective: {name!r} is unknown{hint} (known: {', '.join(RECIPES)})")
