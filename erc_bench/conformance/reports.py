@@ -9,7 +9,7 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -19,11 +19,16 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from erc_bench.conformance.checking import Report, Result
+from erc_bench.conformance.checking import Report, Result, Status
 
 __all__ = ["Extra", "as_json", "as_junit", "as_markdown", "as_table", "headline"]
 
-_COLOURS = {"passed": "green", "failed": "bold red", "skipped": "dim", "waived": "yellow"}
+_COLOURS: Mapping[Status, str] = {
+    "passed": "green",
+    "failed": "bold red",
+    "skipped": "dim",
+    "waived": "yellow",
+}
 _MARKS = {"passed": "✅", "failed": "❌", "skipped": "➖", "waived": "⚠️"}
 
 
