@@ -123,11 +123,12 @@ class AdaptiveKL(ExactKL):
         if self.metric not in metrics:
             raise ValueError(f"AdaptiveKL: needs the metric {self.metric!r}, got {[*metrics]}")
         measured = metrics[self.metric].detach().double()
-        target = torch.as_tensor(self.target).to(measured)
+        like = {"dtype": measured.dtype, "device": measured.device}
+        target = torch.as_tensor(self.target, **like)
         factor = torch.ones_like(measured)
         factor[measured < target / 1.5] = 0.5
         factor[measured > target * 1.5] = 2.0
-        beta = torch.as_tensor(self.coefficient).to(measured) * factor
+        beta = torch.as_tensor(self.coefficient, **like) * factor
         return replace(self, coefficient=beta.clamp(*_BETA_RANGE))
 
 

@@ -82,7 +82,9 @@ class HighEntropy(Gate):
     @torch.no_grad()
     def keep(self, batch: TokenBatch) -> Tensor:
         """Tokens at or above the quantile."""
-        entropy = batch.require("entropy", by="HighEntropy").detach()
+        entropy = batch.require("entropy", by="HighEntropy")
+        if not entropy.shape[-2] * entropy.shape[-1]:
+            return batch.mask
         ascending = entropy.masked_fill(~batch.mask, torch.inf).flatten(-2).sort(dim=-1).values
         last = (batch.mask.sum((-2, -1)) - 1).clamp(min=0).double()
         below = 1 - self.fraction

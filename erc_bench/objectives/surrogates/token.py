@@ -211,7 +211,7 @@ class SAPO(Surrogate):
         """Loss of each token."""
         ratio, advantage = batch.ratio, batch.advantage
         positive, negative = (
-            torch.as_tensor(over_tokens(tau, ratio)).to(ratio)
+            torch.as_tensor(over_tokens(tau, ratio), dtype=ratio.dtype, device=ratio.device)
             for tau in (self.tau_positive, self.tau_negative)
         )
         tau = torch.where(advantage > 0, positive, negative)
