@@ -28,7 +28,7 @@ def leaves(
     action = torch.randint(V, shape, generator=g)
     ref_log_probs = ref.log_softmax(-1)
     old_logp = old.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    noise *= 3 * torch.rand(*shape, 1, generator=g, dtype=torch.float64) ** 2
+    noise *= torch.where(torch.rand(*shape, 1, generator=g) < 0.3, 0.1, 1.2)
     jitter = torch.randn(shape, generator=g, dtype=torch.float64)
     return {
         "logits": (old + drift * noise).requires_grad_(),

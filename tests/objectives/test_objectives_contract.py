@@ -91,7 +91,7 @@ def test_ratio_one_gives_the_reinforce_gradient(name):
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if make(n).gates])
 def test_outside_the_band_only_the_gradient_goes(name):
     """Dropped tokens: gradient exactly zero; the loss and the kept tokens' gradient stay as they were."""
-    given = leaves()
+    given = leaves((4 * B, T))
     gated = make(name)
     base = Objective(gated.surrogate, aggregate=gated.aggregate)
     keep = gated.keep(TokenBatch.from_logits(**given))

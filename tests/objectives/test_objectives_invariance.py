@@ -61,7 +61,7 @@ def raw(shape=(B, T), *, seed=0, drift=0.6):
     """Every field of a batch, independent leaves in float64: gaps in the mask, an empty row."""
     g = torch.Generator().manual_seed(seed)
     old, noise, ref = torch.randn(3, *shape, V, generator=g, dtype=torch.float64)
-    noise *= 3 * torch.rand(*shape, 1, generator=g, dtype=torch.float64) ** 2
+    noise *= torch.where(torch.rand(*shape, 1, generator=g) < 0.3, 0.1, 1.2)
     log_probs, old_log_probs, ref_log_probs = (
         x.log_softmax(-1) for x in (old + drift * noise, old, ref)
     )
@@ -129,7 +129,7 @@ def test_random_splits_of_ragged_batches_add_up(name, aggregate, regularizer):
         assert_same(evaluate(objective, given, parts), evaluate(objective, given))
 
 
-@recipes
+@pytest.mark.parametrize("name", [n for n in RECIPES if n != "clip-cov"])  # shuffles by place
 @aggregates
 def test_the_order_of_responses_does_not_matter(name, aggregate):
     """Permuted rows give the same loss and metrics of every term, and the permuted gradient."""

@@ -101,8 +101,8 @@ class ClipCovariance(Gate):
 
     Among the tokens with ``cov = (A - mean A) (log pi - mean log pi)`` inside the bounds,
     ``max(1, floor(fraction n))`` of a run's n unmasked tokens are dropped. Which ones is as good as
-    random and a function of the data alone: those whose response has the smallest hash up to them
-    (of actions; without actions, of ``old_logp``).
+    random, and a function of the run's data alone: a hash of its actions (without actions, of
+    ``old_logp``) shuffles the places, so another order of responses makes another choice.
 
     Args:
         fraction: dropped, of all tokens.
@@ -130,7 +130,7 @@ class ClipCovariance(Gate):
     def keep(self, batch: TokenBatch) -> Tensor:
         """All tokens but the chosen ones."""
         candidates = self.candidates(batch)
-        return ~first_of(_hash(batch), candidates, share(self.fraction, batch.mask))
+        return ~first_of(_shuffled(batch), candidates, share(self.fraction, batch.mask))
 
     @torch.no_grad()
     def candidates(self, batch: TokenBatch) -> Tensor:
@@ -152,10 +152,15 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ (x >> 31)
 
 
-def _hash(batch: TokenBatch) -> Tensor:
-    """Of a response's tokens up to each one, int64 ``(..., B, T)``; masked ones do not count."""
+def _shuffled(batch: TokenBatch) -> Tensor:
+    """A different number for each token of a run, int64 ``(..., B, T)``, as good as random.
+
+    Seeded by the run's actions, which are exact; log-probabilities may differ in their last bit
+    between a run alone and the run in a population. Masked tokens do not count.
+    """
     given = batch.action
     bits = batch.old_logp.double().view(torch.int64) if given is None else given.long()
-    place = torch.where(batch.mask, batch.mask.long().cumsum(-1), 0)
-    own = torch.where(batch.mask, _mixed(_mixed(bits) + place), 0)
-    return _mixed(own.cumsum(-1))
+    place = batch.mask.long().cumsum(-1)
+    seed = torch.where(batch.mask, _mixed(_mixed(bits) + place), 0).sum((-2, -1), keepdim=True)
+    number = batch.mask.flatten(-2).long().cumsum(-1).view_as(place)
+    return _mixed(_mixed(seed) + number)
