@@ -11,7 +11,7 @@ from importlib import metadata
 from erc_bench import plugins
 from erc_bench.errors import InputError
 from erc_bench.objectives.base import Objective
-from erc_bench.objectives.recipes import RECIPES, Recipe
+from erc_bench.objectives.registry import RECIPES, Recipe
 
 __all__ = ["load_plugins"]
 
