@@ -117,21 +117,30 @@ class PolicyLoss:
         }
         return Evaluation(loss.detach(), gradients)
 
-    def push(self, part: Fields, whole: Fields | None = None) -> Tensor:
+    def push(self, part: Fields) -> Tensor:
         """``dL/dlogp`` at the sampled actions, ``(B, T)``.
 
         A loss that takes them from the whole distributions instead has the gradient there.
         """
-        found = self.evaluate(part, whole=whole).gradient
-        direct = found["logp"]
-        if bool((direct != 0).any()) or not bool((found["log_probs"] != 0).any()):
-            return direct
-        return found["log_probs"].gather(-1, part["action"][..., None]).squeeze(-1)
+        found = self.evaluate(part).gradient
+        return _at_actions(found, part) if _elsewhere(found) else found["logp"]
 
     def push_of_advantage(self, part: Fields) -> Tensor:
         """:meth:`push` without what is there at A = 0 already: penalties, such as a KL estimate."""
-        none = {**part, "advantage": torch.zeros_like(part["advantage"])}
-        return self.push(part) - self.push(none)
+        found = self.evaluate(part).gradient
+        none = self.evaluate({**part, "advantage": torch.zeros_like(part["advantage"])}).gradient
+        if _elsewhere(found):
+            return _at_actions(found, part) - _at_actions(none, part)
+        return found["logp"] - none["logp"]
+
+
+def _elsewhere(gradient: Mapping[str, Tensor]) -> bool:
+    """Whether the sampled actions get their gradient through the whole distributions alone."""
+    return not bool((gradient["logp"] != 0).any()) and bool((gradient["log_probs"] != 0).any())
+
+
+def _at_actions(gradient: Mapping[str, Tensor], part: Fields) -> Tensor:
+    return gradient["log_probs"].gather(-1, part["action"][..., None]).squeeze(-1)
 
 
 def _tensor(result: object) -> Tensor:
@@ -251,7 +260,7 @@ def _objective(objective: Objective, name: str) -> PolicyLoss:
     return PolicyLoss(
         name, "Objective", call, takes_denominators=True,
         reads=_BATCH_FIELDS, band=_declared_band(objective),
-        exemptions=exemptions_of(objective, name), objective=objective,
+        exemptions=exemptions_of(objective), objective=objective,
     )  # fmt: skip
 
 

@@ -132,9 +132,12 @@ class _Gate(NamedTuple):
 
 
 def _gate(loss: PolicyLoss, grid: Tensor) -> _Gate:
-    fields = probes.rhos(grid)
+    return _Gate(grid, _kept(loss, probes.rhos(grid)))
+
+
+def _kept(loss: PolicyLoss, fields: probes.Fields) -> Tensor:
     push = loss.push_of_advantage(fields).view(-1, 4)
-    return _Gate(grid, push.abs() > _ZERO * push.abs().max())
+    return push.abs() > _ZERO * push.abs().max()
 
 
 def _require_entropies(loss: PolicyLoss) -> None:
@@ -146,8 +149,10 @@ def _gate_over_all(loss: PolicyLoss) -> _Gate:
     _require_entropies(loss)
     grid = torch.logspace(math.log10(0.2), math.log10(5), 401, dtype=torch.float64)
     found = _gate(loss, grid)
-    if bool(found.open.all()):
-        raise NotApplicable("no gate on entropies: gradients are there at rho from 0.2 to 5")
+    still = probes.rhos(grid)
+    still["entropy"] = still["old_entropy"]
+    if bool(found.kept.any()) and torch.equal(found.kept, _kept(loss, still)):
+        raise NotApplicable("no gate on entropies: rho from 0.2 to 5 makes no difference")
     return found
 
 
@@ -156,6 +161,8 @@ def _edge(loss: PolicyLoss, inside: float, outside: float) -> float:
     for _ in range(4):
         grid = torch.linspace(inside, outside, 201, dtype=torch.float64)
         closed = ~_gate(loss, grid).open
+        if not bool(closed.any()):
+            raise NotApplicable("where it closes depends on the other tokens of the batch")
         first = int(closed.nonzero()[0])
         inside, outside = float(grid[max(first - 1, 0)]), float(grid[first])
     return (inside + outside) / 2
@@ -164,6 +171,8 @@ def _edge(loss: PolicyLoss, inside: float, outside: float) -> float:
 def _band(loss: PolicyLoss) -> tuple[float, float]:
     """The entropy ratios between which nothing is dropped."""
     found = _gate_over_all(loss)
+    if not bool(_gate(loss, torch.ones(1, dtype=torch.float64)).open.all()):
+        raise NotApplicable("the gate is not open at rho = 1, which gate_band is about")
     low = found.rho[(found.rho < 1) & ~found.open]
     high = found.rho[(found.rho > 1) & ~found.open]
     if not len(low) or not len(high):

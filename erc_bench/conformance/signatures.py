@@ -130,19 +130,15 @@ class Bound:
                 given[parameter] = part["mask"].to(mask)
             elif name == "advantage" and per_row:
                 given[parameter] = _per_row(part)
-        if whole is not None or self.config:
-            counts = part["mask"] if whole is None else whole["mask"]
-            token_count, row_count = int(counts.sum()), int(counts.any(-1).sum())
-            if whole is not None:
-                given |= dict.fromkeys(self.tokens, token_count)
-                given |= dict.fromkeys(self.rows, row_count)
-            if self.config:
-                info = {"dp_size": 1, "batch_num_tokens": None, "global_batch_size": None}
-                if whole is not None:
-                    info |= {"batch_num_tokens": token_count, "global_batch_size": row_count}
-                config = VerlConfig(global_batch_info=info)
-                config.__dict__.update(self.config_options)
-                given["config"] = config
+        info: dict[str, Any] = {"dp_size": 1, "batch_num_tokens": None, "global_batch_size": None}
+        if whole is not None:
+            tokens, rows = int(whole["mask"].sum()), int(whole["mask"].any(-1).sum())
+            given |= {**dict.fromkeys(self.tokens, tokens), **dict.fromkeys(self.rows, rows)}
+            info |= {"batch_num_tokens": tokens, "global_batch_size": rows}
+        if self.config:
+            config = VerlConfig(global_batch_info=info)
+            config.__dict__.update(self.config_options)
+            given["config"] = config
         return self.function(**given, **self.options)
 
 
