@@ -201,23 +201,27 @@ def adapt(
     for edge in band or ():
         if not edge > 0:
             raise InputError(f"band: {edge} is not allowed; must be greater than 0")
-    loss = _built(loss, given)
+    with torch.random.fork_rng(devices=[]):  # trying it leaves the caller's random state alone
+        adapted = _adapted(_built(loss, given), title, given, aggregate)
+        adapted = replace(adapted, aggregate=aggregate, band=band or adapted.band)
+        try:
+            adapted(tokens())
+            reduced_here = _tensor(adapted.call(tokens(), None)).ndim > 0
+        except Exception as error:
+            raise InputError(_refusal(error)) from error
+    return replace(adapted, takes_denominators=adapted.takes_denominators or reduced_here)
+
+
+def _adapted(
+    loss: object, name: str, options: Mapping[str, Any], aggregate: AggregateName
+) -> PolicyLoss:
     if isinstance(loss, Objective):
-        adapted = _objective(loss, title)
-    elif not callable(loss):
-        raise InputError(f"loss: {title} is a {type(loss).__name__}; use {SUPPORTED}")
-    elif _takes_batch(parameters_of(loss)):
-        adapted = _on_batches(loss, title, given)
-    else:
-        adapted = _by_name(loss, title, given, aggregate)
-    adapted = replace(adapted, aggregate=aggregate, band=band or adapted.band)
-    try:
-        adapted(tokens())
-        reduced_here = _tensor(adapted.call(tokens(), None)).ndim > 0
-    except Exception as error:
-        raise InputError(_refusal(error)) from error
-    told = adapted.takes_denominators or reduced_here
-    return replace(adapted, takes_denominators=told)
+        return _objective(loss, name)
+    if not callable(loss):
+        raise InputError(f"loss: {name} is a {type(loss).__name__}; use {SUPPORTED}")
+    if _takes_batch(parameters_of(loss)):
+        return _on_batches(loss, name, options)
+    return _by_name(loss, name, options, aggregate)
 
 
 def _built(loss: object, options: dict[str, Any]) -> object:

@@ -177,10 +177,11 @@ def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, 
     Raises:
         InputError: unknown id, bad option, or an environment without batched ``dynamics``.
     """
-    plugged = () if name in gym.registry else load_environments()
-    known = [i for i in gym.registry if i.startswith("erc/") or i in plugged]
+    known = [i for i in gym.registry if i.startswith("erc/")]
     short = {i.removeprefix("erc/").rsplit("-v", 1)[0]: i for i in known}
     full = short.get(name, name)
+    if full not in gym.registry:
+        known += [i for i in load_environments() if i not in known]
     if full not in gym.registry:
         close = difflib.get_close_matches(name, [*short, *known], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
