@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -358,7 +359,11 @@ def _refusal(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
-    with contextlib.suppress(AttributeError, IndexError):
-        last = inspect.getinnerframes(error.__traceback__)[-1]  # type: ignore[arg-type]
-        text += f" ({last.filename.rpartition('/')[2]}:{last.lineno})"
+    theirs = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).parent != Path(__file__).parent
+    ]
+    if theirs:
+        text += f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})"
     return f"loss: calling it on a batch of 6 x 5 tokens failed: {type(error).__name__}: {text}"

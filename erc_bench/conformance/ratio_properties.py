@@ -92,9 +92,24 @@ def clip_restoring_side(loss: PolicyLoss) -> str:
         )
     over = found.ratio[(found.good == 0) & (found.ratio > 1)]
     under = found.ratio[(found.bad == 0) & (found.ratio < 1)]
-    up = f"A > 0 clipped from r = {float(over[0]):.3g}" if len(over) else "A > 0 never clipped"
-    down = f"A < 0 up to r = {float(under[-1]):.3g}" if len(under) else "A < 0 never clipped"
-    return f"kept; {up}, {down}"
+    up = (
+        f"clipped from r = {_clip_edge(loss, float(over[0])):.4g}" if len(over) else "never clipped"
+    )
+    down = f"up to r = {_clip_edge(loss, float(under[-1])):.4g}" if len(under) else "never clipped"
+    return f"kept; A > 0 {up}, A < 0 {down}"
+
+
+def _clip_edge(loss: PolicyLoss, clipped: float) -> float:
+    """The ratio nearest to 1 at which the clip acts, from one at which it does, to 1e-6."""
+    inside = 1.0
+    for _ in range(3):
+        found = _factors(loss, torch.linspace(inside, clipped, 201, dtype=torch.float64))
+        ended = (found.good if clipped > 1 else found.bad) == 0
+        if not bool(ended.any()):  # it depends on the other tokens of the batch
+            return clipped
+        first = int(ended.nonzero()[0])
+        inside, clipped = float(found.ratio[max(first - 1, 0)]), float(found.ratio[first])
+    return clipped
 
 
 @prop(catches="a dual clip that acts at A > 0")

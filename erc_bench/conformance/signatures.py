@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -69,7 +69,10 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 @dataclass
 class VerlConfig:
-    """Stands in for verl's ``ActorConfig``: verl 0.9's defaults, and the whole batch's counts."""
+    """Stands in for verl's ``ActorConfig``: verl 0.9's defaults, and the whole batch's counts.
+
+    verl itself need not be installed; where a loss has imported it, its other defaults are used too.
+    """
 
     clip_ratio: float = 0.2
     clip_ratio_low: float = 0.2
@@ -77,9 +80,15 @@ class VerlConfig:
     clip_ratio_c: float = 3.0
     loss_agg_mode: str = "token-mean"
     global_batch_info: dict[str, Any] = field(default_factory=dict)
-    policy_loss: Any = None
 
     def __getattr__(self, name: str) -> Any:
+        """A default of verl's own, where verl is loaded; dunder names have none."""
+        known = {f.name: f for f in fields(self.__class__)}
+        if name in known and known[name].default is not MISSING:
+            return known[name].default
+        factory = known[name].default_factory if name in known else MISSING
+        if factory is not MISSING:
+            return factory()
         raise AttributeError(f"config.{name} is unknown here; give it with --set {name}=VALUE")
 
     @property  # type: ignore[misc]  # verl's losses assert the type of their config
@@ -159,16 +168,16 @@ def bind(function: Callable[..., Any], options: Mapping[str, Any]) -> Bound:
     parameters = parameters_of(function)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {p: q for p, q in parameters.items() if q.kind in by_name}
-    fields = {p: ALIASES[p] for p in named if p in ALIASES and p not in options}
+    matched = {p: ALIASES[p] for p in named if p in ALIASES and p not in options}
     verl = {"old_log_prob", "log_prob", "response_mask"} <= set(named)
     kind = "verl" if verl else "TRL-like" if "per_token_logps" in named else "by name"
     counts = {p: q for p, q in named.items() if p not in options}
     tokens = tuple(p for p in counts if p in TOKEN_COUNTS)
     rows = tuple(p for p in counts if p in ROW_COUNTS)
     config = "config" in counts and verl
-    filled = {*fields, *tokens, *rows, *options, *(("config",) if config else ())}
+    filled = {*matched, *tokens, *rows, *options, *(("config",) if config else ())}
     missing = [p for p, q in named.items() if p not in filled and q.default is q.empty]
-    lacking = [n for n in ("logp", "advantage", "mask") if n not in fields.values()]
+    lacking = [n for n in ("logp", "advantage", "mask") if n not in matched.values()]
     told = f"({', '.join(parameters)})"
     if missing:
         raise InputError(
@@ -177,13 +186,13 @@ def bind(function: Callable[..., Any], options: Mapping[str, Any]) -> Bound:
         )
     if lacking:
         raise InputError(f"loss: no parameter of {told} takes {lacking[0]}; use {SUPPORTED}")
-    twice = [n for n in set(fields.values()) if list(fields.values()).count(n) > 1]
+    twice = [n for n in set(matched.values()) if list(matched.values()).count(n) > 1]
     if twice:
         raise InputError(f"loss: two parameters of {told} take {twice[0]}; use {SUPPORTED}")
     anything = any(q.kind is q.VAR_KEYWORD for q in parameters.values())
     own = {k: v for k, v in options.items() if k in named or (anything and not verl)}
     rest = {k: v for k, v in options.items() if k not in own}
     if rest and not config:
-        allowed = ", ".join(p for p in named if p not in fields) or "none"
+        allowed = ", ".join(p for p in named if p not in matched) or "none"
         raise InputError(f"set: {next(iter(rest))!r} is no parameter of {told}; allowed: {allowed}")
-    return Bound(function, kind, fields, tokens, rows, config, own, rest)
+    return Bound(function, kind, matched, tokens, rows, config, own, rest)
