@@ -123,13 +123,14 @@ class AdaptiveKL(ExactKL):
         if self.metric not in metrics:
             raise ValueError(f"AdaptiveKL: needs the metric {self.metric!r}, got {[*metrics]}")
         measured = metrics[self.metric].detach().double()
-        like = {"dtype": measured.dtype, "device": measured.device}
-        target = torch.as_tensor(self.target, **like)
+        beta, target = (
+            torch.as_tensor(value, dtype=measured.dtype, device=measured.device)
+            for value in (self.coefficient, self.target)
+        )
         factor = torch.ones_like(measured)
         factor[measured < target / 1.5] = 0.5
         factor[measured > target * 1.5] = 2.0
-        beta = torch.as_tensor(self.coefficient, **like) * factor
-        return replace(self, coefficient=beta.clamp(*_BETA_RANGE))
+        return replace(self, coefficient=(beta * factor).clamp(*_BETA_RANGE))
 
 
 #: an adaptive coefficient stays in it, so that it can be halved or doubled without end

@@ -39,8 +39,9 @@ class _TrustRegion(Gate):
     def keep(self, batch: TokenBatch) -> Tensor:
         """Tokens inside the region."""
         distance = self.distance(batch)
-        open_ = over_tokens(self.delta == torch.inf)
-        return (distance <= over_tokens(self.delta, distance)) | open_
+        delta = over_tokens(self.delta, distance)
+        # an open region drops nothing: also not a distance that is NaN
+        return (distance <= delta) | (delta == torch.inf)
 
 
 @dataclass(frozen=True)
