@@ -123,13 +123,14 @@ class AdaptiveKL(ExactKL):
         if self.metric not in metrics:
             raise ValueError(f"AdaptiveKL: needs the metric {self.metric!r}, got {[*metrics]}")
         measured = metrics[self.metric].detach().double()
-        like = {"dtype": measured.dtype, "device": measured.device}
-        target = torch.as_tensor(self.target, **like)
+        beta, target = (
+            torch.as_tensor(value, dtype=measured.dtype, device=measured.device)
+            for value in (self.coefficient, self.target)
+        )
         factor = torch.ones_like(measured)
         factor[measured < target / 1.5] = 0.5
         factor[measured > target * 1.5] = 2.0
-        beta = torch.as_tensor(self.coefficient, **like) * factor
-        return replace(self, coefficient=beta.clamp(*_BETA_RANGE))
+        return replace(self, coefficient=(beta * factor).clamp(*_BETA_RANGE))
 
 
 #: an adaptive coefficient stays in it, so that it can be halved or doubled without end
@@ -138,7 +139,7 @@ _BETA_RANGE = (1e-20, 1e20)
 
 @dataclass(frozen=True)
 class CovarianceKL(_Weighted):
-    """``|log r|`` on the tokens of highest covariance (KL-Cov, arXiv:2505.22617 eq. 12 and 13).
+    """``|log r|`` on the tokens of highest covariance (KL-Cov, arXiv:2505.22617).
 
     ``max(1, floor(fraction n))`` of a run's n unmasked tokens, by ``cov = (A - mean A) (log pi -
     mean log pi)``, are penalised; the penalty is aggregated over all tokens. Its gradient is

@@ -108,7 +108,7 @@ _BASES: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "ppo-kl": ("#7d7db3", "#33335e", _LONG, "s"),
     "ppo-kl-adaptive": ("#9c9cc9", "#44447a", _TWODOT, "s"),
     "dapo-tis": ("#1f78b4", "#0b3c5d", _DOT, "o"),
-    "kl-gate-dapo": ("#ff6f91", "#9e1038", _DASHDOT, "*"),
+    "kl-gate-dapo": ("#ff6f91", "#9e1038", _DOT, "*"),
     "tv-gate-dapo": ("#c2185b", "#6a0032", _LONG, "*"),
 }
 #: other gates on a base: its dark hue, dash-dotted

@@ -39,15 +39,16 @@ class _TrustRegion(Gate):
     def keep(self, batch: TokenBatch) -> Tensor:
         """Tokens inside the region."""
         distance = self.distance(batch)
-        open_ = over_tokens(self.delta == torch.inf)
-        return (distance <= over_tokens(self.delta, distance)) | open_
+        delta = over_tokens(self.delta, distance)
+        # an open region drops nothing: also not a distance that is NaN
+        return (distance <= delta) | (delta == torch.inf)
 
 
 @dataclass(frozen=True)
 class KLTrustRegion(_TrustRegion):
     """Keeps ``KL(pi_old || pi) <= delta`` over the full vocabulary: the constraint of TRPO itself.
 
-    An oracle: what a gate could do that sees what ERC estimates (TRPO, arXiv:1502.05477 eq. 12, per
+    An oracle: what a gate could do that sees what ERC estimates (TRPO, arXiv:1502.05477, per
     state). On the first update after a rollout nothing is dropped.
 
     Args:
