@@ -105,9 +105,9 @@ class Check:
     loss: Positional[str]
     """A recipe (see: erc-bench list objectives), module:function, or path/to/file.py:function."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
-    """A keyword argument of the function, or a parameter of the recipe (repeatable)."""
+    """A keyword argument of the function, or a parameter of the recipe."""
     waive: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=REASON")] = ()
-    """A property that may fail, and why, as --waive padding_rows="TRL divides by all rows" (repeatable)."""
+    """A property that may fail, and why, as --waive padding_rows="TRL divides by all rows"."""
     aggregate: Literal["token-mean", "sequence-mean", "sequence-sum"] = "token-mean"
     """How a loss per token is reduced; not used where the function returns a number."""
     band: tuple[float, float] | None = None

@@ -16,7 +16,7 @@ from erc_bench.batch import TokenBatch
 from erc_bench.conformance.exemptions import exemptions_of
 from erc_bench.conformance.loading import load
 from erc_bench.conformance.probes import TRAINED, Fields, tokens
-from erc_bench.conformance.signatures import SUPPORTED, bind, parameters_of
+from erc_bench.conformance.signatures import ALIASES, SUPPORTED, bind, parameters_of
 from erc_bench.errors import InputError
 from erc_bench.objectives import (
     Aggregate,
@@ -234,7 +234,8 @@ def _built(loss: object, options: dict[str, Any]) -> object:
     parameters = parameters_of(loss)
     required = [p for p in parameters.values() if p.default is p.empty and p.name not in options
                 and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]  # fmt: skip
-    if required and not inspect.isclass(loss):
+    takes_tokens = any(p in ALIASES for p in parameters)
+    if not inspect.isclass(loss) and (required or takes_tokens):
         return loss
     unknown = [k for k in options if k not in parameters]
     if unknown:

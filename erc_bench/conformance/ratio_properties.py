@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,18 +93,24 @@ def clip_restoring_side(loss: PolicyLoss) -> str:
     over = found.ratio[(found.good == 0) & (found.ratio > 1)]
     under = found.ratio[(found.bad == 0) & (found.ratio < 1)]
     up = (
-        f"clipped from r = {_clip_edge(loss, float(over[0])):.4g}" if len(over) else "never clipped"
+        f"clipped from r = {_zero_from(loss, float(over[0]), 'good'):.4g}"
+        if len(over)
+        else "never clipped"
     )
-    down = f"up to r = {_clip_edge(loss, float(under[-1])):.4g}" if len(under) else "never clipped"
+    down = (
+        f"up to r = {_zero_from(loss, float(under[-1]), 'bad'):.4g}"
+        if len(under)
+        else "never clipped"
+    )
     return f"kept; A > 0 {up}, A < 0 {down}"
 
 
-def _clip_edge(loss: PolicyLoss, clipped: float) -> float:
-    """The ratio nearest to 1 at which the clip acts, from one at which it does, to 1e-6."""
+def _zero_from(loss: PolicyLoss, clipped: float, side: Literal["good", "bad"]) -> float:
+    """The ratio nearest to 1 without a gradient, from one that has none; to 1e-6."""
     inside = 1.0
     for _ in range(3):
         found = _factors(loss, torch.linspace(inside, clipped, 201, dtype=torch.float64))
-        ended = (found.good if clipped > 1 else found.bad) == 0
+        ended = (found.good if side == "good" else found.bad) == 0
         if not bool(ended.any()):  # it depends on the other tokens of the batch
             return clipped
         first = int(ended.nonzero()[0])
@@ -132,7 +138,8 @@ def dual_clip(loss: PolicyLoss) -> str:
             f"at A = -1 the gradient ends at r = {float(found.ratio[first]):.3g} and is back at "
             f"r = {float(back):.3g}"
         )
-    return f"A < 0 bounded from r = {float(found.ratio[first]):.3g}, A > 0 not"
+    bound = _zero_from(loss, float(found.ratio[first]), "bad")
+    return f"A < 0 bounded from r = {bound:.4g}, A > 0 not"
 
 
 class _Gate(NamedTuple):

@@ -191,3 +191,46 @@ def test_every_property_states_a_rule_and_a_reason():
         assert entry.why.endswith((".", ".)"))
         assert entry.catches
         assert load("dapo")
+
+
+def test_the_band_can_be_stated_where_no_parameter_says_it():
+    """A symmetric band is expected otherwise; an asymmetric one cannot be judged."""
+    from planted_faults import rho  # noqa: PLC0415
+
+    def of_band(low, high, upside_down=False):
+        core = built(rho=(lambda new, old: rho(old, new)) if upside_down else rho)
+
+        def loss(logp, old_logp, advantage, mask, entropy, old_entropy):
+            return core(logp, old_logp, advantage, mask, entropy, old_entropy, None, low, high)
+
+        return loss
+
+    def outcome(loss, **options):
+        found = check(adapt(loss, **options)).results
+        return next((r.status, r.message) for r in found if r.property.name == "gate_direction")
+
+    assert outcome(of_band(0.1, 0.1))[0] == "passed"
+    assert "upside down" in outcome(of_band(0.1, 0.1, upside_down=True))[1]
+    assert outcome(of_band(0.1, 0.2))[0] == "skipped"
+    assert outcome(of_band(0.1, 0.2), band=(0.1, 0.2))[0] == "passed"
+    assert "low and high are swapped" in outcome(of_band(0.1, 0.2), band=(0.2, 0.1))[1]
+    assert "old and new are swapped" in outcome(of_band(0.1, 0.2, True), band=(0.1, 0.2))[1]
+
+
+def test_a_loss_whose_parameters_all_have_defaults_is_a_loss():
+    """Not a builder: it takes tokens."""
+
+    def loss(logp=None, advantage=None, mask=None):
+        return -(logp * advantage.detach())
+
+    assert adapt(loss).kind == "by name"
+
+
+def test_the_measured_clip_is_the_loss_s_own():
+    """Edges to four digits: DAPO's clip and the dual clip's c."""
+    report = check(load_loss("dual-clip", options={"clip_high": 0.28, "c": 3.5}))
+    assert (
+        message(report, "clip_restoring_side")
+        == "kept; A > 0 clipped from r = 1.28, A < 0 up to r = 0.8"
+    )
+    assert message(report, "dual_clip") == "A < 0 bounded from r = 3.5, A > 0 not"
