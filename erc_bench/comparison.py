@@ -204,7 +204,8 @@ def as_extra(found: Comparison) -> Extra:
         f"Smoke tier, {found.seeds} paired seeds: means, and loss minus {found.baseline} with its "
         "95 % Student-t interval; * where it excludes 0. Only the loss differs: both arms use the "
         f"baseline's advantages and sampling. Diverged runs: {ours} of {found.runs} with the loss, "
-        f"{theirs} of {found.runs} with the baseline. So small a run shows large changes only."
+        f"{theirs} of {found.runs} with the baseline. So small a run shows large changes only, and one "
+        "interval in twenty excludes 0 by chance."
     )
     records = {
         "baseline": found.baseline,
