@@ -182,12 +182,16 @@ class TokenBatch:
     @cached_property
     def log_ratio(self) -> Float[Tensor, "*run B T"]:
         """``log r = clamp(log pi - log pi_old, -20, 20)``; 0 where masked."""
-        return clamp_log_ratio(self.logp - self.old_logp)
+        with (
+            torch.enable_grad()
+        ):  # it is kept: a gate that asks first must not cost it its gradient
+            return clamp_log_ratio(self.logp - self.old_logp)
 
     @cached_property
     def ratio(self) -> Float[Tensor, "*run B T"]:
         """``r = exp(log r)``; 1 where masked."""
-        return self.log_ratio.exp()
+        with torch.enable_grad():
+            return self.log_ratio.exp()
 
     @property
     def run_shape(self) -> torch.Size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from erc_bench.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from erc_bench.conformance import PolicyLoss
+    from erc_bench.conformance import Report as ConformanceReport
+    from erc_bench.conformance.reports import Extra
 
 __all__ = ["main"]
 
@@ -90,16 +95,50 @@ class Figures:
     """Folder for the figures. None: figures in the results folder."""
 
 
+@dataclass(frozen=True)
+class Check:
+    """Put a policy loss through the conformance suite; imports and runs the code it is given.
+
+    Example: erc-bench check my_package.losses:my_loss --set clip=0.2 --junit results.xml
+    """
+
+    loss: Positional[str]
+    """A recipe (see: erc-bench list objectives), module:function, or path/to/file.py:function."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """A keyword argument of the function, or a parameter of the recipe."""
+    waive: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=REASON")] = ()
+    """A property that may fail, and why, as --waive padding_rows="TRL divides by all rows"."""
+    aggregate: Literal["token-mean", "sequence-mean", "sequence-sum"] = "token-mean"
+    """How a loss per token is reduced; not used where the function returns a number."""
+    band: tuple[float, float] | None = None
+    """Half-widths, low and high, of the entropy-ratio band the loss should have. None: its parameters'."""
+    baseline: str = "dapo"
+    """Objective that the loss is trained against on the smoke tier."""
+    drift: bool = True
+    """Train and compare drift and reward with the baseline, after the properties."""
+    seeds: int = 10
+    """Paired seeds of that comparison."""
+    json: Path | None = None
+    """Write everything as JSON."""
+    junit: Path | None = None
+    """Write JUnit XML, one test case per property."""
+    markdown: Path | None = None
+    """Write Markdown, as for a CI job's summary."""
+    traceback: bool = False
+    """Show where in the loss's code an import or a call failed."""
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
 )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, or 2 on bad input, or 130 when interrupted."""
+    """Run the command line; exits with 0, 1 on a failed check, 2 on bad input, 130 when interrupted."""
     command: Command = tyro.cli(
         Command,
         prog="erc-bench",
@@ -108,11 +147,13 @@ def main(arguments: list[str] | None = None) -> None:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     actions: dict[type, Callable[..., None]] = {
-        Run: _run, List: _list, Report: _report, Figures: _figures,
+        Run: _run, List: _list, Report: _report, Figures: _figures, Check: _check,
     }  # fmt: skip
     try:
         actions[type(command)](command)
     except InputError as error:
+        if isinstance(command, Check) and command.traceback:
+            traceback.print_exception(error)
         print(f"erc-bench: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -177,6 +218,85 @@ def _figures(command: Figures) -> None:
     with _writing(out):
         for path in api.figures(command.results, out):
             print(path)
+
+
+def _check(command: Check) -> None:
+    from erc_bench.conformance import check, load_loss, reports  # noqa: PLC0415
+    from erc_bench.conformance.checking import require_properties  # noqa: PLC0415
+    from erc_bench.conformance.loading import names_code, pairs, value  # noqa: PLC0415
+    from erc_bench.objectives import recipe  # noqa: PLC0415
+
+    waivers = pairs("waive", command.waive)
+    require_properties(waivers, by="waive")
+    options = {name: value(text) for name, text in pairs("set", command.set).items()}
+    recipe(command.baseline.partition(":")[0])
+    if command.drift and command.seeds < 2:
+        raise InputError(f"seeds: {command.seeds} is not allowed; must be at least 2")
+    if names_code(command.loss):
+        print(
+            f"erc-bench: importing and running the code of {command.loss} (in {Path.cwd()})",
+            file=sys.stderr,
+        )
+    loss = load_loss(command.loss, options=options, aggregate=command.aggregate, band=command.band)
+    report = check(loss, waive=waivers)
+    console = _console()
+    console.print(reports.as_table(report))
+    _write_reports(command, report, None)  # what was measured stands, whatever the training does
+    extra = _drift(command, loss, report)
+    if extra is not None:
+        _write_reports(command, report, extra)
+        console.print()
+        console.print(reports.extra_table(extra))
+        console.print(extra.note, style="dim", highlight=False, markup=False)
+    if not report.passed:
+        first = next(r.property.name for r in report.results if r.status == "failed")
+        print(
+            f"erc-bench: {report.count('failed')} properties failed; where that is meant: "
+            f'--waive {first}="the reason"',
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _write_reports(command: Check, report: ConformanceReport, extra: Extra | None) -> None:
+    from erc_bench.conformance import reports  # noqa: PLC0415
+
+    texts = {
+        command.json: reports.as_json(report, extra),
+        command.junit: reports.as_junit(report),
+        command.markdown: reports.as_markdown(report, extra),
+    }
+    for path, text in texts.items():
+        if path is not None:
+            with _writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+
+
+def _drift(command: Check, loss: PolicyLoss, report: ConformanceReport) -> Extra | None:
+    """The comparison with the baseline, unless it is not wanted or has nothing to compare."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from erc_bench.comparison import as_extra, compare, total_rollouts  # noqa: PLC0415
+
+    broken = {r.property.name for r in report.results if r.status == "failed"}
+    why = (
+        "--no-drift" if not command.drift
+        else f"{command.loss} is the baseline" if command.loss == command.baseline and not command.set
+        else "there is nothing to train with" if broken & {"scalar_finite_loss", "gradient_exists"}
+        else ""
+    )  # fmt: skip
+    if why:
+        print(f"erc-bench: no drift comparison ({why})", file=sys.stderr)
+        return None
+    with Progress(console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("training", total=total_rollouts())
+
+        def on_rollout(name: str) -> None:
+            bar.update(task, advance=1, description=f"training: {name}")
+
+        return as_extra(compare(loss, command.baseline, seeds=command.seeds, on_rollout=on_rollout))
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from typing_extensions import Doc
 import erc_envs
 from erc_bench.experiments import EXPERIMENTS
 from erc_bench.objectives import RECIPES
+from erc_bench.objectives.third_party import load_plugins
+from erc_bench.plugins import load_environments
 from erc_bench.trainer import TrainConfig
 
 __all__ = ["TABLES"]
@@ -38,6 +40,7 @@ def experiments() -> Table:
 def objectives() -> Table:
     """Registered recipes, their equations and parameters."""
     table = _table("Objectives", "name", "objective", "advantage", "parameters", "source")
+    load_plugins()
     for r in RECIPES.values():
         parameters = ", ".join(f"{k}={v}" for k, v in r.parameters.items())
         table.add_row(r.name, Text(r.equation), r.advantage, parameters, Text(r.source))
@@ -48,8 +51,13 @@ def environments() -> Table:
     """Registered environments, with the exact returns of the optimum and of the prior."""
     assert erc_envs
     table = _table("Environments", "id", "optimum", "prior", "what it isolates")
-    for name in sorted(i for i in gym.registry if i.startswith("erc/")):
-        dynamics = gym.make(name).get_wrapper_attr("dynamics")
+    plugged = load_environments()
+    for name in sorted(i for i in gym.registry if i.startswith("erc/") or i in plugged):
+        environment = gym.make(name)
+        if not environment.has_wrapper_attr("dynamics"):
+            table.add_row(name, "", "", "has no `dynamics`: cannot be trained on here")
+            continue
+        dynamics = environment.get_wrapper_attr("dynamics")
         line = (type(dynamics).__doc__ or "").strip().splitlines()[0]
         table.add_row(
             name, f"{dynamics.optimal_return:.3f}", f"{dynamics.prior_return:.3f}", Text(line)

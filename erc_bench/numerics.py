@@ -17,6 +17,7 @@ __all__ = [
     "clamp_log_ratio",
     "entropy",
     "entropy_ratio",
+    "entropy_slope",
     "k1",
     "k2",
     "k3",
@@ -152,6 +153,29 @@ def entropy_ratio(entropy: Tensor, old_entropy: Tensor, eps: Hyper = ENTROPY_EPS
     new, old = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (entropy, old_entropy))
     ratio = (new + eps) / (old + eps)
     return ratio.to(torch.promote_types(entropy.dtype, old_entropy.dtype))
+
+
+def entropy_slope(log_probs: Tensor, logp: Tensor, entropy: Tensor) -> Tensor:
+    """First-order change of a state's entropy when its logits move along ``grad log pi(a)``.
+
+    ``dH = -[p_a (log p_a + H) - sum_b p_b^2 (log p_b + H)]`` for the step ``e_a - pi`` (compare
+    arXiv:2602.03392, Theorem 3.3): ``(..., V)`` to ``(...)``. A policy-gradient step on one token
+    multiplies it by a positive number times its advantage. Actions of probability zero add zero.
+
+    Args:
+        log_probs: the state's distribution, ``(..., V)``.
+        logp: log-probability of the action, ``(...)``.
+        entropy: of the distribution, nats, ``(...)``.
+
+    >>> p = torch.tensor([0.8, 0.1, 0.1]).log()  # the likely action made likelier, an unlikely one
+    >>> [bool(entropy_slope(p, p[a], entropy(p)) > 0) for a in (0, 1)]
+    [False, True]
+    """
+    lowest = torch.finfo(log_probs.dtype).min
+    logp, log_probs = logp.clamp(min=lowest), log_probs.clamp(min=lowest)
+    own = logp.exp() * (logp + entropy)
+    every = (2 * log_probs).exp() * (log_probs + entropy.unsqueeze(-1))
+    return every.sum(-1) - own
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from erc_bench.errors import InputError
 from erc_bench.experiments.base import TIERS, Experiment, Tier, experiment
 from erc_bench.experiments.scores import gap_closed
 from erc_bench.objectives import Objective, Recipe, make, recipe
+from erc_bench.plugins import load_environments
 from erc_bench.trainer import TrainConfig
 
 __all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "plan", "training_environment"]
@@ -179,6 +180,8 @@ def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, 
     known = [i for i in gym.registry if i.startswith("erc/")]
     short = {i.removeprefix("erc/").rsplit("-v", 1)[0]: i for i in known}
     full = short.get(name, name)
+    if full not in gym.registry:
+        known += [i for i in load_environments() if i not in known]
     if full not in gym.registry:
         close = difflib.get_close_matches(name, [*short, *known], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

@@ -1,7 +1,7 @@
 """Policy objectives: surrogate x gate -> aggregate + regularizers.
 
 ``base`` composes; ``surrogates``, ``gates``, ``aggregates`` and ``regularizers`` hold the pieces;
-``recipes`` names compositions.
+``recipes`` names compositions, ``registry`` finds them.
 """
 
 from __future__ import annotations
@@ -13,35 +13,84 @@ from erc_bench.objectives.aggregates import (
     SequenceMeanTokenSum,
     TokenMean,
 )
-from erc_bench.objectives.base import Denominators, Gate, Objective, Regularizer, Surrogate
-from erc_bench.objectives.gates import EntropyRatio
+from erc_bench.objectives.base import (
+    Adaptive,
+    Denominators,
+    Gate,
+    Objective,
+    Regularizer,
+    Surrogate,
+)
+from erc_bench.objectives.gates import (
+    ClipCovariance,
+    DirectionalEntropyRatio,
+    EntropyRatio,
+    HighEntropy,
+    KLTrustRegion,
+    SampledTV,
+    TVTrustRegion,
+)
 from erc_bench.objectives.recipes import RECIPES, Recipe, make, recipe
-from erc_bench.objectives.regularizers import EntropyBonus, ExactKL, KLEstimate, PositiveNLL
-from erc_bench.objectives.surrogates import GPPO, DualClip, ImportanceWeighted, PPOClip, Reinforce
+from erc_bench.objectives.regularizers import (
+    AdaptiveKL,
+    CovarianceKL,
+    EntropyBonus,
+    ExactKL,
+    KLEstimate,
+    PositiveNLL,
+)
+from erc_bench.objectives.surrogates import (
+    CEGPPO,
+    CISPO,
+    GMPO,
+    GPPO,
+    GSPO,
+    SAPO,
+    DualClip,
+    ImportanceWeighted,
+    PPOClip,
+    Reinforce,
+    TruncatedImportance,
+)
 
 __all__ = [
+    "CEGPPO",
+    "CISPO",
+    "GMPO",
     "GPPO",
+    "GSPO",
     "RECIPES",
+    "SAPO",
+    "Adaptive",
+    "AdaptiveKL",
     "Aggregate",
+    "ClipCovariance",
+    "CovarianceKL",
     "Denominators",
+    "DirectionalEntropyRatio",
     "DualClip",
     "EntropyBonus",
     "EntropyRatio",
     "ExactKL",
     "FixedHorizon",
     "Gate",
+    "HighEntropy",
     "ImportanceWeighted",
     "KLEstimate",
+    "KLTrustRegion",
     "Objective",
     "PPOClip",
     "PositiveNLL",
     "Recipe",
     "Regularizer",
     "Reinforce",
+    "SampledTV",
     "SequenceMeanTokenMean",
     "SequenceMeanTokenSum",
     "Surrogate",
+    "TVTrustRegion",
     "TokenMean",
+    "TruncatedImportance",
     "make",
     "recipe",
 ]

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from erc_bench.numerics import require_parameter
+from erc_bench.numerics import Hyper, require_parameter
 
 __all__ = [
     "Aggregate",
@@ -110,14 +110,14 @@ class FixedHorizon(Aggregate):
     """Divides by a constant length: ``sum_it x_it / (B T_max)`` (Dr. GRPO, arXiv:2503.20783).
 
     Args:
-        horizon: T_max, the longest response there may be, in tokens.
+        horizon: T_max, the longest response there may be, in tokens; a float, or one per run.
 
     >>> mask = torch.tensor([[True, True], [True, False]])
     >>> FixedHorizon(3)(torch.tensor([[1.0, 2.0], [6.0, 0.0]]), mask)
     tensor(1.5000)
     """
 
-    horizon: float
+    horizon: Hyper
 
     def __post_init__(self) -> None:
         require_parameter(self, "horizon", above=0, finite=True)

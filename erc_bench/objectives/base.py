@@ -9,7 +9,7 @@ or tensors ``(R,)`` with one value for each run of a ``(R, B, T)`` batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -23,6 +23,7 @@ from erc_bench.numerics import Hyper, over_tokens
 from erc_bench.objectives.aggregates import Aggregate, TokenMean
 
 __all__ = [
+    "Adaptive",
     "Aggregate",
     "Denominators",
     "Gate",
@@ -44,8 +45,12 @@ class Surrogate(Protocol):
 
     @property
     def clip_range(self) -> tuple[Hyper, Hyper] | None:
-        """``(low, high)`` of a clip to ``1 - low <= r <= 1 + high``; None: there is no clip."""
+        """``(low, high)`` of a clip to ``1 - low <= ratio <= 1 + high``; None: there is no clip."""
         return None
+
+    def ratio(self, batch: TokenBatch) -> Tensor:
+        """What a clip bounds, ``(..., B, T)``: the token's ratio, or its response's; 1 where masked."""
+        return batch.ratio
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Loss of each token, ``(..., B, T)``; minimising it improves the policy."""
@@ -58,7 +63,11 @@ class Surrogate(Protocol):
 
 @runtime_checkable
 class Gate(Protocol):
-    """Decides which tokens keep their gradient; values and denominators stay."""
+    """Decides which tokens keep their gradient; values and denominators stay.
+
+    A gate that compares the tokens of a batch with each other sets ``over_batch = True``: what it
+    keeps of a micro-batch is not what it keeps of the whole batch. It looks at each run alone.
+    """
 
     def keep(self, batch: TokenBatch) -> Tensor:
         """Tokens that keep their gradient, bool ``(..., B, T)``; differentiable in nothing."""
@@ -86,6 +95,15 @@ class Regularizer(Protocol):
     def mask(self, batch: TokenBatch) -> Tensor:
         """Tokens it is aggregated over, among the unmasked ones."""
         return batch.mask
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """A regularizer whose coefficient follows a measurement, from rollout to rollout."""
+
+    def adapted(self, metrics: Mapping[str, Tensor]) -> Regularizer:
+        """The regularizer for the next rollout; the receiver does not change."""
+        ...
 
 
 class Denominators(NamedTuple):
@@ -179,8 +197,9 @@ class Objective:
 
             - ``loss/surrogate`` and ``loss/<regularizer>``: the terms the loss is the sum of.
             - ``clip/ratio_bound_fraction``: tokens whose loss value the clip determines.
-            - ``clip/ratio_outside_fraction``: tokens with ``r`` outside ``[1 - low, 1 + high]``,
-              whether or not the clip binds there. Both only where the surrogate has a clip range.
+            - ``clip/ratio_outside_fraction``: tokens whose ratio (the response's, at sequence level)
+              lies outside ``[1 - low, 1 + high]``, whether or not the clip binds there. Both only
+              where the surrogate has a clip range.
             - ``gate/dropped_fraction``: tokens without a gradient for a gate's sake.
 
             Fractions are of unmasked tokens.
@@ -218,7 +237,7 @@ class Objective:
         """Tokens with a ratio outside the clip range; False where masked, as the ratio is 1 there."""
         assert self.surrogate.clip_range is not None
         low, high = self.surrogate.clip_range
-        ratio = batch.ratio
+        ratio = self.surrogate.ratio(batch)
         return (ratio < over_tokens(1 - low, ratio)) | (ratio > over_tokens(1 + high, ratio))
 
     @cached_property
@@ -239,15 +258,48 @@ class Objective:
         """Whether a regularizer needs the reference policy (``ref_logp`` or ``ref_log_probs``)."""
         return any(getattr(r, "reference", None) == "ref" for r in self.regularizers)
 
+    @property
+    def over_batch(self) -> bool:
+        """Whether a piece selects among a batch's tokens: micro-batches then change the loss.
+
+        Such pieces say so by an attribute ``over_batch``. They look at each run alone.
+        """
+        pieces = (*self.gates, *self.regularizers)
+        return any(getattr(piece, "over_batch", False) for piece in pieces)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether :meth:`adapted` can change anything."""
+        return any(isinstance(r, Adaptive) for r in self.regularizers)
+
+    def adapted(self, metrics: Mapping[str, Tensor]) -> Objective:
+        """The objective for the next rollout, given what the last one's updates did; pure.
+
+        Args:
+            metrics: what the adaptive pieces read, one value for each run ``(...)``; such as
+                ``drift/kl_exact`` of the updated policy, over the rollout's tokens.
+
+        Raises:
+            ValueError: a metric that a piece needs is missing.
+        """
+        if not self.adaptive:
+            return self
+        return replace(
+            self,
+            regularizers=tuple(
+                r.adapted(metrics) if isinstance(r, Adaptive) else r for r in self.regularizers
+            ),
+        )
+
     def spec(self) -> dict[str, Any]:
-        """The composition as plain JSON values, for provenance.
+        """The composition as plain JSON values, for provenance; with ``over_batch``.
 
         >>> from erc_bench.objectives import PPOClip
         >>> Objective(PPOClip(0.2, 0.28)).spec()["surrogate"]
         {'type': 'PPOClip', 'low': 0.2, 'high': 0.28}
         """
         described: dict[str, Any] = describe(self)
-        return described
+        return {**described, "over_batch": self.over_batch}
 
 
 def describe(value: Any) -> Any:

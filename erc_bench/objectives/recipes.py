@@ -1,122 +1,60 @@
 """Named objectives: each a composition of a few lines with its equation (maximised) and its source.
 
 ``r`` is the sampled action's ratio, ``A`` the advantage, ``rho`` the entropy ratio, ``sg`` the
-stop-gradient. Parameters are the builder's keyword arguments.
+stop-gradient, ``|y|`` a response's tokens. Parameters are the builder's keyword arguments. Where an
+equation has no sum, every token weighs the same.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
 from torch import Tensor
 
-from erc_bench.advantages import Advantage
-from erc_bench.errors import InputError
 from erc_bench.numerics import Hyper
-from erc_bench.objectives.aggregates import SequenceMeanTokenMean
-from erc_bench.objectives.base import Objective
-from erc_bench.objectives.gates import EntropyRatio
-from erc_bench.objectives.regularizers import KLEstimate
-from erc_bench.objectives.surrogates import GPPO, DualClip, PPOClip, Reinforce
+from erc_bench.objectives.aggregates import FixedHorizon, SequenceMeanTokenMean
+from erc_bench.objectives.base import Objective, Regularizer
+from erc_bench.objectives.gates import (
+    ClipCovariance,
+    DirectionalEntropyRatio,
+    EntropyRatio,
+    HighEntropy,
+    KLTrustRegion,
+    SampledTV,
+    TVTrustRegion,
+)
+from erc_bench.objectives.registry import RECIPES, Recipe, make, recipe, register
+from erc_bench.objectives.regularizers import (
+    AdaptiveKL,
+    CovarianceKL,
+    EntropyBonus,
+    ExactKL,
+    KLEstimate,
+    PositiveNLL,
+)
+from erc_bench.objectives.surrogates import (
+    CEGPPO,
+    CISPO,
+    GMPO,
+    GPPO,
+    GSPO,
+    SAPO,
+    DualClip,
+    ImportanceWeighted,
+    PPOClip,
+    Reinforce,
+    TruncatedImportance,
+)
 
 __all__ = ["RECIPES", "Recipe", "make", "recipe"]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """An objective and what its paper trains it with.
-
-    Attributes:
-        name: in the registry and in records.
-        build: makes the objective; its keyword arguments are the recipe's parameters.
-        advantage: estimator.
-        dynamic_sampling: only groups whose rewards differ are trained on (DAPO, eq. 11).
-        overlong_penalty: DAPO's soft length penalty is added to rewards (eq. 13).
-        source: paper.
-        equation: what is maximised, one line.
-    """
-
-    name: str
-    build: Callable[..., Objective]
-    advantage: Advantage
-    dynamic_sampling: bool
-    overlong_penalty: bool
-    source: str
-    equation: str
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Names and defaults of the parameters."""
-        return {k: p.default for k, p in inspect.signature(self.build).parameters.items()}
-
-    @property
-    def description(self) -> str:
-        """One sentence."""
-        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+def _with(base: Objective, regularizer: Regularizer) -> Objective:
+    """Add a regularizer, unless its weight is the number 0: then its fields need not be there."""
+    weight = regularizer.coefficient
+    absent = not isinstance(weight, Tensor) and weight == 0
+    return base if absent else base.regularized(regularizer)
 
 
-#: Every recipe by name, in the order they are defined.
-RECIPES: dict[str, Recipe] = {}
-
-
-def _recipe(
-    name: str,
-    *,
-    source: str,
-    advantage: Advantage = "group-zscore",
-    dynamic_sampling: bool = False,
-    overlong_penalty: bool = False,
-) -> Callable[[Callable[..., Objective]], Callable[..., Objective]]:
-    """Register a builder; the last paragraph of its docstring is the equation."""
-
-    def register(build: Callable[..., Objective]) -> Callable[..., Objective]:
-        equation = " ".join((inspect.getdoc(build) or "").split("\n\n")[-1].split())
-        RECIPES[name] = Recipe(
-            name, build, advantage, dynamic_sampling, overlong_penalty, source, equation
-        )
-        return build
-
-    return register
-
-
-def recipe(name: str) -> Recipe:
-    """Look a recipe up.
-
-    Raises:
-        InputError: unknown name.
-
-    >>> recipe("dapo").advantage
-    'group-zscore'
-    """
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"objective: {name!r} is unknown{hint} (known: {', '.join(RECIPES)})")
-    return RECIPES[name]
-
-
-def make(name: str, **overrides: Hyper) -> Objective:
-    """Build a recipe's objective, with some of its parameters changed.
-
-    Raises:
-        InputError: unknown recipe or parameter, or a value out of its range.
-
-    >>> make("erc-dapo", band_low=0.1).gates
-    (EntropyRatio(low=0.1, high=0.05, eps=1e-08),)
-    """
-    found = recipe(name)
-    for key in overrides:
-        if key not in found.parameters:
-            allowed = ", ".join(found.parameters) or "none"
-            raise InputError(f"objective: {name} has no parameter {key!r} (allowed: {allowed})")
-    return found.build(**overrides)
-
-
-@_recipe("reinforce", source="Williams, Machine Learning 8 (1992)", advantage="leave-one-out")
+@register("reinforce", source="Williams, Machine Learning 8 (1992)", advantage="leave-one-out")
 def reinforce() -> Objective:
     """The policy gradient, without regard to how far the policy has moved.
 
@@ -125,7 +63,7 @@ def reinforce() -> Objective:
     return Objective(Reinforce())
 
 
-@_recipe("ppo-clip", source="arXiv:1707.06347 eq. 7", advantage="gae")
+@register("ppo-clip", source="arXiv:1707.06347 eq. 7", advantage="gae")
 def ppo_clip(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2) -> Objective:
     """Stops where the sampled action's ratio has left the clip range.
 
@@ -134,7 +72,7 @@ def ppo_clip(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2) -> Objective:
     return Objective(PPOClip(clip_low, clip_high))
 
 
-@_recipe("dual-clip", source="arXiv:1912.09729", advantage="gae")
+@register("dual-clip", source="arXiv:1912.09729", advantage="gae")
 def dual_clip(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2, c: Hyper = 3.0) -> Objective:
     """PPO-clip that also bounds the punishment of actions that have become likelier.
 
@@ -143,27 +81,89 @@ def dual_clip(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2, c: Hyper = 3.0) -> 
     return Objective(DualClip(PPOClip(clip_low, clip_high), c))
 
 
-@_recipe("grpo", source="arXiv:2402.03300 eq. 3")
+@register("ppo-kl", source="arXiv:1707.06347 eq. 8", advantage="gae")
+def ppo_kl(beta: Hyper = 3.0) -> Objective:
+    """No clip; a penalty on the divergence of the whole distribution.
+
+    r A - beta KL(pi_old || pi)
+    """
+    return Objective(ImportanceWeighted()).regularized(ExactKL(beta, "old", "forward"))
+
+
+@register("ppo-kl-adaptive", source="arXiv:1707.06347 eq. 8, sec. 4", advantage="gae")
+def ppo_kl_adaptive(beta: Hyper = 1.0, target: Hyper = 0.01) -> Objective:
+    """The same with a coefficient that is halved and doubled to keep the divergence near a target.
+
+    r A - beta KL(pi_old || pi), after a rollout beta / 2 if KL < target / 1.5, 2 beta if KL > 1.5 target
+    """
+    return Objective(ImportanceWeighted()).regularized(AdaptiveKL(beta, target=target))
+
+
+@register("ppo-entropy", source="arXiv:1707.06347 eq. 9", advantage="gae")
+def ppo_entropy(bonus: Hyper = 0.01, clip_low: Hyper = 0.2, clip_high: Hyper = 0.2) -> Objective:
+    """PPO-clip with an entropy bonus.
+
+    min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) + bonus H(pi)
+    """
+    return ppo_clip(clip_low, clip_high).regularized(EntropyBonus(bonus))
+
+
+@register("grpo", source="arXiv:2402.03300 eq. 3")
 def grpo(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2, beta: Hyper = 0.0) -> Objective:
     """PPO-clip with advantages relative to a group; every response weighs the same.
 
     1/|y| sum_t min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - beta k3(pi || ref)
     """
     base = Objective(PPOClip(clip_low, clip_high), aggregate=SequenceMeanTokenMean())
-    penalised = isinstance(beta, Tensor) or beta != 0
-    return base.regularized(KLEstimate(beta, "k3", "ref")) if penalised else base
+    return _with(base, KLEstimate(beta, "k3", "ref"))
 
 
-@_recipe("dapo", source="arXiv:2503.14476 eq. 8", dynamic_sampling=True, overlong_penalty=True)
-def dapo(clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+@register("dr-grpo", source="arXiv:2503.20783", advantage="group-centred")
+def dr_grpo(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2, horizon: Hyper = 12) -> Objective:
+    """GRPO without its length and difficulty biases: a constant length, advantages not standardised.
+
+    1/horizon sum_t min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), horizon the longest response
+    """
+    return Objective(PPOClip(clip_low, clip_high), aggregate=FixedHorizon(horizon))
+
+
+@register("dapo", source="arXiv:2503.14476 eq. 8", dynamic_sampling=True, overlong_penalty=True)
+def dapo(clip_low: Hyper = 0.2, clip_high: Hyper = 0.28, positive_nll: Hyper = 0.0) -> Objective:
     """PPO-clip with a higher upper bound; every token weighs the same.
 
-    min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
+    min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) + positive_nll log pi where the reward is 1
     """
-    return Objective(PPOClip(clip_low, clip_high))
+    return _with(Objective(PPOClip(clip_low, clip_high)), PositiveNLL(positive_nll))
 
 
-@_recipe("gppo", source="arXiv:2508.07629")
+@register("gspo", source="arXiv:2507.18071")
+def gspo(clip_low: Hyper = 3e-4, clip_high: Hyper = 4e-4) -> Objective:
+    """PPO-clip of a response's length-normalised ratio.
+
+    min(s A, clip(s, 1 - clip_low, 1 + clip_high) A), s = exp(1/|y| sum_t log r_t)
+    """
+    return Objective(GSPO(clip_low, clip_high), aggregate=SequenceMeanTokenMean())
+
+
+@register("gmpo", source="arXiv:2507.20673")
+def gmpo(clip_low: Hyper = 0.4, clip_high: Hyper = 0.4) -> Objective:
+    """The geometric mean of a response's ratios, each clipped where that lowers the objective.
+
+    exp(1/|y| sum_t c_t) A, c = min(log r, clip_high) if A > 0, else max(log r, -clip_low)
+    """
+    return Objective(GMPO(clip_low, clip_high), aggregate=SequenceMeanTokenMean())
+
+
+@register("cispo", source="arXiv:2506.13585 eq. 4")
+def cispo(clip_low: Hyper = 1.0, clip_high: Hyper = 4.0) -> Objective:
+    """The policy gradient with a bounded importance weight: no token loses its gradient.
+
+    sg(clip(r, 1 - clip_low, 1 + clip_high)) A log pi
+    """
+    return Objective(CISPO(clip_low, clip_high))
+
+
+@register("gppo", source="arXiv:2508.07629")
 def gppo(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2) -> Objective:
     """PPO-clip in value; where it clips, a bounded gradient is kept.
 
@@ -172,18 +172,107 @@ def gppo(clip_low: Hyper = 0.2, clip_high: Hyper = 0.2) -> Objective:
     return Objective(GPPO(clip_low, clip_high))
 
 
-@_recipe("erc-dapo", source="arXiv:2512.05591", dynamic_sampling=True, overlong_penalty=True)
+@register("ce-gppo", source="arXiv:2509.20712")
+def ce_gppo(
+    b_low: Hyper = 0.5, b_high: Hyper = 1.0, clip_low: Hyper = 0.2, clip_high: Hyper = 0.2
+) -> Objective:
+    """GPPO with two weights on what it keeps: the lower one against, the upper one for exploration.
+
+    gppo, times b_low if r < 1 - clip_low and A < 0, times b_high if r > 1 + clip_high and A > 0
+    """
+    return Objective(CEGPPO(clip_low, clip_high, b_low, b_high))
+
+
+@register("sapo", source="arXiv:2511.20347")
+def sapo(tau_positive: Hyper = 1.0, tau_negative: Hyper = 1.05) -> Objective:
+    """A soft gate instead of a clip: the gradient fades with the distance of the ratio from 1.
+
+    1/|y| sum_t (4/tau) sigmoid(tau (r - 1)) A, tau = tau_positive if A > 0, else tau_negative
+    """
+    return Objective(SAPO(tau_positive, tau_negative), aggregate=SequenceMeanTokenMean())
+
+
+@register("clip-cov", source="arXiv:2505.22617")
+def clip_cov(
+    fraction: Hyper = 2e-4,
+    cov_low: Hyper = 1.0,
+    cov_high: Hyper = 5.0,
+    clip_low: Hyper = 1.0,
+    clip_high: Hyper = 1.0,
+) -> Objective:
+    """A wide clip that drops a few of the tokens whose update lowers the entropy most.
+
+    min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), without a gradient at a few tokens with
+    cov_low < (A - mean A) (log pi - mean log pi) < cov_high
+    """
+    clip = PPOClip(clip_low, clip_high)
+    return Objective(clip).gated(ClipCovariance(fraction, cov_low, cov_high, besides=clip))
+
+
+@register("kl-cov", source="arXiv:2505.22617")
+def kl_cov(beta: Hyper = 1.0, fraction: Hyper = 2e-3) -> Objective:
+    """No clip; a penalty on the divergence at the tokens whose update lowers the entropy most.
+
+    r A - beta |log r| at the largest (A - mean A) (log pi - mean log pi), r A at the other tokens
+    """
+    return Objective(ImportanceWeighted()).regularized(CovarianceKL(beta, fraction))
+
+
+@register("dppo-tv", source="arXiv:2602.04879")
+def dppo_tv(delta_low: Hyper = 0.15, delta_high: Hyper = 0.15) -> Objective:
+    """Drops a token whose probability, not its ratio, has moved too far the way of its gradient.
+
+    r A, sg(r A) if A > 0 and pi - pi_old > delta_high, or A < 0 and pi_old - pi > delta_low
+    """
+    return Objective(ImportanceWeighted()).gated(SampledTV(delta_low, delta_high))
+
+
+@register(
+    "high-entropy-only",
+    source="arXiv:2506.01939",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def high_entropy_only(
+    fraction: Hyper = 0.2, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28
+) -> Objective:
+    """DAPO on the forking tokens alone.
+
+    min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) if H is among the largest of the batch, else sg
+    """
+    return dapo(clip_low, clip_high).gated(HighEntropy(fraction))
+
+
+@register(
+    "dapo-tis",
+    source="arXiv:1802.01561; Yao et al. (2025)",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def dapo_tis(cap: Hyper = 2.0, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """DAPO corrected for an engine whose probabilities differ from the trained policy's.
+
+    sg(min(pi_old/pi_rollout, cap)) min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
+    """
+    return Objective(TruncatedImportance(PPOClip(clip_low, clip_high), cap))
+
+
+@register("erc-dapo", source="arXiv:2512.05591", dynamic_sampling=True, overlong_penalty=True)
 def erc_dapo(
-    band_low: Hyper = 0.05, band_high: Hyper = 0.05, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28
+    band_low: Hyper = 0.05,
+    band_high: Hyper = 0.05,
+    clip_low: Hyper = 0.2,
+    clip_high: Hyper = 0.28,
+    positive_nll: Hyper = 0.0,
 ) -> Objective:
     """DAPO that drops a token's gradient where the policy's entropy has left a band.
 
     dapo if 1 - band_low < rho < 1 + band_high, else sg(dapo)
     """
-    return dapo(clip_low, clip_high).gated(EntropyRatio(band_low, band_high))
+    return dapo(clip_low, clip_high, positive_nll).gated(EntropyRatio(band_low, band_high))
 
 
-@_recipe("erc-gppo", source="arXiv:2512.05591")
+@register("erc-gppo", source="arXiv:2512.05591")
 def erc_gppo(
     band_low: Hyper = 0.05, band_high: Hyper = 0.05, clip_low: Hyper = 0.2, clip_high: Hyper = 0.2
 ) -> Objective:
@@ -192,3 +281,48 @@ def erc_gppo(
     gppo if 1 - band_low < rho < 1 + band_high, else sg(gppo)
     """
     return gppo(clip_low, clip_high).gated(EntropyRatio(band_low, band_high))
+
+
+@register(
+    "erc-directional-dapo",
+    source="this project; dH after arXiv:2602.03392",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def erc_directional_dapo(
+    band_low: Hyper = 0.05, band_high: Hyper = 0.05, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28
+) -> Objective:
+    """ERC that keeps the gradients which lead back into its band.
+
+    dapo, sg(dapo) if rho >= 1 + band_high and dH > 0, or rho <= 1 - band_low and dH < 0, with
+    dH = -A (p_a (log p_a + H) - sum_b p_b^2 (log p_b + H))
+    """
+    return dapo(clip_low, clip_high).gated(DirectionalEntropyRatio(band_low, band_high))
+
+
+@register(
+    "kl-gate-dapo",
+    source="oracle of this project, after arXiv:1502.05477",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def kl_gate_dapo(delta: Hyper = 0.01, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """DAPO that drops a token's gradient where the exact divergence exceeds a bound.
+
+    dapo if KL(pi_old || pi) <= delta, else sg(dapo)
+    """
+    return dapo(clip_low, clip_high).gated(KLTrustRegion(delta))
+
+
+@register(
+    "tv-gate-dapo",
+    source="oracle of this project, after arXiv:2602.04879",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def tv_gate_dapo(delta: Hyper = 0.07, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """DAPO that drops a token's gradient where the exact total variation exceeds a bound.
+
+    dapo if 1/2 sum_a |pi_a - pi_old_a| <= delta, else sg(dapo)
+    """
+    return dapo(clip_low, clip_high).gated(TVTrustRegion(delta))

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from erc_bench.batch import TokenBatch
 from erc_bench.errors import InputError
 from erc_bench.numerics import Hyper, clamp_log_ratio, k1, k2, k3, kl, require_parameter
+from erc_bench.objectives.gates.selection import covariance, first_of, share
 
-__all__ = ["EntropyBonus", "ExactKL", "KLEstimate", "PositiveNLL"]
+__all__ = [
+    "AdaptiveKL",
+    "CovarianceKL",
+    "EntropyBonus",
+    "ExactKL",
+    "KLEstimate",
+    "PositiveNLL",
+]
 
 Reference = Literal["old", "ref"]
 
@@ -76,6 +86,96 @@ class ExactKL(_Weighted):
         if self.direction == "forward":
             return kl(reference, policy)
         return kl(policy, reference)
+
+
+@dataclass(frozen=True)
+class AdaptiveKL(ExactKL):
+    """``KL(pi_old || pi)`` with a coefficient that keeps it near a target (arXiv:1707.06347 sec. 4).
+
+    After the updates of a rollout, with ``d`` the mean KL that they led to: ``beta / 2`` where ``d <
+    target / 1.5``, ``2 beta`` where ``d > 1.5 target``. Not adapted, it is :class:`ExactKL`.
+
+    Args:
+        coefficient: beta, to begin with.
+        target: of ``d``, nats.
+
+    Raises:
+        InputError: a coefficient or target that is not positive, or another KL than this.
+    """
+
+    target: Hyper = 0.01
+
+    #: what is measured, as in ``erc_bench.drift``
+    metric: ClassVar[str] = "drift/kl_exact"
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "coefficient", above=0, finite=True)
+        require_parameter(self, "target", above=0, finite=True)
+        _require_choice(self, "reference", "old")
+        _require_choice(self, "direction", "forward")
+
+    def adapted(self, metrics: Mapping[str, Tensor]) -> AdaptiveKL:
+        """With each run's next coefficient; unchanged where the measured KL is NaN.
+
+        Raises:
+            ValueError: no ``drift/kl_exact`` among the metrics.
+        """
+        if self.metric not in metrics:
+            raise ValueError(f"AdaptiveKL: needs the metric {self.metric!r}, got {[*metrics]}")
+        measured = metrics[self.metric].detach().double()
+        beta, target = (
+            torch.as_tensor(value, dtype=measured.dtype, device=measured.device)
+            for value in (self.coefficient, self.target)
+        )
+        factor = torch.ones_like(measured)
+        factor[measured < target / 1.5] = 0.5
+        factor[measured > target * 1.5] = 2.0
+        return replace(self, coefficient=(beta * factor).clamp(*_BETA_RANGE))
+
+
+#: an adaptive coefficient stays in it, so that it can be halved or doubled without end
+_BETA_RANGE = (1e-20, 1e20)
+
+
+@dataclass(frozen=True)
+class CovarianceKL(_Weighted):
+    """``|log r|`` on the tokens of highest covariance (KL-Cov, arXiv:2505.22617).
+
+    ``max(1, floor(fraction n))`` of a run's n unmasked tokens, by ``cov = (A - mean A) (log pi -
+    mean log pi)``, are penalised; the penalty is aggregated over all tokens. Its gradient is
+    ``sign(log r) grad log pi``, and zero at ``r = 1``. The absolute log-ratio is the estimate of the
+    KL in the paper's code.
+
+    Args:
+        coefficient: weight of the penalty.
+        fraction: of the tokens that are penalised; the paper uses 2e-3 (7B) and 2e-4 (32B).
+
+    Raises:
+        InputError: a negative coefficient, or a fraction that is not positive.
+    """
+
+    over_batch: ClassVar[bool] = True
+
+    coefficient: Hyper = 1.0
+    fraction: Hyper = 2e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_parameter(self, "fraction", above=0)
+
+    @property
+    def name(self) -> str:
+        """``kl_cov``."""
+        return "kl_cov"
+
+    def penalty(self, batch: TokenBatch) -> Tensor:
+        """``|log r|`` of the chosen tokens, 0 of the others."""
+        return torch.where(self.chosen(batch), batch.log_ratio.abs(), 0.0)
+
+    @torch.no_grad()
+    def chosen(self, batch: TokenBatch) -> Tensor:
+        """The tokens of highest covariance, bool ``(..., B, T)``."""
+        return first_of(-covariance(batch), batch.mask, share(self.fraction, batch.mask))
 
 
 @dataclass(frozen=True)

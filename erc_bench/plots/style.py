@@ -100,21 +100,27 @@ _BASES: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "gmpo": ("#cc79a7", "#7a2f5c", _DOT, "h"),
     "cispo": ("#d55e00", "#7a3300", _DASHDOT, "X"),
     "sapo": ("#7f8ff4", "#2b2f9e", _DASH, "*"),
-    "clip-cov": ("#66c2c2", "#0d5a5a", _DOT, "8"),
+    "clip-cov": ("#66c2c2", "#0d5a5a", _LONG, "8"),
     "kl-cov": ("#2a9d9d", "#063f3f", _DASHDOT, "H"),
     "dppo-tv": ("#a8763e", "#57320a", _DASH, ">"),
     "high-entropy-only": ("#e07b7b", "#8b1a1a", _TWODOT, "P"),
-    "entropy-bonus": ("#b5651d", "#5e3206", _LONG, "v"),
-    "kl-penalty": ("#7d7db3", "#33335e", _LONG, "s"),
-    "ppo-kl": ("#9c9cc9", "#44447a", _TWODOT, "s"),
-    "exact-kl-oracle": ("#ff6f91", "#9e1038", _TWODOT, "*"),
+    "ppo-entropy": ("#b5651d", "#5e3206", _LONG, "v"),
+    "ppo-kl": ("#7d7db3", "#33335e", _LONG, "s"),
+    "ppo-kl-adaptive": ("#9c9cc9", "#44447a", _TWODOT, "s"),
+    "dapo-tis": ("#1f78b4", "#0b3c5d", _DOT, "o"),
+    "kl-gate-dapo": ("#ff6f91", "#9e1038", _DOT, "*"),
+    "tv-gate-dapo": ("#c2185b", "#6a0032", _LONG, "*"),
 }
+#: other gates on a base: its dark hue, dash-dotted
+_VARIANTS = {"dapo": ("erc-directional-dapo",)}
 #: for names outside the list: hues that no known name has
 _SPARE = ("#6d597a", "#b56576", "#4f772d", "#355070", "#bc4749", "#7f5539", "#5f0f40", "#4d7c8a")
 _KNOWN: dict[str, ArmStyle] = {}
 for _name, (_light, _dark, _dashes, _marker) in _BASES.items():
     _KNOWN[_name] = ArmStyle(_light, _dashes, _marker)
     _KNOWN[f"erc-{_name}"] = ArmStyle(_dark, "-", _marker)
+    for _variant in _VARIANTS.get(_name, ()):
+        _KNOWN[_variant] = ArmStyle(_dark, _DASHDOT, "X")
 _ORDER = {name: i for i, name in enumerate(_KNOWN)}
 
 

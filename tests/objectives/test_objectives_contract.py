@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from objective_batches import B, R, T, gradient, leaves
+from objective_batches import OVER_BATCH, B, R, T, built, gradient, leaves
 
 from erc_bench.batch import TokenBatch
 from erc_bench.objectives import (
@@ -44,11 +44,6 @@ recipes = pytest.mark.parametrize("name", RECIPES)
 aggregates = pytest.mark.parametrize("aggregate", AGGREGATES, ids=lambda a: type(a).__name__)
 
 
-def built(name, aggregate, *further):
-    base = make(name)
-    return Objective(base.surrogate, base.gates, aggregate, (*base.regularizers, *further))
-
-
 def assert_same(first, second):
     for a, b in zip(first[:2], second[:2], strict=True):
         torch.testing.assert_close(a, b, **EXACT)
@@ -75,21 +70,28 @@ def test_an_infinite_band_equals_the_base(name, drift):
 
 @recipes
 def test_ratio_one_gives_the_reinforce_gradient(name):
-    """Before the first update every recipe ascends A grad log pi, and no gate acts."""
+    """Before the first update every recipe ascends A grad log pi by its aggregate, plus its entropy
+    bonus if it has one; penalties on drift have no gradient yet, and no gate acts but the two that
+    choose among the tokens of a batch, whatever the policy did.
+    """
     given = leaves(drift=0.0)
     objective = make(name)
-    reinforce = Objective(Reinforce(), aggregate=objective.aggregate)
+    bonus = tuple(r for r in objective.regularizers if isinstance(r, EntropyBonus))
+    reinforce = Objective(Reinforce(), aggregate=objective.aggregate, regularizers=bonus)
     _, expected, _ = gradient(reinforce, given)
     _, actual, metrics = gradient(objective, given)
+    keep = objective.keep(TokenBatch.from_logits(**given))
+    if not bonus:
+        expected = expected * keep.unsqueeze(-1)
     torch.testing.assert_close(actual, expected, **EXACT)
-    assert metrics["gate/dropped_fraction"] == 0
+    assert (metrics["gate/dropped_fraction"] > 0) == (name in {"clip-cov", "high-entropy-only"})
     assert expected.abs().max() > 0
 
 
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if make(n).gates])
 def test_outside_the_band_only_the_gradient_goes(name):
     """Dropped tokens: gradient exactly zero; the loss and the kept tokens' gradient stay as they were."""
-    given = leaves()
+    given = leaves((4 * B, T))
     gated = make(name)
     base = Objective(gated.surrogate, aggregate=gated.aggregate)
     keep = gated.keep(TokenBatch.from_logits(**given))
@@ -151,16 +153,15 @@ def test_runs_do_not_see_each_other(name, aggregate):
     given = leaves((R, B, T))
     weights = {"coefficient": torch.linspace(0.1, 0.3, R)}
     base = make(name, **parameters)
-    together = Objective(
-        base.surrogate, base.gates, aggregate, (*base.regularizers, EntropyBonus(**weights))
-    )
+    further = () if name == "ppo-entropy" else (EntropyBonus(**weights),)
+    together = Objective(base.surrogate, base.gates, aggregate, (*base.regularizers, *further))
     loss, grad, metrics = gradient(together, given)
     assert loss.shape == (R,)
     assert loss.dtype is torch.float64
     for run in range(R):
         base = make(name, **{k: v[run].item() for k, v in parameters.items()})
-        bonus = EntropyBonus(weights["coefficient"][run].item())
-        alone = Objective(base.surrogate, base.gates, aggregate, (*base.regularizers, bonus))
+        bonus = tuple(EntropyBonus(b.coefficient[run].item()) for b in further)
+        alone = Objective(base.surrogate, base.gates, aggregate, (*base.regularizers, *bonus))
         one = {k: v[run].detach() for k, v in given.items()}
         one["logits"].requires_grad_()
         expected = gradient(alone, one)
@@ -175,6 +176,7 @@ def test_no_tokens_no_loss(name, aggregate):
     given = leaves((R, B, T))
     given["mask"][1] = False
     loss, grad, metrics = gradient(built(name, aggregate, *REGULARIZERS), given)
+    assert (metrics["gate/dropped_fraction"][[0, 2]] < 1).all()
     assert loss[1] == 0
     assert (grad[1] == 0).all()
     assert all(v[1] == 0 for v in metrics.values())
@@ -201,7 +203,7 @@ def test_losses_keep_dtype_and_metrics_carry_no_gradient(name):
     given["logits"].requires_grad_()
     weight = torch.tensor(0.1, dtype=torch.float64)
     parameters = {k: weight + v for k, v in RECIPES[name].parameters.items()}
-    objective = make(name, **parameters).regularized(EntropyBonus(weight.expand(1)))
+    objective = make(name, **parameters).regularized(KLEstimate(weight.expand(1), "k2", "old"))
     assert (
         objective(TokenBatch.from_logits(**{k: v[None] for k, v in given.items()}))[0].dtype
         is torch.float32
@@ -228,6 +230,26 @@ def test_specs_are_plain_json(name):
     assert open_band.spec()["gates"] == [
         {"type": "EntropyRatio", "low": "inf", "high": 1, "eps": 1e-8}
     ]
+
+
+@recipes
+def test_specs_say_whether_micro_batches_matter(name):
+    """Recipes that choose among a batch's tokens say so, and no others."""
+    assert make(name).spec()["over_batch"] == (name in OVER_BATCH)
+    assert set(OVER_BATCH) == {"clip-cov", "kl-cov", "high-entropy-only"}
+
+
+@recipes
+def test_asking_for_the_gates_first_costs_no_gradient(name):
+    """keep and bound look at a batch without gradients; the loss of that batch has them still."""
+    given = leaves()
+    objective = make(name)
+    _, expected, _ = gradient(objective, given)
+    batch = TokenBatch.from_logits(**given)
+    objective.bound(batch)
+    objective.keep(batch)
+    (grad,) = torch.autograd.grad(objective(batch)[0], given["logits"])
+    assert torch.equal(grad, expected)
 
 
 def test_hyperparameters_of_another_number_of_runs_are_refused():

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import matplotlib as mpl
 import numpy as np
@@ -9,10 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from erc_bench.analysis import mean_interval
+from erc_bench.objectives import RECIPES
 from erc_bench.plots import FIGURES, Frames, NothingToDraw, arm_style, draw_all, ordered
 from erc_bench.plots.frames import band
 from erc_bench.plots.one_update import choose_token
-from erc_bench.plots.style import name_text
+from erc_bench.plots.style import _KNOWN, name_text
 from erc_bench.plots.tokens import lower_entropy_probability
 from erc_bench.records import Results
 from erc_bench.report.files import figure_bytes
@@ -272,6 +274,21 @@ def test_the_main_objectives_can_be_told_apart_without_full_colour_vision(kind):
     for i, a in enumerate(names):
         for j in range(i):
             assert np.linalg.norm(seen[i] - seen[j]) > 14, (a, names[j])
+
+
+@pytest.mark.parametrize("kind", DEFICIENCIES)
+def test_every_recipe_has_a_fixed_look_of_its_own(kind):
+    """None borrows the look of an unknown name. As lines any two differ in dashes or clearly in
+    colour, and as points in marker or colour, also without full colour vision.
+    """
+    seen = {n: lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(n).color), 0, 1))
+            for n in RECIPES}  # fmt: skip
+    assert set(RECIPES) <= set(_KNOWN)
+    for a, b in itertools.combinations(RECIPES, 2):
+        one, two = arm_style(a), arm_style(b)
+        apart = np.linalg.norm(seen[a] - seen[b]) > 10
+        assert apart or one.dash != two.dash, (a, b)
+        assert apart or one.marker != two.marker, (a, b)
 
 
 def test_an_erc_arm_is_darker_than_its_base_also_in_grey_and_has_a_solid_line():

@@ -1,0 +1,127 @@
+"""Run the properties on a loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from erc_bench.conformance import properties, ratio_properties
+from erc_bench.conformance.losses import PolicyLoss
+from erc_bench.conformance.registry import PROPERTIES, NotApplicable, Property, ViolationError
+from erc_bench.errors import InputError
+
+__all__ = ["Report", "Result", "Status", "check", "check_property", "require_properties"]
+
+assert properties  # importing them registers what they hold
+assert ratio_properties
+
+Status: TypeAlias = Literal["passed", "failed", "skipped", "waived"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one property.
+
+    Attributes:
+        status: ``waived`` is a failure that the caller, or the recipe, gave a reason for.
+        message: the number measured, and for a failure its smallest example.
+        reason: why a failure is allowed; "" without a waiver.
+        seconds: wall time.
+    """
+
+    property: Property
+    status: Status
+    message: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results for one loss, in the registry's order."""
+
+    loss: str
+    kind: str
+    results: tuple[Result, ...]
+
+    def count(self, status: Status) -> int:
+        """Properties with that outcome."""
+        return sum(result.status == status for result in self.results)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no property failed without a waiver."""
+        return self.count("failed") == 0
+
+
+def require_properties(names: Iterable[str], *, by: str) -> None:
+    """Every name is a property's.
+
+    Raises:
+        InputError: names the unknown one and all that are known.
+    """
+    for name in names:
+        if name not in PROPERTIES:
+            raise InputError(f"{by}: {name!r} is no property; known: {', '.join(PROPERTIES)}")
+
+
+def check(
+    loss: PolicyLoss,
+    *,
+    waive: Mapping[str, str] | None = None,
+    on_result: Callable[[Result], None] = lambda _: None,
+) -> Report:
+    """Try every property on a loss.
+
+    Args:
+        loss: from :func:`load_loss` or :func:`adapt`.
+        waive: reasons by property; they go before what a recipe itself declares.
+        on_result: called after each property.
+
+    Raises:
+        InputError: a waiver of an unknown property, or without a reason.
+
+    >>> from erc_bench.conformance import check, load_loss
+    >>> check(load_loss("dapo")).passed
+    True
+    """
+    given = dict(waive or {})
+    require_properties(given, by="waive")
+    for name, reason in given.items():
+        if not reason.strip():
+            raise InputError(f"waive: {name} has no reason")
+    results = []
+    for entry in PROPERTIES.values():
+        results.append(check_property(loss, entry.name, given.get(entry.name)))
+        on_result(results[-1])
+    return Report(loss.name, loss.kind, tuple(results))
+
+
+def check_property(loss: PolicyLoss, name: str, waiver: str | None = None) -> Result:
+    """Try one property; whatever the loss raises is a failure of that property.
+
+    Draws no attention to itself: torch's random state is as it was afterwards.
+    """
+    entry = PROPERTIES[name]
+    reason = waiver or loss.exemptions.get(name, "")
+    started = time.perf_counter()
+    status: Status = "passed"
+    with torch.random.fork_rng(devices=[]):
+        try:
+            message = entry.check(loss)
+        except NotApplicable as skipped:
+            status, message = "skipped", str(skipped)
+        except ViolationError as violated:
+            status, message = "failed", str(violated)
+        except Exception as error:  # the loss is anyone's code
+            text = " ".join(str(error).split())
+            status, message = "failed", f"it raised {type(error).__name__}: {text[:300]}"
+    if reason and status == "failed":
+        status = "waived"
+    elif reason:
+        message, reason = f"{message} (its waiver is not needed)", ""
+    return Result(entry, status, message, reason, time.perf_counter() - started)

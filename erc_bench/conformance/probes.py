@@ -1,0 +1,198 @@
+"""Batches that losses are probed with: plain tensors by field name, as :class:`TokenBatch` has them.
+
+Tensors are raw on purpose. A loss sees what a trainer would give it, masked junk included, and
+nothing is cleaned or detached before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from erc_bench.numerics import entropy as entropy_of
+
+__all__ = [
+    "CONSTANT",
+    "TRAINED",
+    "Fields",
+    "cast",
+    "changed",
+    "columns",
+    "fill_masked",
+    "on_policy",
+    "pad",
+    "ratios",
+    "rhos",
+    "row_advantage",
+    "rows",
+    "tokens",
+]
+
+#: ``(B, T)`` tensors by name, ``(B, T, V)`` for whole distributions, ``(B,)`` for the reward.
+Fields: TypeAlias = Mapping[str, Tensor]
+
+#: What the trained policy computes, and what is data to a loss.
+TRAINED = ("logp", "entropy", "log_probs")
+CONSTANT = (
+    "old_logp", "old_entropy", "advantage", "old_log_probs", "ref_logp", "ref_log_probs",
+    "rollout_logp", "reward",
+)  # fmt: skip
+
+_LENGTHS = (5, 3, 4, 1, 5, 2)
+
+
+def tokens(
+    *, lengths: tuple[int, ...] = _LENGTHS, width: int = 5, actions: int = 7, spread: float = 0.15,
+    seed: int = 0, dtype: torch.dtype = torch.float64,
+) -> dict[str, Tensor]:  # fmt: skip
+    """A batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
+
+    Advantages have both signs in every batch and differ between tokens. A response of five tokens
+    has a hole after its first, as where a tool wrote. B and T differ, so that a wrong broadcast
+    cannot pass unseen.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    count = len(lengths)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    old = 1.5 * normal(count, width, actions)
+    new, ref = (old + spread * normal(*old.shape) for _ in range(2))
+    old, new, ref = (x.log_softmax(-1) for x in (old, new, ref))
+    action = torch.distributions.Categorical(logits=old).probs.cumsum(-1)
+    action = (action < torch.rand(count, width, 1, generator=draw, dtype=torch.float64)).sum(-1)
+    action = action.clamp(max=actions - 1)
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    mask[:, 1:2] &= torch.tensor(lengths)[:, None] < 5
+    sign = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0)[:, None]
+
+    def at_action(log_probs: Tensor) -> Tensor:
+        return log_probs.gather(-1, action[..., None]).squeeze(-1)
+
+    rollout = at_action(old) + 0.02 * normal(count, width)
+    fields = {
+        "logp": at_action(new), "old_logp": at_action(old),
+        "advantage": sign * (0.5 + normal(count, width).abs()), "mask": mask,
+        "entropy": entropy_of(new), "old_entropy": entropy_of(old), "action": action,
+        "log_probs": new, "old_log_probs": old, "ref_logp": at_action(ref), "ref_log_probs": ref,
+        "rollout_logp": rollout, "reward": (torch.arange(count) % 3 == 0).double(),
+    }  # fmt: skip
+    return cast(fields, dtype)
+
+
+def changed(fields: Fields, **new: Tensor) -> dict[str, Tensor]:
+    """The same batch with some fields replaced."""
+    return {**fields, **new}
+
+
+def cast(fields: Fields, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same batch in another floating-point type."""
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in fields.items()}
+
+
+def on_policy(fields: Fields) -> dict[str, Tensor]:
+    """The first update after a rollout: old and rollout policy are the trained one."""
+    return changed(
+        fields, old_logp=fields["logp"], old_entropy=fields["entropy"],
+        old_log_probs=fields["log_probs"], rollout_logp=fields["logp"],
+    )  # fmt: skip
+
+
+def row_advantage(fields: Fields) -> dict[str, Tensor]:
+    """One advantage per response, as group-relative estimators give: its first token's."""
+    return changed(fields, advantage=fields["advantage"][:, :1].expand_as(fields["logp"]).clone())
+
+
+def _each(fields: Fields, change: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    return {name: change(name, value) for name, value in fields.items()}
+
+
+def rows(fields: Fields, index: Tensor) -> dict[str, Tensor]:
+    """Some responses, in the order of ``index``."""
+    return _each(fields, lambda _, value: value[index])
+
+
+def columns(fields: Fields, index: Tensor) -> dict[str, Tensor]:
+    """Tokens of every response in the order of ``index``."""
+    return _each(fields, lambda name, value: value if name == "reward" else value[:, index])
+
+
+def pad(fields: Fields, *, rows: int = 0, columns: int = 0) -> dict[str, Tensor]:
+    """More masked tokens: ``rows`` empty responses and ``columns`` at the end of each response."""
+
+    def grow(name: str, value: Tensor) -> Tensor:
+        wide = tuple(width + columns for width in value.shape[1:2])
+        shape = (value.shape[0] + rows, *wide, *value.shape[2:])
+        new = torch.full(shape, _junk(name, value), dtype=value.dtype)
+        new[tuple(slice(n) for n in value.shape[:2])] = value
+        return new
+
+    return _each(fields, grow)
+
+
+def _junk(name: str, value: Tensor) -> float:
+    if name == "reward" or not value.is_floating_point():
+        return 0
+    return 3.0 if name == "advantage" else -1.0
+
+
+def fill_masked(fields: Fields, junk: float) -> dict[str, Tensor]:
+    """``junk`` in every masked slot of every floating-point field."""
+    masked = ~fields["mask"]
+
+    def fill(name: str, value: Tensor) -> Tensor:
+        if not value.is_floating_point() or name == "reward":
+            return value
+        return value.masked_fill(masked if value.ndim == 2 else masked[..., None], junk)
+
+    return _each(fields, fill)
+
+
+def _single(
+    logp: Tensor, old_logp: Tensor, advantage: Tensor, rho: Tensor, action: Tensor
+) -> dict[str, Tensor]:
+    """Responses of one token; whole distributions are the same before and after."""
+    count = len(logp)
+    whole = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03], dtype=torch.float64).log()
+    whole = whole.expand(count, 1, 5).clone()
+    one = torch.ones(count, 1, dtype=torch.float64)
+    per_token = {
+        "logp": logp, "old_logp": old_logp, "advantage": advantage,
+        "entropy": rho, "ref_logp": logp, "rollout_logp": old_logp,
+    }  # fmt: skip
+    return {
+        **{name: value.double()[:, None] for name, value in per_token.items()},
+        "mask": one.bool(), "old_entropy": one, "action": action[:, None],
+        "log_probs": whole, "old_log_probs": whole, "ref_log_probs": whole,
+        "reward": torch.zeros(count, dtype=torch.float64),
+    }  # fmt: skip
+
+
+def ratios(grid: Tensor) -> dict[str, Tensor]:
+    """Sampled ratios ``grid`` at A = 1, then at A = -1; gates on whole distributions see no change.
+
+    One token per response, old probability 0.05.
+    """
+    r = grid.double().repeat(2)
+    old = torch.full_like(r, 0.05).log()
+    sign = torch.ones_like(r)
+    sign[len(grid) :] = -1
+    return _single(old + r.log(), old, sign, torch.ones_like(r), torch.full(r.shape, 3))
+
+
+def rhos(grid: Tensor) -> dict[str, Tensor]:
+    """Entropy ratios ``grid`` at sampled ratio 1; four responses of one token for each.
+
+    They are a likely and an unlikely action at A = 1, then at A = -1: a gate that looks at the
+    direction of the push closes for some of them only.
+    """
+    rho = grid.double().repeat_interleave(4)
+    action = torch.tensor([0, 4, 0, 4]).repeat(len(grid))
+    sign = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(len(grid))
+    fields = _single(rho.log(), rho.log(), sign, rho, action)
+    logp = fields["log_probs"].gather(-1, fields["action"][..., None]).squeeze(-1)
+    return changed(fields, logp=logp, old_logp=logp, ref_logp=logp, rollout_logp=logp)

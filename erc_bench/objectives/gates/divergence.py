@@ -1,0 +1,120 @@
+"""Gates on how far the policy has moved at a token's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erc_bench.batch import TokenBatch
+from erc_bench.drift import kl_exact, tv
+from erc_bench.numerics import Hyper, over_tokens, require_parameter
+from erc_bench.objectives.base import Gate
+
+__all__ = ["KLTrustRegion", "SampledTV", "TVTrustRegion"]
+
+
+@dataclass(frozen=True)
+class _TrustRegion(Gate):
+    """Keeps tokens whose whole distributions are at most ``delta`` apart."""
+
+    delta: Hyper
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "delta", above=0)
+
+    def distance(self, batch: TokenBatch) -> Tensor:
+        """At each token, ``(..., B, T)``; 0 where masked."""
+        raise NotImplementedError
+
+    def _distributions(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Of the old and of the trained policy; masked ones may hold anything, so they are cleared."""
+        masked = ~batch.mask.unsqueeze(-1)
+        old = batch.require("old_log_probs", by=type(self).__name__)
+        new = batch.require("log_probs", by=type(self).__name__)
+        return old.masked_fill(masked, 0.0), new.masked_fill(masked, 0.0)
+
+    @torch.no_grad()
+    def keep(self, batch: TokenBatch) -> Tensor:
+        """Tokens inside the region."""
+        distance = self.distance(batch)
+        delta = over_tokens(self.delta, distance)
+        # an open region drops nothing: also not a distance that is NaN
+        return (distance <= delta) | (delta == torch.inf)
+
+
+@dataclass(frozen=True)
+class KLTrustRegion(_TrustRegion):
+    """Keeps ``KL(pi_old || pi) <= delta`` over the full vocabulary: the constraint of TRPO itself.
+
+    An oracle: what a gate could do that sees what ERC estimates (TRPO, arXiv:1502.05477, per
+    state). On the first update after a rollout nothing is dropped.
+
+    Args:
+        delta: nats; inf never drops.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    delta: Hyper = 0.01
+
+    @torch.no_grad()
+    def distance(self, batch: TokenBatch) -> Tensor:
+        """KL, nats."""
+        return kl_exact(*self._distributions(batch))
+
+
+@dataclass(frozen=True)
+class TVTrustRegion(_TrustRegion):
+    """Keeps ``TV(pi_old, pi) = 1/2 sum_a |pi_a - pi_old_a| <= delta`` over the full vocabulary.
+
+    The oracle of :class:`SampledTV` (arXiv:2602.04879). The default is what Pinsker's inequality
+    allows at ``KL <= 0.01``: ``TV <= sqrt(KL / 2)``, about 0.07.
+
+    Args:
+        delta: in (0, 1]; 1 or more never drops.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    delta: Hyper = 0.07
+
+    @torch.no_grad()
+    def distance(self, batch: TokenBatch) -> Tensor:
+        """Total variation."""
+        return tv(*self._distributions(batch))
+
+
+@dataclass(frozen=True)
+class SampledTV(Gate):
+    """Drops a token whose probability has moved too far, the way its gradient goes (DPPO-Binary-TV).
+
+    Dropped are ``A > 0`` with ``pi - pi_old > high``, and ``A < 0`` with ``pi_old - pi > low``
+    (arXiv:2602.04879); ``|pi - pi_old|`` is the total variation of the two distributions "the
+    sampled action, or another one", a lower bound of the whole one.
+
+    Args:
+        low: largest loss of probability; 1 or more never drops on that side.
+        high: largest gain of probability.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    low: Hyper = 0.15
+    high: Hyper = 0.15
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "low", above=0)
+        require_parameter(self, "high", above=0)
+
+    @torch.no_grad()
+    def keep(self, batch: TokenBatch) -> Tensor:
+        """Tokens that have not moved too far, or whose gradient leads back."""
+        gain = batch.logp.exp() - batch.old_logp.exp()
+        rises = (batch.advantage > 0) & (gain > over_tokens(self.high, gain))
+        falls = (batch.advantage < 0) & (-gain > over_tokens(self.low, gain))
+        return ~(rises | falls)

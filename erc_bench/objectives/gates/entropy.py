@@ -1,0 +1,109 @@
+"""Gates on the ratio of the trained policy's entropy to the old one's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erc_bench.batch import TokenBatch
+from erc_bench.numerics import (
+    ENTROPY_EPS,
+    Hyper,
+    entropy_ratio,
+    entropy_slope,
+    over_tokens,
+    require_parameter,
+)
+from erc_bench.objectives.base import Gate
+
+__all__ = ["DirectionalEntropyRatio", "EntropyRatio"]
+
+
+@dataclass(frozen=True)
+class EntropyRatio(Gate):
+    """Entropy Ratio Clipping: keeps ``1 - low < rho < 1 + high`` (ERC, arXiv:2512.05591).
+
+    ``rho = (H(pi) + eps) / (H(pi_old) + eps)`` over the full vocabulary, both bounds strict. On the
+    first update after a rollout ``rho = 1`` and nothing is dropped. Changes that keep the entropy
+    pass unseen: swapping two probabilities leaves ``rho = 1``.
+
+    Args:
+        low: distance of the lower bound from 1; 1 or more never drops on that side.
+        high: distance of the upper bound from 1; inf never drops on that side.
+        eps: nats, keeps ``rho`` finite at deterministic states.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    low: Hyper = 0.05
+    high: Hyper = 0.05
+    eps: Hyper = ENTROPY_EPS
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "low", above=0)
+        require_parameter(self, "high", above=0)
+        require_parameter(self, "eps", above=0, finite=True)
+
+    @torch.no_grad()
+    def ratio(self, batch: TokenBatch) -> Tensor:
+        """``rho`` of each token, ``(..., B, T)``."""
+        entropy = batch.require("entropy", by=type(self).__name__)
+        old_entropy = batch.require("old_entropy", by=type(self).__name__)
+        return entropy_ratio(entropy, old_entropy, over_tokens(self.eps))
+
+    @torch.no_grad()
+    def keep(self, batch: TokenBatch) -> Tensor:
+        """Tokens inside the band."""
+        below, above = self._outside(batch)
+        return ~(below | above)
+
+    def _outside(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Tokens below the band and tokens above it.
+
+        An open side has none: also not a rho that rounding made negative, infinite or NaN. NaN
+        lies outside a closed side.
+        """
+        rho = self.ratio(batch)
+        below = ~((rho > over_tokens(1 - self.low, rho)) | over_tokens(self.low >= 1))
+        above = ~((rho < over_tokens(1 + self.high, rho)) | over_tokens(self.high == torch.inf))
+        return below, above
+
+
+@dataclass(frozen=True)
+class DirectionalEntropyRatio(EntropyRatio):
+    """Outside ERC's band, drops only gradients that lead further out of it.
+
+    A token's gradient step moves its state's entropy, to first order, along ``dH = -A [p_a (log p_a
+    + H) - sum_b p_b^2 (log p_b + H)]``, with ``p`` the trained policy (compare arXiv:2602.03392).
+    Dropped are ``rho >= 1 + high`` with ``dH > 0`` and ``rho <= 1 - low`` with ``dH < 0``; a token
+    whose gradient leads back keeps it, which ERC takes away. ``A`` may stand for the surrogate's
+    gradient, of which every one here is ``A`` times a number that is not negative.
+
+    The sign holds for a step of this state's logits alone; shared parameters may turn it.
+
+    Args:
+        low: distance of the lower bound from 1; 1 or more never drops on that side.
+        high: distance of the upper bound from 1; inf never drops on that side.
+        eps: nats, keeps ``rho`` finite at deterministic states.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    @torch.no_grad()
+    def keep(self, batch: TokenBatch) -> Tensor:
+        """Tokens inside the band, or on their way back."""
+        below, above = self._outside(batch)
+        change = self.entropy_change(batch)
+        return ~((below & (change < 0)) | (above & (change > 0)))
+
+    @torch.no_grad()
+    def entropy_change(self, batch: TokenBatch) -> Tensor:
+        """``dH`` of each token, nats per unit of step, ``(..., B, T)``."""
+        log_probs = batch.require("log_probs", by=type(self).__name__)
+        log_probs = log_probs.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+        entropy = batch.require("entropy", by=type(self).__name__)
+        return batch.advantage * entropy_slope(log_probs, batch.logp, entropy)

@@ -1,0 +1,166 @@
+"""Gates that choose among the tokens of a batch, in each run by itself.
+
+What they keep depends on which tokens stand beside a token, so a micro-batch is gated otherwise than
+the whole batch (``over_batch``). Nothing is drawn from a generator: a run alone is gated as it is
+inside a population.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from erc_bench.batch import TokenBatch
+from erc_bench.numerics import Hyper, masked_mean, over_tokens, require_parameter
+from erc_bench.objectives.base import Gate, Surrogate
+
+__all__ = ["ClipCovariance", "HighEntropy", "covariance", "first_of", "share"]
+
+
+@torch.no_grad()
+def covariance(batch: TokenBatch) -> Tensor:
+    """Each token's part in the covariance of advantage and log-probability, ``(..., B, T)``.
+
+    ``(A - mean A) (log pi - mean log pi)``, means over a run's unmasked tokens (arXiv:2505.22617);
+    0 where masked. Where it is large, the update lowers the entropy most.
+    """
+    wide = torch.promote_types(batch.logp.dtype, torch.float32)  # float16 sums overflow
+    centred = [
+        x - masked_mean(x, batch.mask)[..., None, None]
+        for x in (batch.advantage.to(wide), batch.logp.to(wide))
+    ]
+    return torch.where(batch.mask, centred[0] * centred[1], 0.0)
+
+
+def share(fraction: Hyper, mask: Tensor) -> Tensor:
+    """``max(1, floor(fraction n))`` of a run's n tokens, ``(...)``."""
+    tokens = mask.sum((-2, -1))
+    part = fraction.to(tokens.device) if isinstance(fraction, Tensor) else fraction
+    return (part * tokens.double()).floor().clamp(min=1)
+
+
+def first_of(key: Tensor, chosen: Tensor, count: Tensor) -> Tensor:
+    """Among the chosen tokens of each run those with the ``count`` smallest keys, bool ``(..., B, T)``.
+
+    Equal keys are taken in the order of the tokens.
+    """
+    flat, candidates = key.flatten(-2), chosen.flatten(-2)
+    by_key = flat.argsort(dim=-1, stable=True)
+    # candidates first, both groups in the order of their keys
+    behind = (~candidates).gather(-1, by_key).to(torch.int8).argsort(dim=-1, stable=True)
+    order = by_key.gather(-1, behind)
+    rank = torch.empty_like(order)
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank.scatter_(-1, order, places)
+    return (candidates & (rank < count.unsqueeze(-1))).view_as(chosen)
+
+
+@dataclass(frozen=True)
+class HighEntropy(Gate):
+    """Keeps the tokens of highest entropy: ``H >= tau``, the batch's quantile (arXiv:2506.01939).
+
+    ``tau`` is the ``1 - fraction`` quantile of the trained policy's entropies over a run's unmasked
+    tokens; ties with it are kept.
+
+    Args:
+        fraction: of the tokens that are kept, about; 1 or more keeps all.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    over_batch: ClassVar[bool] = True
+
+    fraction: Hyper = 0.2
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "fraction", above=0)
+
+    @torch.no_grad()
+    def keep(self, batch: TokenBatch) -> Tensor:
+        """Tokens at or above the quantile."""
+        entropy = batch.require("entropy", by="HighEntropy")
+        if not entropy.shape[-2] * entropy.shape[-1]:
+            return batch.mask
+        ascending = entropy.masked_fill(~batch.mask, torch.inf).flatten(-2).sort(dim=-1).values
+        last = (batch.mask.sum((-2, -1)) - 1).clamp(min=0).double()
+        below = 1 - self.fraction
+        below = below.to(last) if isinstance(below, Tensor) else below
+        # the smallest value not below the quantile; rounding of 1 - fraction must not skip one
+        place = (below * last - 1e-6).ceil().clamp(min=0).long()
+        tau = ascending.gather(-1, place.unsqueeze(-1)).unsqueeze(-1)
+        return entropy >= tau
+
+
+@dataclass(frozen=True)
+class ClipCovariance(Gate):
+    """Drops a few tokens of high covariance: ``low < cov < high`` (Clip-Cov, arXiv:2505.22617).
+
+    Among the tokens with ``cov = (A - mean A) (log pi - mean log pi)`` inside the bounds,
+    ``max(1, floor(fraction n))`` of a run's n unmasked tokens are dropped. Which ones is as good as
+    random, and a function of the run's data alone: a hash of its actions (without actions, of
+    ``old_logp``) shuffles the places, so another order of responses makes another choice.
+
+    Args:
+        fraction: dropped, of all tokens.
+        low: bound of ``cov`` from below.
+        high: bound of ``cov`` from above.
+        besides: surrogate whose clipped tokens are no candidates, having no gradient to lose.
+
+    Raises:
+        InputError: a fraction that is not positive, or a bound that is NaN.
+    """
+
+    over_batch: ClassVar[bool] = True
+
+    fraction: Hyper = 2e-4
+    low: Hyper = 1.0
+    high: Hyper = 5.0
+    besides: Surrogate | None = None
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "fraction", above=0)
+        require_parameter(self, "low")
+        require_parameter(self, "high")
+
+    @torch.no_grad()
+    def keep(self, batch: TokenBatch) -> Tensor:
+        """All tokens but the chosen ones."""
+        candidates = self.candidates(batch)
+        return ~first_of(_shuffled(batch), candidates, share(self.fraction, batch.mask))
+
+    @torch.no_grad()
+    def candidates(self, batch: TokenBatch) -> Tensor:
+        """Tokens among which the gate chooses, bool ``(..., B, T)``."""
+        cov = covariance(batch)
+        inside = (cov > over_tokens(self.low, cov)) & (cov < over_tokens(self.high, cov))
+        inside &= batch.mask
+        return inside if self.besides is None else inside & ~self.besides.bound(batch)
+
+
+#: odd constants of splitmix64 (Steele, Lea and Flood, 2014), as signed integers
+_MIX = (-4658895280553007687, -7723592293110705685)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """A bijection of 64-bit integers that looks random."""
+    for shift, factor in zip((30, 27), _MIX, strict=True):
+        x = (x ^ (x >> shift)) * factor
+    return x ^ (x >> 31)
+
+
+def _shuffled(batch: TokenBatch) -> Tensor:
+    """A different number for each token of a run, int64 ``(..., B, T)``, as good as random.
+
+    Seeded by the run's actions, which are exact; log-probabilities may differ in their last bit
+    between a run alone and the run in a population. Masked tokens do not count.
+    """
+    given = batch.action
+    bits = batch.old_logp.double().view(torch.int64) if given is None else given.long()
+    place = batch.mask.long().cumsum(-1)
+    seed = torch.where(batch.mask, _mixed(_mixed(bits) + place), 0).sum((-2, -1), keepdim=True)
+    number = batch.mask.flatten(-2).long().cumsum(-1).view_as(place)
+    return _mixed(_mixed(seed) + number)

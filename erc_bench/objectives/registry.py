@@ -1,0 +1,110 @@
+"""The registry of recipes: what a named objective is made of and trained with."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from erc_bench.advantages import Advantage
+from erc_bench.errors import InputError
+from erc_bench.numerics import Hyper
+from erc_bench.objectives.base import Objective
+
+__all__ = ["RECIPES", "Recipe", "make", "recipe", "register"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An objective and what its paper trains it with.
+
+    Attributes:
+        name: in the registry and in records.
+        build: makes the objective; its keyword arguments are the recipe's parameters.
+        advantage: estimator.
+        dynamic_sampling: only groups whose rewards differ are trained on (DAPO, eq. 11).
+        overlong_penalty: DAPO's soft length penalty is added to rewards (eq. 13).
+        source: paper.
+        equation: what is maximised, one line.
+    """
+
+    name: str
+    build: Callable[..., Objective]
+    advantage: Advantage
+    dynamic_sampling: bool
+    overlong_penalty: bool
+    source: str
+    equation: str
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Names and defaults of the parameters."""
+        return {k: p.default for k, p in inspect.signature(self.build).parameters.items()}
+
+    @property
+    def description(self) -> str:
+        """One sentence."""
+        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+
+#: Every recipe by name, in the order they are defined.
+RECIPES: dict[str, Recipe] = {}
+
+
+def register(
+    name: str,
+    *,
+    source: str,
+    advantage: Advantage = "group-zscore",
+    dynamic_sampling: bool = False,
+    overlong_penalty: bool = False,
+) -> Callable[[Callable[..., Objective]], Callable[..., Objective]]:
+    """Register a builder; the last paragraph of its docstring is the equation."""
+
+    def add(build: Callable[..., Objective]) -> Callable[..., Objective]:
+        equation = " ".join((inspect.getdoc(build) or "").split("\n\n")[-1].split())
+        RECIPES[name] = Recipe(
+            name, build, advantage, dynamic_sampling, overlong_penalty, source, equation
+        )
+        return build
+
+    return add
+
+
+def recipe(name: str) -> Recipe:
+    """Look a recipe up.
+
+    Raises:
+        InputError: unknown name.
+
+    >>> recipe("dapo").advantage
+    'group-zscore'
+    """
+    if name not in RECIPES:
+        from erc_bench.objectives.third_party import load_plugins  # noqa: PLC0415  # it needs Recipe
+
+        load_plugins()
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"objective: {name!r} is unknown{hint} (known: {', '.join(RECIPES)})")
+    return RECIPES[name]
+
+
+def make(name: str, **overrides: Hyper) -> Objective:
+    """Build a recipe's objective, with some of its parameters changed.
+
+    Raises:
+        InputError: unknown recipe or parameter, or a value out of its range.
+
+    >>> make("erc-dapo", band_low=0.1).gates
+    (EntropyRatio(low=0.1, high=0.05, eps=1e-08),)
+    """
+    found = recipe(name)
+    for key in overrides:
+        if key not in found.parameters:
+            allowed = ", ".join(found.parameters) or "none"
+            raise InputError(f"objective: {name} has no parameter {key!r} (allowed: {allowed})")
+    return found.build(**overrides)

@@ -1,0 +1,96 @@
+"""``pytest --erc-check module:function``: one test for each property of erc-bench's suite.
+
+pytest loads this module in everyone's runs, so that it stands outside the package and imports
+neither torch nor erc_bench before the option is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["LossCollector", "PropertyItem"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--erc-check``, ``--erc-waive`` and ``--erc-set``."""
+    group = parser.getgroup("erc-bench", "policy losses (erc-bench)")
+    group.addoption(
+        "--erc-check", action="append", default=[], metavar="LOSS",
+        help="check a policy loss: recipe, module:function or file.py:function; runs its code (repeatable)",
+    )  # fmt: skip
+    group.addoption(
+        "--erc-waive", action="append", default=[], metavar="NAME=REASON",
+        help="a property that may fail, and why (repeatable)",
+    )  # fmt: skip
+    group.addoption(
+        "--erc-set", action="append", default=[], metavar="NAME=VALUE",
+        help="a keyword argument of the losses (repeatable)",
+    )  # fmt: skip
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Refuse waivers and settings that belong to no loss."""
+    option = session.config.option
+    if not option.erc_check and (option.erc_waive or option.erc_set):
+        raise pytest.UsageError("--erc-waive and --erc-set need --erc-check")
+
+
+def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Add the properties of the losses asked for, after the collected tests."""
+    for spec in session.config.option.erc_check:
+        collector = LossCollector.from_parent(session, name=f"erc-check[{spec}]", spec=spec)
+        items.extend(collector.collect())
+
+
+class LossCollector(pytest.Collector):
+    """A loss; its items are properties."""
+
+    def __init__(self, *, spec: str, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.spec = spec
+
+    def collect(self) -> Iterator[PropertyItem]:
+        """One item per property."""
+        from erc_bench.conformance import PROPERTIES, load_loss  # noqa: PLC0415
+        from erc_bench.conformance.checking import require_properties  # noqa: PLC0415
+        from erc_bench.conformance.loading import pairs, value  # noqa: PLC0415
+        from erc_bench.errors import InputError  # noqa: PLC0415
+
+        option = self.config.option
+        try:
+            waivers = pairs("erc-waive", option.erc_waive)
+            require_properties(waivers, by="erc-waive")
+            options = {k: value(v) for k, v in pairs("erc-set", option.erc_set).items()}
+            loss = load_loss(self.spec, options=options)
+        except InputError as error:
+            raise pytest.UsageError(f"--erc-check {self.spec}: {error}") from None
+        for name in PROPERTIES:
+            yield PropertyItem.from_parent(self, name=name, loss=loss, waiver=waivers.get(name))
+
+
+class PropertyItem(pytest.Item):
+    """One property of one loss."""
+
+    def __init__(self, *, loss: Any, waiver: str | None, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.loss, self.waiver = loss, waiver
+
+    def runtest(self) -> None:
+        """Passes, skips with the reason, or fails with the number measured."""
+        from erc_bench.conformance.testing import assert_property  # noqa: PLC0415
+
+        assert_property(self.loss, self.name, self.waiver)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """What was measured, without this plug-in's frames."""
+        if isinstance(excinfo.value, AssertionError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Shown as the loss and the property."""
+        return self.path, None, f"{self.loss.name}: {self.name}"

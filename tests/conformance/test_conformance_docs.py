@@ -1,0 +1,93 @@
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+import erc_bench
+from erc_bench.conformance import PROPERTIES
+from erc_bench.conformance.page import page
+
+ROOT = pathlib.Path(erc_bench.__file__).parents[1]
+SOURCES = ("erc_bench", "envs", "erc_bench_pytest.py", "pyproject.toml", "README.md", "LICENSE")
+
+
+def test_the_page_of_properties_is_up_to_date():
+    """Otherwise: python -m erc_bench.conformance.page > docs/conformance.md"""
+    assert (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8") == page()
+
+
+def test_the_page_has_every_property():
+    """In the overview and as a section."""
+    for name in PROPERTIES:
+        assert f"\n## {name}\n" in page()
+        assert f"(#{name})" in page()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The wheel and a copy of the template, installed together outside the checkout."""
+    folder = tmp_path_factory.mktemp("installed")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    (folder / "source").mkdir()
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / "source")
+    shutil.copytree(ROOT / "docs" / "template", folder / "mine", ignore=ignored)
+    for source in ("./source", "./mine"):
+        pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+        subprocess.run(
+            [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", "wheels", source],
+            cwd=folder, check=True,
+        )  # fmt: skip
+    wheels = [str(p) for p in (folder / "wheels").glob("*.whl")]
+    assert len(wheels) == 2
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", "site", *wheels],
+        cwd=folder, check=True,
+    )  # fmt: skip
+    return folder
+
+
+def called(installed, *command):
+    environment = {**os.environ, "PYTHONPATH": str(installed / "site"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=installed / "mine", env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_tutorial_works_in_another_package(installed):
+    """From wheels: its tests, the check with all three reports, pytest's option, the entry point."""
+    code, out = called(installed, "-c", "import erc_bench, erc_bench_pytest as p, my_policy_loss as m\n"
+                       "print(erc_bench.__file__, p.__file__, m.__file__)")  # fmt: skip
+    assert code == 0, out
+    assert out.count(str(installed / "site")) == 2, out
+    assert out.count(str(installed / "mine")) == 1, out
+    quiet = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    code, out = called(installed, *quiet)
+    assert code == 0, out
+    assert "passed" in out
+    code, out = called(installed, *quiet, "--erc-check", "my_policy_loss:my_loss",
+                       "-k", "micro_batches")  # fmt: skip
+    assert code == 0, out
+    code, out = called(installed, "-m", "erc_bench", "check", "my_policy_loss:my_loss", "--seeds", "2",
+                       "--junit", "report/c.xml", "--json", "report/c.json",
+                       "--markdown", "report/c.md")  # fmt: skip
+    assert code == 0, out
+    assert "failed" not in out
+    assert "my_policy_loss:my_loss against dapo" in out
+    suite = ElementTree.parse(installed / "mine/report/c.xml").getroot()[0]
+    assert int(suite.get("tests")) == len(PROPERTIES)
+    assert (installed / "mine/report/c.md").read_text().startswith("## erc-bench check")
+    code, out = called(installed, "-m", "erc_bench", "list", "objectives")
+    assert code == 0, out
+    assert "my-objective" in out
+    assert "my-policy-loss" in out
