@@ -34,6 +34,9 @@ MEMORY_BUDGET = 2**30
 
 #: Settings of the trainer that an arm can have for itself.
 PER_RUN = ("learning_rate", "temperature")
+#: Settings that an arm can have for itself and that change shapes: runs that differ in them are
+#: trained in different parts. Their product is the staleness of a rollout's last update.
+PER_PART = ("minibatches", "epochs")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class ArmPlan:
     Attributes:
         label: in the records.
         recipe: how the objective is used.
-        overrides: parameters of the recipe, or settings in ``PER_RUN``, that differ from the defaults.
+        overrides: parameters of the recipe, or settings in ``PER_RUN`` and ``PER_PART``, that differ
+            from the defaults.
     """
 
     label: str
@@ -58,7 +62,12 @@ class ArmPlan:
     @property
     def parameters(self) -> dict[str, float]:
         """The overrides that are the recipe's."""
-        return {k: v for k, v in self.overrides.items() if k not in PER_RUN}
+        return {k: v for k, v in self.overrides.items() if k not in (*PER_RUN, *PER_PART)}
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The overrides that runs of one part must share."""
+        return {k: v for k, v in self.overrides.items() if k in PER_PART}
 
 
 @dataclass(frozen=True)
@@ -100,23 +109,39 @@ class ExperimentPlan:
         cache, which is where ``UPDATE_TOKENS`` lies; memory bounds what is left.
         """
         dynamics = self.environment.get_wrapper_attr("dynamics")
-        update = self.tokens_per_rollout / self.config.minibatches
         rounds = self.config.generation_rounds
         evaluation = self.config.evaluation_episodes * dynamics.horizon
         held = max((1 + rounds) * self.tokens_per_rollout, evaluation)
         bytes_per_run = 8 * dynamics.num_actions * held
-        size = max(1, int(min(UPDATE_TOKENS / update, MEMORY_BUDGET / bytes_per_run)))
-        runs = [(arm, seed) for seed in range(self.seeds) for arm in range(len(self.arms))]
-        chunks = math.ceil(len(runs) / size)
-        bounds = [len(runs) * i // chunks for i in range(chunks + 1)]
-        return [
-            Part(f"{self.number:02d}-{self.experiment.name}-{a:05d}-{b:05d}", tuple(runs[a:b]))
-            for a, b in pairwise(bounds)
-        ]
+        by_shape: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+        for seed in range(self.seeds):
+            for index, arm in enumerate(self.arms):
+                by_shape.setdefault(tuple(sorted(arm.shape.items())), []).append((index, seed))
+        found = []
+        first = 0
+        for shape, runs in by_shape.items():
+            update = self.tokens_per_rollout / replace(self.config, **dict(shape)).minibatches
+            size = max(1, int(min(UPDATE_TOKENS / update, MEMORY_BUDGET / bytes_per_run)))
+            chunks = math.ceil(len(runs) / size)
+            bounds = [len(runs) * i // chunks for i in range(chunks + 1)]
+            found += [
+                Part(self._part_name(first + a, first + b), tuple(runs[a:b]))
+                for a, b in pairwise(bounds)
+            ]
+            first += len(runs)
+        return found
+
+    def _part_name(self, first: int, last: int) -> str:
+        return f"{self.number:02d}-{self.experiment.name}-{first:05d}-{last:05d}"
+
+    def config_of(self, part: Part) -> TrainConfig:
+        """The configuration that the runs of a part share."""
+        return replace(self.config, **self.arms[part.runs[0][0]].shape)
 
     def cost(self, part: Part) -> int:
         """Rough size of a part, for scheduling the largest first."""
-        return len(part.runs) * self.config.rollouts * self.tokens_per_rollout
+        passes = 1 + self.config_of(part).epochs
+        return len(part.runs) * self.config.rollouts * self.tokens_per_rollout * passes
 
 
 @dataclass(frozen=True)
@@ -216,8 +241,9 @@ def _arm(text: str, label: str | None = None) -> ArmPlan:
         for parameter in _spelled_out(found, key):
             overrides[parameter] = number
     arm = ArmPlan(label or text, found, overrides)
-    settings: dict[str, Any] = {k: v for k, v in overrides.items() if k in PER_RUN}
-    TrainConfig(**settings)  # checks them
+    for key in PER_PART:
+        if overrides.get(key, 0.5).is_integer():  # what is not stays a float, which is refused
+            overrides[key] = int(overrides[key])
     assert arm.objective  # building it checks its parameters
     return arm
 
@@ -245,9 +271,9 @@ def _grid(texts: Sequence[str], grid: Mapping[str, Sequence[float]]) -> list[str
         name, _, options = text.partition(":")
         found = recipe(name)
         axes = [
-            [f"{key}={value!r}" for value in values]
+            [f"{key}={value:g}" if key in PER_PART else f"{key}={value!r}" for value in values]
             for key, values in grid.items()
-            if key in PER_RUN or _spelled_out(found, key)[0] in found.parameters
+            if key in (*PER_RUN, *PER_PART) or _spelled_out(found, key)[0] in found.parameters
         ]
         for point in itertools.product(*axes):
             items = [*filter(None, [options]), *point]
@@ -314,8 +340,9 @@ def plan(
         seed: root of all randomness.
         band: half-width of ERC's band for every arm that has one, in place of 0.05.
         settings: fields of :class:`TrainConfig` to change.
-        grid: values of ``learning_rate``, ``temperature`` or recipe parameters (``band``, ``clip``,
-            ...); every arm is trained at every point of the axes that it has.
+        grid: values of ``learning_rate``, ``temperature``, ``minibatches``, ``epochs`` or recipe
+            parameters (``band``, ``clip``, ...); every arm is trained at every point of the axes that
+            it has.
 
     Raises:
         InputError: names the field, the value and what is allowed.
@@ -387,14 +414,16 @@ def _resolve(
     for key in grid:
         names = {name for text in texts for name in recipe(text.partition(":")[0]).parameters}
         short = {n.removesuffix("_low") for n in names if n.endswith("_low")}
-        if key not in {*names, *short, *PER_RUN}:
-            allowed = ", ".join([*PER_RUN, *sorted(short), *sorted(names)])
+        if key not in {*names, *short, *PER_RUN, *PER_PART}:
+            allowed = ", ".join([*PER_RUN, *PER_PART, *sorted(short), *sorted(names)])
             raise InputError(
                 f"grid: {key!r} is no hyperparameter of these arms; allowed: {allowed}"
             )
     # Without a grid the label is what was asked for, whatever band it was given for all.
     built = [_arm(_with_band(text, band), label=text) for text in _grid(texts, grid)]
     for arm in built:
+        own: dict[str, Any] = {k: v for k, v in arm.overrides.items() if k not in arm.parameters}
+        replace(config, **own)  # checks them
         if arm.recipe.advantage != "gae" and config.group_size < 2:
             raise InputError(
                 f"group_size: {config.group_size} is not allowed; must be at least 2 for the "

@@ -207,7 +207,7 @@ def _column(arms: list[ArmPlan], name: str, default: float) -> float | torch.Ten
 
 def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
     """The population of one part: runs of one recipe become one arm with per-run hyperparameters."""
-    environment, config = experiment.environment, experiment.config
+    environment, config = experiment.environment, experiment.config_of(part)
     arms = []
     for name, runs in _by_recipe(experiment, part).items():
         planned = [experiment.arms[arm] for arm, _ in runs]

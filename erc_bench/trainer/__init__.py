@@ -2,8 +2,8 @@
 
 ``config`` says what a run is, ``loop`` trains, and the other files are its parts: ``population``
 (stacked networks), ``rollout`` and ``sampling`` (episodes), ``credit`` (advantages), ``optimizer``,
-``warmstart``, ``measure`` (the log), ``streams`` (random numbers), ``checkpoint``, ``memory``. Nothing here names
-an objective.
+``warmstart``, ``measure`` (the log), ``streams`` (random numbers), ``checkpoint``, ``memory``. Nothing here
+names an objective.
 """
 
 from erc_bench.trainer.config import Arm, TrainConfig

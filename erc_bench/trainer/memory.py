@@ -32,4 +32,5 @@ def keep_freed_memory(mebibytes: int = 512) -> bool:
         _M_TRIM_THRESHOLD: mebibytes << 20,
         _M_TOP_PAD: 16 << 20,
     }
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    done = [mallopt(name, value) == 1 for name, value in settings.items()]
+    return all(done)

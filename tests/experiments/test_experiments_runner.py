@@ -1,3 +1,5 @@
+import re
+
 import pandas as pd
 import pytest
 
@@ -175,3 +177,53 @@ def test_ercs_band_excludes_what_ppos_clip_never_sees(tmp_path):
     assert found.out_of_band.mean >= 20 * found.bound.mean
     assert found.lower_bound >= 20
     assert found.out_of_band.low > 0.01
+
+
+def test_a_grid_of_hyperparameters_equals_its_points_alone(small, tmp_path):
+    """Rates, temperatures and bands share a part, stalenesses do not; each run is as if alone."""
+    grid = {
+        "minibatches": [1, 4], "epochs": [1, 2], "learning_rate": [1e-3, 1e-2], "band": [0.01, 0.5],
+    }  # fmt: skip
+    swept = small(objectives=["erc-dapo"], seeds=1, grid=grid)
+    (experiment,) = swept.experiments
+    assert [len(part.runs) for part in experiment.parts] == [4, 4, 4, 4]
+    results = execute(swept, tmp_path / "grid")
+    runs, metrics = results.read("runs"), results.read("metrics")
+    assert len(runs) == 16
+    for number, run in runs.iterrows():
+        shape = {"minibatches": int(run["hyper/minibatches"]), "epochs": int(run["hyper/epochs"])}
+        rate, band = run["hyper/learning_rate"], run["hyper/band_low"]
+        alone = execute(
+            small(
+                objectives=[f"erc-dapo:band={band}"], seeds=1,
+                settings={"learning_rate": rate, **shape},
+            ),
+            tmp_path / str(number),
+        )  # fmt: skip
+        mine = metrics[metrics["objective"] == run["objective"]].reset_index(drop=True)
+        assert len(mine) == 3 * shape["minibatches"] * shape["epochs"]
+        assert mine["staleness"].max() == shape["minibatches"] * shape["epochs"] - 1
+        theirs = alone.read("metrics")
+        pd.testing.assert_frame_equal(
+            mine.drop(columns="objective"), theirs.drop(columns="objective"), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "message"),
+    [
+        ("minibatches", [3], "minibatches: 3 is not allowed; must be a divisor of prompts = 4"),
+        ("minibatches", [2.5], "minibatches: 2.5 is not allowed; must be an integer"),
+        ("epochs", [0], "epochs: 0 is not allowed; must be at least 1"),
+        (
+            "learning_rate",
+            [-1.0],
+            "learning_rate: -1.0 is not allowed; must be positive and finite",
+        ),
+        ("hidden", [8], "grid: 'hidden' is no hyperparameter of these arms"),
+    ],
+)
+def test_a_bad_point_of_a_grid_is_refused_before_any_work(small, axis, values, message):
+    """The message names the field, the value and what is allowed."""
+    with pytest.raises(InputError, match=re.escape(message)):
+        small(grid={axis: values})
