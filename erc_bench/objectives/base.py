@@ -105,6 +105,10 @@ class Adaptive(Protocol):
         """The regularizer for the next rollout; the receiver does not change."""
         ...
 
+    def with_coefficient(self, coefficient: Hyper) -> Regularizer:
+        """The regularizer with this coefficient, as after an interruption."""
+        ...
+
 
 class Denominators(NamedTuple):
     """What a batch's sums are divided by, each ``(...)``; they add up over micro-batches and ranks."""
@@ -288,6 +292,24 @@ class Objective:
             self,
             regularizers=tuple(
                 r.adapted(metrics) if isinstance(r, Adaptive) else r for r in self.regularizers
+            ),
+        )
+
+    def coefficients(self, runs: int) -> dict[str, Tensor]:
+        """What :meth:`adapted` has changed so far: each adaptive piece's coefficient, ``(runs,)``."""
+        return {
+            r.name: torch.as_tensor(r.coefficient, dtype=torch.float64).expand(runs).clone()
+            for r in self.regularizers
+            if isinstance(r, Adaptive)
+        }
+
+    def with_coefficients(self, values: Mapping[str, Tensor]) -> Objective:
+        """Go back to what :meth:`coefficients` gave."""
+        return replace(
+            self,
+            regularizers=tuple(
+                r.with_coefficient(values[r.name]) if isinstance(r, Adaptive) else r
+                for r in self.regularizers
             ),
         )
 

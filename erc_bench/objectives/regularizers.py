@@ -130,7 +130,11 @@ class AdaptiveKL(ExactKL):
         factor = torch.ones_like(measured)
         factor[measured < target / 1.5] = 0.5
         factor[measured > target * 1.5] = 2.0
-        return replace(self, coefficient=(beta * factor).clamp(*_BETA_RANGE))
+        return self.with_coefficient((beta * factor).clamp(*_BETA_RANGE))
+
+    def with_coefficient(self, coefficient: Hyper) -> AdaptiveKL:
+        """The same with another coefficient."""
+        return replace(self, coefficient=coefficient)
 
 
 #: an adaptive coefficient stays in it, so that it can be halved or doubled without end

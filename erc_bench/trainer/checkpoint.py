@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def _identity(trainer: Trainer) -> Tensor:
         trainer.band,
         trainer.learning_rate.tolist(),
         trainer.temperature.tolist(),
-        *((a.label, a.advantage, list(a.seeds), a.objective.spec()) for a in trainer.arms),
+        *((a.label, a.advantage, list(a.seeds), a.objective.spec()) for a in trainer.asked),
     ]
     digest = hashlib.sha256(repr(asked).encode()).digest()
     return torch.tensor(list(digest), dtype=torch.uint8)
@@ -47,6 +48,9 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
     for name, optimizer in optimizers.items():
         state |= {f"{name}.param.{key}": value for key, value in optimizer.params.items()}
         state |= {f"{name}.{key}": value for key, value in optimizer.state().items()}
+    for number, arm in enumerate(trainer.arms):
+        adapted = arm.objective.coefficients(len(arm))
+        state |= {f"objective{number}.{name}": value for name, value in adapted.items()}
     for table in ("metrics", "tokens"):
         columns = trainer.log.stacked(table)
         state |= {f"log.{table}.{key}": torch.from_numpy(rows) for key, rows in columns.items()}
@@ -92,6 +96,9 @@ def load(trainer: Trainer, path: Path) -> None:
         for key, value in below(f"{name}.param.").items():
             optimizer.params[key].copy_(value)
         optimizer.load(below(f"{name}."))
+    for number, arm in enumerate(trainer.arms):
+        objective = arm.objective.with_coefficients(below(f"objective{number}."))
+        trainer.arms[number] = replace(arm, objective=objective)
     for table in ("metrics", "tokens"):
         columns = below(f"log.{table}.")
         trainer.log.restore(table, {key: rows.numpy() for key, rows in columns.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from erc_bench import drift
 from erc_bench.batch import TokenBatch
+from erc_bench.numerics import masked_mean
 from erc_bench.policies import MLP, build_policy
 from erc_bench.trainer import checkpoint
 from erc_bench.trainer.config import Arm, TrainConfig
@@ -78,6 +79,7 @@ class Trainer:
         band: tuple[float, float] = (0.05, 0.05),
     ) -> None:
         self.config, self.dynamics, self.arms, self.seed = config, dynamics, list(arms), seed
+        self.asked = tuple(arms)  # an adaptive objective changes from rollout to rollout
         self.clip, self.band = clip, band
         self.seeds = [index for arm in self.arms for index in arm.seeds]
         bounds = np.cumsum([0, *map(len, self.arms)])
@@ -254,6 +256,23 @@ class Trainer:
                 )
                 columns["staleness"] = torch.full_like(columns["action"], staleness)
                 self.log.append("tokens", columns)
+        self._adapt(rollout)
+
+    @torch.no_grad()
+    def _adapt(self, rollout: Rollout) -> None:
+        """Tell adaptive objectives how far the rollout's updates led: mean exact KL, ``(len(arm),)``."""
+        for number, (arm, runs) in enumerate(zip(self.arms, self.slices, strict=True)):
+            if not arm.objective.adaptive:
+                continue
+            params = {name: p[runs] for name, p in self.policy.params.items()}
+            logits = self.policy.forward(rollout.obs[runs], params)
+            heat = self.temperature[runs].view(-1, 1, 1, 1)
+            moved = drift.kl_exact(
+                rollout.log_probs[runs], torch.log_softmax(logits / heat, dim=-1)
+            )
+            measured = masked_mean(moved, rollout.mask[runs])
+            objective = arm.objective.adapted({"drift/kl_exact": measured})
+            self.arms[number] = replace(arm, objective=objective)
 
     def _collect(self, number: int) -> tuple[Rollout, Tensor]:
         """One rollout, with dynamic sampling for the arms that use it, and its unfiltered mean return."""
