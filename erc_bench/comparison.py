@@ -71,6 +71,8 @@ class Comparison:
 class _Adapted:
     """An adapted loss called on populations ``(R, B, T)``, one run after the other."""
 
+    adaptive = False
+
     def __init__(self, loss: PolicyLoss) -> None:
         self.loss = loss
 
