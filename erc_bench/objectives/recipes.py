@@ -136,7 +136,7 @@ def dapo(clip_low: Hyper = 0.2, clip_high: Hyper = 0.28, positive_nll: Hyper = 0
     return _with(Objective(PPOClip(clip_low, clip_high)), PositiveNLL(positive_nll))
 
 
-@register("gspo", source="arXiv:2507.18071 eq. 5")
+@register("gspo", source="arXiv:2507.18071")
 def gspo(clip_low: Hyper = 3e-4, clip_high: Hyper = 4e-4) -> Objective:
     """PPO-clip of a response's length-normalised ratio.
 
@@ -145,7 +145,7 @@ def gspo(clip_low: Hyper = 3e-4, clip_high: Hyper = 4e-4) -> Objective:
     return Objective(GSPO(clip_low, clip_high), aggregate=SequenceMeanTokenMean())
 
 
-@register("gmpo", source="arXiv:2507.20673 eq. 4")
+@register("gmpo", source="arXiv:2507.20673")
 def gmpo(clip_low: Hyper = 0.4, clip_high: Hyper = 0.4) -> Objective:
     """The geometric mean of a response's ratios, each clipped where that lowers the objective.
 
@@ -183,7 +183,7 @@ def ce_gppo(
     return Objective(CEGPPO(clip_low, clip_high, b_low, b_high))
 
 
-@register("sapo", source="arXiv:2511.20347 eq. 5")
+@register("sapo", source="arXiv:2511.20347")
 def sapo(tau_positive: Hyper = 1.0, tau_negative: Hyper = 1.05) -> Objective:
     """A soft gate instead of a clip: the gradient fades with the distance of the ratio from 1.
 
@@ -192,7 +192,7 @@ def sapo(tau_positive: Hyper = 1.0, tau_negative: Hyper = 1.05) -> Objective:
     return Objective(SAPO(tau_positive, tau_negative), aggregate=SequenceMeanTokenMean())
 
 
-@register("clip-cov", source="arXiv:2505.22617 eq. 11")
+@register("clip-cov", source="arXiv:2505.22617")
 def clip_cov(
     fraction: Hyper = 2e-4,
     cov_low: Hyper = 1.0,
@@ -209,7 +209,7 @@ def clip_cov(
     return Objective(clip).gated(ClipCovariance(fraction, cov_low, cov_high, besides=clip))
 
 
-@register("kl-cov", source="arXiv:2505.22617 eq. 12")
+@register("kl-cov", source="arXiv:2505.22617")
 def kl_cov(beta: Hyper = 1.0, fraction: Hyper = 2e-3) -> Objective:
     """No clip; a penalty on the divergence at the tokens whose update lowers the entropy most.
 
@@ -229,7 +229,7 @@ def dppo_tv(delta_low: Hyper = 0.15, delta_high: Hyper = 0.15) -> Objective:
 
 @register(
     "high-entropy-only",
-    source="arXiv:2506.01939 eq. 5",
+    source="arXiv:2506.01939",
     dynamic_sampling=True,
     overlong_penalty=True,
 )
@@ -302,7 +302,7 @@ def erc_directional_dapo(
 
 @register(
     "kl-gate-dapo",
-    source="oracle of this project, after arXiv:1502.05477 eq. 12",
+    source="oracle of this project, after arXiv:1502.05477",
     dynamic_sampling=True,
     overlong_penalty=True,
 )

@@ -139,7 +139,7 @@ _BETA_RANGE = (1e-20, 1e20)
 
 @dataclass(frozen=True)
 class CovarianceKL(_Weighted):
-    """``|log r|`` on the tokens of highest covariance (KL-Cov, arXiv:2505.22617 eq. 12 and 13).
+    """``|log r|`` on the tokens of highest covariance (KL-Cov, arXiv:2505.22617).
 
     ``max(1, floor(fraction n))`` of a run's n unmasked tokens, by ``cov = (A - mean A) (log pi -
     mean log pi)``, are penalised; the penalty is aggregated over all tokens. Its gradient is

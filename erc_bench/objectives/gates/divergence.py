@@ -48,7 +48,7 @@ class _TrustRegion(Gate):
 class KLTrustRegion(_TrustRegion):
     """Keeps ``KL(pi_old || pi) <= delta`` over the full vocabulary: the constraint of TRPO itself.
 
-    An oracle: what a gate could do that sees what ERC estimates (TRPO, arXiv:1502.05477 eq. 12, per
+    An oracle: what a gate could do that sees what ERC estimates (TRPO, arXiv:1502.05477, per
     state). On the first update after a rollout nothing is dropped.
 
     Args:

@@ -24,8 +24,8 @@ __all__ = ["ClipCovariance", "HighEntropy", "covariance", "first_of", "share"]
 def covariance(batch: TokenBatch) -> Tensor:
     """Each token's part in the covariance of advantage and log-probability, ``(..., B, T)``.
 
-    ``(A - mean A) (log pi - mean log pi)``, means over a run's unmasked tokens (arXiv:2505.22617 eq.
-    10); 0 where masked. Where it is large, the update lowers the entropy most.
+    ``(A - mean A) (log pi - mean log pi)``, means over a run's unmasked tokens (arXiv:2505.22617);
+    0 where masked. Where it is large, the update lowers the entropy most.
     """
     wide = torch.promote_types(batch.logp.dtype, torch.float32)  # float16 sums overflow
     centred = [
@@ -60,7 +60,7 @@ def first_of(key: Tensor, chosen: Tensor, count: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HighEntropy(Gate):
-    """Keeps the tokens of highest entropy: ``H >= tau``, the batch's quantile (arXiv:2506.01939 eq. 5).
+    """Keeps the tokens of highest entropy: ``H >= tau``, the batch's quantile (arXiv:2506.01939).
 
     ``tau`` is the ``1 - fraction`` quantile of the trained policy's entropies over a run's unmasked
     tokens; ties with it are kept.
@@ -97,7 +97,7 @@ class HighEntropy(Gate):
 
 @dataclass(frozen=True)
 class ClipCovariance(Gate):
-    """Drops a few tokens of high covariance: ``low < cov < high`` (Clip-Cov, arXiv:2505.22617 eq. 11).
+    """Drops a few tokens of high covariance: ``low < cov < high`` (Clip-Cov, arXiv:2505.22617).
 
     Among the tokens with ``cov = (A - mean A) (log pi - mean log pi)`` inside the bounds,
     ``max(1, floor(fraction n))`` of a run's n unmasked tokens are dropped. Which ones is as good as

@@ -36,7 +36,7 @@ def _response_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GSPO(PPOClip):
-    """``-min(s A, clip(s, 1 - low, 1 + high) A)`` (GSPO, arXiv:2507.18071 eq. 5, 7 and 13).
+    """``-min(s A, clip(s, 1 - low, 1 + high) A)`` (GSPO, arXiv:2507.18071).
 
     ``s = exp(mean_t log r_t)`` is the response's ratio, length-normalised. The token form of the
     paper (GSPO-token): ``s_t = sg(s) r_t/sg(r_t)``, so advantages may differ between the tokens of a
@@ -64,7 +64,7 @@ class GSPO(PPOClip):
 
 @dataclass(frozen=True)
 class GMPO(Surrogate):
-    """``-A exp(mean_t c_t)``, ``c_t`` the clipped ``log r_t`` (GMPO, arXiv:2507.20673 eq. 4).
+    """``-A exp(mean_t c_t)``, ``c_t`` the clipped ``log r_t`` (GMPO, arXiv:2507.20673).
 
     The geometric mean of ratios that are clipped where this lowers the objective: ``c = min(log r,
     high)`` at ``A > 0``, else ``c = max(log r, -low)``. The gradient is ``-exp(mean c) A grad log

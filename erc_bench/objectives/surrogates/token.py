@@ -165,8 +165,8 @@ class CISPO(PPOClip):
 
     Args:
         low: distance of the weight's lower bound from 1; 1, the default, sets none, as the paper.
-        high: distance of its upper bound from 1; the paper tunes it and gives no value. 4 lets the
-            weight reach 5, which ScaleRL (arXiv:2510.13786) found robust.
+        high: distance of its upper bound from 1, which the paper tunes. 4 lets the weight reach 5,
+            the value that TRL recommends after ScaleRL (arXiv:2510.13786).
 
     Raises:
         InputError: not positive.
@@ -187,7 +187,7 @@ class CISPO(PPOClip):
 
 @dataclass(frozen=True)
 class SAPO(Surrogate):
-    """``-(4/tau) sigmoid(tau (r - 1)) A``: a soft clip (SAPO, arXiv:2511.20347 eq. 5 to 7).
+    """``-(4/tau) sigmoid(tau (r - 1)) A``: a soft clip (SAPO, arXiv:2511.20347).
 
     The gradient is ``-4 p (1 - p) r A grad log pi`` with ``p = sigmoid(tau (r - 1))``: ``r A`` near
     ``r = 1``, fading away from it. The value is not ``-A`` at ``r = 1`` but ``-2 A/tau``.
