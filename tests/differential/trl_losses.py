@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from differential.batches import Fields, gradients
 from erc_bench.batch import TokenBatch
 from erc_bench.objectives import Aggregate, SequenceMeanTokenSum
 
@@ -202,6 +203,18 @@ def _float64_forward(model: Any, ids: Tensor, *_: Any, **__: Any) -> tuple[Tenso
     return log_probs.gather(-1, action).squeeze(-1), _entropy(log_probs), None
 
 
+#: an attribute that only exists inside ``train``
+_SET_BY_TRAIN = "current_gradient_accumulation_steps"
+
+
+def _configure(trainer: Any, loss_type: str, settings: Mapping[str, Any]) -> None:
+    for name, value in ({"loss_type": loss_type} | _STOCK | dict(settings)).items():
+        owner = trainer.args if name.startswith("args.") else trainer
+        assert hasattr(owner, name.removeprefix("args.")) or name == _SET_BY_TRAIN, name
+        setattr(owner, name.removeprefix("args."), value)
+    trainer._entropy_bonus_enabled = trainer.entropy_coef != 0.0
+
+
 def theirs(
     trainer: Any,
     inputs: Mapping[str, Tensor],
@@ -216,17 +229,9 @@ def theirs(
     """
     stock = type(trainer)._get_per_token_logps_and_entropies.__get__(trainer)
     trainer._get_per_token_logps_and_entropies = stock if stock_forward else _float64_forward
-    for name, value in ({"loss_type": loss_type} | _STOCK | dict(settings)).items():
-        owner = trainer.args if name.startswith("args.") else trainer
-        assert hasattr(owner, name.removeprefix("args.")) or name == _SET_BY_TRAIN, name
-        setattr(owner, name.removeprefix("args."), value)
-    trainer._entropy_bonus_enabled = trainer.entropy_coef != 0.0
+    _configure(trainer, loss_type, settings)
     loss = trainer._compute_loss(trainer.model, dict(inputs))
     return loss.detach(), _gradient(loss, trainer.model)
-
-
-#: an attribute that only exists inside ``train``
-_SET_BY_TRAIN = "current_gradient_accumulation_steps"
 
 
 def ours(trainer: Any, inputs: Mapping[str, Tensor], objective: Any) -> tuple[Tensor, Tensor]:
@@ -247,3 +252,26 @@ def ours(trainer: Any, inputs: Mapping[str, Tensor], objective: Any) -> tuple[Te
     )
     loss, _ = objective(batch)
     return loss.detach(), _gradient(loss, trainer.model)
+
+
+def on_fields(
+    trainer: Any, given: Fields, loss_type: str, settings: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients with respect to given log-probabilities and entropies, without a model."""
+    settings = dict(settings)
+    mask = given["mask"].long()
+    inputs = {
+        "prompt_ids": torch.zeros(len(mask), 1, dtype=torch.long),
+        "prompt_mask": torch.ones(len(mask), 1, dtype=torch.long),
+        "completion_ids": torch.zeros_like(mask),
+        "completion_mask": mask,
+        "advantages": given["advantage"],
+        "old_per_token_logps": given["old_logp"],
+        "ref_per_token_logps": given["ref_logp"],
+        "num_items_in_batch": settings.pop("num_items_in_batch", mask.sum()),
+    }
+    _configure(trainer, loss_type, settings)
+    leaves = given["logp"], given["entropy"], None
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: leaves
+    loss = trainer._compute_loss(trainer.model, inputs)
+    return loss.detach(), gradients(loss, given)
