@@ -42,8 +42,8 @@ def write(docs: Path) -> None:
     files = texts()
     folder = docs / "objectives"
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    for path in [*folder.glob("*.md"), *folder.glob("plots/*")]:
-        path.unlink()
+    for old in [*folder.glob("*.md"), *folder.glob("plots/*")]:
+        old.unlink()
     for path, text in files.items():
         (docs / path).write_text(text)
     for name in RECIPES:

@@ -39,6 +39,11 @@ class Probe:
     build: Callable[[float], Responses]
     signs: tuple[float, ...] = (1.0, -1.0)
 
+    @property
+    def quantity(self) -> str:
+        """What it moves; three probes move the ratio."""
+        return "ratio" if self.name.startswith("ratio ") else self.name.removesuffix(" moved")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -52,8 +57,8 @@ class Cell:
 
     @property
     def active(self) -> bool:
-        """Whether the objective differs from the importance-weighted one."""
-        return self.beyond or any(abs(share - 1) > 1e-6 for share in self.shares)
+        """Whether the objective differs from the importance-weighted one, in two digits."""
+        return self.beyond or any(abs(share - 1) > 0.005 for share in self.shares)
 
     def __str__(self) -> str:
         """``-`` where nothing is constrained; A > 0 before A < 0 where they differ."""
@@ -142,7 +147,7 @@ def _still(advantage: float, mismatch: float = 0.0) -> Token:
 
 def _rare_ratio(ratio: float, advantage: float) -> Responses:
     """A rare token's ratio; the other tokens of its response make up for it."""
-    p, nats = 0.003, 1.2
+    p, nats = 0.0025, 1.2
     back = _token((p, nats), (p * ratio ** (-1 / 3), nats), advantage)
     return _among([_token((p, nats), (p * ratio, nats), advantage), back, back, back])
 
@@ -191,22 +196,22 @@ PROBES = (
         lambda a: _among([_still(a, 1.0986122886681098)]),
     ),
     Probe(
-        "ratio, out",
+        "ratio out",
         False,
         "The token's ratio has left the clip range the way its gradient goes; its response's has not.",
         lambda a: _rare_ratio(2.0 if a > 0 else 0.5, a),
     ),
     Probe(
-        "ratio, back",
+        "ratio back",
         False,
         "The token's ratio has left the clip range against its gradient.",
         lambda a: _rare_ratio(0.5 if a > 0 else 2.0, a),
     ),
     Probe(
-        "ratio, far",
+        "ratio far",
         False,
         "The token has become far likelier and is punished.",
-        lambda a: _rare_ratio(5.0, a),
+        lambda a: _rare_ratio(6.0, a),
         (-1.0,),
     ),
     Probe(
@@ -216,20 +221,20 @@ PROBES = (
         _others_ratio,
     ),
     Probe(
-        "covariance, moved",
+        "covariance moved",
         False,
         "The ratio has moved inside the clip range; the token has the highest covariance.",
         lambda a: _among([_token((0.1, 1.2), (0.11, 1.2), a)], rewarded=True),
         (1.0,),
     ),
     Probe(
-        "entropy, out",
+        "entropy out",
         False,
         "The entropy has left the band, and the gradient leads further out.",
         lambda a: _entropy_moved(a, 1.06 if a > 0 else 0.94),
     ),
     Probe(
-        "entropy, back",
+        "entropy back",
         False,
         "The entropy has left the band, and the gradient leads back.",
         lambda a: _entropy_moved(a, 0.94 if a > 0 else 1.06),

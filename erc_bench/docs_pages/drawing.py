@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -17,9 +17,14 @@ from erc_bench.plots.style import ACCENT, COLUMN, INK, MUTED, WIDE, styled
 
 __all__ = ["draw", "png"]
 
-_REWARDED = {"color": "#00508c", "lw": 2.4, "label": "A > 0", "solid_capstyle": "butt"}
-_PUNISHED = {"color": ACCENT, "lw": 1.2, "label": "A < 0", "solid_capstyle": "butt"}
-_UNCONSTRAINED = {"color": MUTED, "lw": 0.8, "ls": (0, (1, 2))}
+_REWARDED: dict[str, Any] = {
+    "color": "#00508c",
+    "lw": 2.4,
+    "label": "A > 0",
+    "solid_capstyle": "butt",
+}
+_PUNISHED: dict[str, Any] = {"color": ACCENT, "lw": 1.2, "label": "A < 0", "solid_capstyle": "butt"}
+_UNCONSTRAINED: dict[str, Any] = {"color": MUTED, "lw": 0.8, "ls": (0, (1, 2))}
 _LABELS = {
     "r": "probability ratio r",
     "rho": "entropy ratio ρ, at r = 1",
@@ -75,12 +80,12 @@ def _outline(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return x[~straight], weights[~straight]
 
 
+@styled
 def png(figure: Figure, digest: str) -> bytes:
     """A PNG of few colours; ``digest`` of the data it was drawn from is in its description."""
-    canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(_DPI)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png", dpi=_DPI)
+    image = Image.open(raw).convert("RGB")
     information = PngInfo()
     information.add_text("Description", digest)
     buffer = io.BytesIO()

@@ -10,10 +10,11 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from erc_bench.advantages import GROUP_ADVANTAGES, gae
 from erc_bench.batch import TokenBatch
-from erc_bench.docs_pages.constraints import PROBES, Cell, cell, facts
+from erc_bench.docs_pages.constraints import PROBES, Cell, Probe, cell, facts
 from erc_bench.docs_pages.curves import ENTROPY, PROBABILITIES, VISIBLE, Panel
 from erc_bench.objectives import RECIPES, Objective, Recipe, make
 
@@ -48,18 +49,21 @@ def objective_page(name: str, panels: tuple[Panel, ...], cells: list[Cell]) -> s
     """Equation, parameters, composition, advantages, gradient weight and constraints of a recipe."""
     recipe = RECIPES[name]
     objective = make(name)
+    probes = dict(zip((p.name for p in PROBES), cells, strict=True))
+    response_level = probes["response's ratio"].active and not probes["response's ratio"].beyond
+    gradient_weight = _weights(name, panels, response_level=response_level)
     parts = [
         f"# {name}",
         _GENERATED,
         recipe.description,
         f"Maximised, of each token:\n\n```text\n{_equation(recipe)}\n```",
-        _LETTERS,
+        _LETTERS + _named(recipe),
         f"Source: {_linked(recipe.source)}.",
         f"```python\nfrom erc_bench.objectives import make\n\n{_call(recipe)}\n```",
         f"## Parameters\n\n{_parameters(recipe)}",
         f"## Composition\n\n{_composition(objective)}",
         f"## Advantages\n\n{_advantages(recipe)}",
-        f"## Gradient weight\n\n{_weights(name, panels)}",
+        f"## Gradient weight\n\n{gradient_weight}",
         f"## Constraints\n\n{_constraints(cells)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -74,6 +78,13 @@ _LETTERS = (
 def _equation(recipe: Recipe) -> str:
     """The last paragraph of the docstring, with its lines."""
     return (inspect.getdoc(recipe.build) or "").split("\n\n")[-1]
+
+
+def _named(recipe: Recipe) -> str:
+    """Which words of the equation are other recipes."""
+    words = set(re.findall(r"[a-z][a-z-]+", _equation(recipe)))
+    others = [name for name in RECIPES if name in words and name != recipe.name]
+    return "".join(f" `{name}` is what [{name}]({name}.md) maximises." for name in others)
 
 
 def _call(recipe: Recipe) -> str:
@@ -150,9 +161,13 @@ def _composition(objective: Objective) -> str:
     rows += [_piece("gate", gate) for gate in objective.gates]
     rows += [_piece("regularizer", regularizer) for regularizer in objective.regularizers]
     rows.append(_piece("aggregate", objective.aggregate))
-    needed = ", ".join(f"`{name}`" for name in _needed(objective))
-    needs = f"Needs {needed} in the batch, besides `logp`, `old_logp`, `advantage` and `mask`."
-    notes = [needs] if needed else ["Needs no optional field of the batch."]
+    needed, used = (", ".join(f"`{n}`" for n in names) for names in _batch_fields(objective))
+    notes = ["Needs no optional field of the batch."]
+    if needed:
+        always = "besides `logp`, `old_logp`, `advantage` and `mask`"
+        notes = [f"Needs {needed} in the batch, {always}."]
+    if used:
+        notes.append(f"Uses {used} where the batch has it.")
     if objective.over_batch:
         notes.append("Chooses among the tokens of a batch: micro-batches are treated otherwise.")
     return "\n".join(rows) + "\n\n" + " ".join(notes)
@@ -167,30 +182,38 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _needed(objective: Objective) -> list[str]:
-    """Optional fields of a batch without which the objective raises, found by leaving them out."""
-    one = torch.zeros(1, 1)
-    whole = torch.zeros(1, 1, 2).log_softmax(-1)
+def _batch_fields(objective: Objective) -> tuple[list[str], list[str]]:
+    """Optional fields it raises without, and those that only change it, found by leaving them out."""
+    draw = torch.Generator().manual_seed(0)
+    logp, old_logp, ref_logp, rollout_logp = -torch.rand(4, 2, 3, generator=draw)
+    log_probs, old_log_probs, ref_log_probs = torch.rand(3, 2, 3, 4, generator=draw).log_softmax(-1)
+    entropy, old_entropy, advantage = torch.rand(3, 2, 3, generator=draw)
     optional = {
-        "entropy": one,
-        "old_entropy": one,
-        "log_probs": whole,
-        "old_log_probs": whole,
-        "ref_logp": one,
-        "ref_log_probs": whole,
-        "rollout_logp": one,
-        "reward": one[0],
+        "entropy": entropy,
+        "old_entropy": old_entropy,
+        "log_probs": log_probs,
+        "old_log_probs": old_log_probs,
+        "ref_logp": ref_logp,
+        "ref_log_probs": ref_log_probs,
+        "rollout_logp": rollout_logp,
+        "reward": torch.tensor([0.0, 1.0]),
     }
-    needed = []
+
+    def loss(**given: Tensor) -> float:
+        value, _ = objective(TokenBatch(logp, old_logp, advantage, torch.ones(2, 3), **given))
+        return float(value)
+
+    whole, needed, used = loss(**optional), [], []
     for name in optional:
-        rest = {k: v for k, v in optional.items() if k != name}
         try:
-            objective(TokenBatch(one, one, one, one, **rest))
+            without = loss(**{k: v for k, v in optional.items() if k != name})
         except ValueError as error:
             if "not given" not in str(error):
                 raise
             needed.append(name)
-    return needed
+        else:
+            used += [name] * (without != whole)
+    return needed, used
 
 
 def _advantages(recipe: Recipe) -> str:
@@ -208,7 +231,7 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=\.) (?=[A-Z`>])", text)[0]
 
 
-def _weights(name: str, panels: tuple[Panel, ...]) -> str:
+def _weights(name: str, panels: tuple[Panel, ...], *, response_level: bool) -> str:
     axes = {p.axis for p in panels}
     likely = len({p.probability for p in panels}) > 1
     text = (
@@ -223,6 +246,8 @@ def _weights(name: str, panels: tuple[Panel, ...]) -> str:
     )
     if "rho" not in axes:
         text += f" It does not depend on the entropy ratio (by less than {VISIBLE:g})."
+    if response_level:
+        text += " The response has this one token, so that its ratio is the token's."
     if make(name).over_batch:
         text += (
             " The token stands beside nine others, as `erc_bench/docs_pages/curves.py` says, among which "
@@ -233,20 +258,33 @@ def _weights(name: str, panels: tuple[Panel, ...]) -> str:
 
 
 def _constraints(cells: list[Cell]) -> str:
-    lines = []
+    lines = [
+        "Differs from `r A grad log pi` under these moves; the number is the share that is left."
+    ]
     for when, on_policy in (("On-policy", True), ("Off-policy", False)):
-        active = _active(cells, on_policy)
+        active = "; ".join(f"{p.name} ({c})" for p, c in _active(cells, on_policy))
         lines.append(f"- {when}: {active or 'none'}.")
-    return (
-        "\n".join(lines)
-        + "\n\n[What these moves are, and every objective's numbers](constraints.md)."
-    )
+    lines.append("[What these moves are, and every objective's numbers](constraints.md).")
+    return "\n\n".join([lines[0], "\n".join(lines[1:3]), lines[3]])
 
 
-def _active(cells: list[Cell], on_policy: bool) -> str:
-    """Names of the probes that find the objective unlike the importance-weighted one."""
+def _active(cells: list[Cell], on_policy: bool) -> list[tuple[Probe, Cell]]:
+    """Probes that find the objective unlike the importance-weighted one."""
     pairs = zip(PROBES, cells, strict=True)
-    return "; ".join(p.name for p, c in pairs if p.on_policy == on_policy and c.active)
+    return [(p, c) for p, c in pairs if p.on_policy == on_policy and c.active]
+
+
+def _summary(cells: list[Cell], on_policy: bool) -> str:
+    """In short: moves of one quantity once, and one word for a penalty that is always there."""
+    active = _active(cells, on_policy)
+    everywhere = sum(cell.beyond for _, cell in active) > 1
+    names = ["a penalty"] if everywhere else []
+    names += [p.quantity for p, c in active if not (everywhere and all(_one(s) for s in c.shares))]
+    return ", ".join(dict.fromkeys(names)) or "-"
+
+
+def _one(share: float) -> bool:
+    return abs(share - 1) < 0.1
 
 
 def index_page(cells: Matrix) -> str:
@@ -256,14 +294,15 @@ def index_page(cells: Matrix) -> str:
         "",
         _GENERATED,
         "",
-        "Each is a composition of a surrogate, gates, an aggregate and regularizers. The last two columns name",
-        "the moves of the policy that it [constrains](constraints.md), found by probing it.",
+        "Each is a composition of a surrogate, gates, an aggregate and regularizers. The last columns",
+        "name what makes its gradient [differ](constraints.md) from `r A grad log pi` on the first",
+        "minibatch after a rollout, and later; found by probing it.",
         "",
-        "| Objective | | Source | On-policy | Off-policy |",
+        "| Objective | What it does | Source | On-policy | Off-policy |",
         "|---|---|---|---|---|",
     ]
     for name, recipe in RECIPES.items():
-        active = [_active(cells[name], on_policy) or "-" for on_policy in (True, False)]
+        active = [_summary(cells[name], on_policy) for on_policy in (True, False)]
         source = _linked(recipe.source)
         lines.append(
             f"| [`{name}`]({name}.md) | {recipe.description} | {source} | {' | '.join(active)} |"
@@ -288,14 +327,15 @@ _INTRODUCTION = f"""# Constraints
 
 {_GENERATED}
 
-Which move of the policy makes an objective differ from the importance-weighted one, whose gradient is `r A grad log
-pi`? Each column is a batch in which the policy has made one move, and each number the share of that gradient that is
-left to one token, measured by autograd with the objective's defaults. `-`: all of it. `0`: the token is stopped. Two
-numbers: `A > 0`, then `A < 0`. `†`: a penalty moves the other actions too. `reinforce` and `gspo` do not weigh a token
-by its own ratio, so theirs differ wherever it moves.
+Which move of the policy makes an objective differ from the importance-weighted one, whose gradient
+is `r A grad log pi`? Each column is a batch in which the policy has made one move, and each number the
+share of that gradient that is left to one token, measured by autograd with the objective's defaults.
+`-`: all of it. `0`: the token is stopped. Two numbers: `A > 0`, then `A < 0`. `†`: a penalty moves the
+other actions too. `reinforce` and `gspo` do not weigh a token by its own ratio, so theirs differ
+wherever it moves.
 
-The first minibatch after a rollout is on-policy: clips and bands cannot act there, only what looks at the policy
-itself, at the other tokens, or at the sampling engine.
+The first minibatch after a rollout is on-policy: clips and bands cannot act there, only what looks at
+the policy itself, at the other tokens, or at the sampling engine.
 """
 
 
@@ -315,9 +355,9 @@ def _probe_table() -> str:
     lines = [
         "## The moves",
         "",
-        "The probed token's ratio `r`, its response's geometric mean ratio `s`, the sampled action's probability "
-        "before and after, the entropy ratio, the exact divergences from the old policy, and the token's "
-        "covariance in its batch; `A > 0` before `A < 0` where they differ.",
+        "The probed token's ratio `r`, its response's geometric mean ratio `s`, the sampled action's",
+        "probability before and after, the entropy ratio, the exact divergences from the old policy,",
+        "and the token's covariance in its batch; `A > 0` before `A < 0` where they differ.",
         "",
         "| | | " + " | ".join(names) + " |",
         "|---|---|" + "---|" * len(names),

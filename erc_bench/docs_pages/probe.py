@@ -40,7 +40,8 @@ def distribution(probability: Tensor, nats: Tensor) -> Tensor:
     >>> round(p[SAMPLED].exp().item(), 6), round(entropy(p).item(), 6)
     (0.1, 1.2)
     """
-    p, nats = torch.broadcast_tensors(probability.double(), nats.double())
+    p = probability.double() + torch.zeros_like(nats)
+    nats = nats.double() + torch.zeros_like(p)
     own = torch.special.entr(p) + torch.special.entr(1 - p)
     wanted = (nats - own) / (1 - p)
     rank = torch.arange(VOCABULARY - 1, dtype=torch.float64)
@@ -95,7 +96,7 @@ def gradient_weights(objective: Objective, responses: list[list[Token]]) -> Weig
         objective: probed.
         responses: of equal numbers of tokens; leading axes ``(R,)`` are runs of their own.
     """
-    runs = torch.broadcast_shapes(*(t.new.shape[:-1] for row in responses for t in row))
+    runs = max((t.new.shape[:-1] for row in responses for t in row), key=len)
 
     def stacked(values: list[list[Tensor]]) -> Tensor:
         rows = [torch.stack([v.expand(*runs, v.shape[-1]) for v in row], -2) for row in values]
