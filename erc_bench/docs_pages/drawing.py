@@ -24,7 +24,7 @@ _REWARDED: dict[str, Any] = {
     "solid_capstyle": "butt",
 }
 _PUNISHED: dict[str, Any] = {"color": ACCENT, "lw": 1.2, "label": "A < 0", "solid_capstyle": "butt"}
-_UNCONSTRAINED: dict[str, Any] = {"color": MUTED, "lw": 0.8, "ls": (0, (1, 2))}
+_UNCONSTRAINED: dict[str, Any] = {"color": MUTED, "lw": 0.8, "ls": (0, (1, 2)), "zorder": 1.5}
 _LABELS = {
     "r": "probability ratio r",
     "rho": "entropy ratio ρ, at r = 1",
@@ -72,8 +72,9 @@ def _panel(ax: Axes, panel: Panel) -> None:
 def _outline(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The corners of a curve, with a gap at jumps, which no line crosses."""
     steps = np.abs(np.diff(weights))
-    finite = steps[np.isfinite(steps)]
-    jumps = np.flatnonzero(steps > 0.05 + 8 * np.median(finite)) + 1
+    known = np.pad(np.nan_to_num(steps), 1)
+    neighbours = np.maximum(known[:-2], known[2:])
+    jumps = np.flatnonzero(steps > 0.05 + 4 * neighbours) + 1
     x, weights = np.insert(x, jumps, x[jumps]), np.insert(weights, jumps, np.nan)
     bend = np.abs(np.diff(weights, 2)) > 1e-5
     straight = np.concatenate([[False], ~bend & np.isfinite(np.diff(weights, 2)), [False]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -16,6 +18,11 @@ from erc_bench.objectives import RECIPES, make
 #: recipes whose loss reaches the policy through more than the sampled action's log-probability
 PENALISED = {"ppo-kl", "ppo-kl-adaptive", "ppo-entropy"}
 BY_NAME = {probe.name: probe for probe in PROBES}
+
+
+@cache
+def policy(probability: float, nats: float) -> torch.Tensor:
+    return distribution(tensor(probability), tensor(nats))
 
 
 def tensor(x: float) -> torch.Tensor:
@@ -44,7 +51,7 @@ def test_distribution_that_cannot_be_raises(probability, nats):
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.1, 2.5])
 def test_weight_is_the_derivative_by_the_log_probability(name, advantage, ratio):
     """Where nothing but the sampled action's log-probability carries a gradient."""
-    old, new = (distribution(tensor(p), tensor(1.2)) for p in (0.1, 0.1 * ratio))
+    old, new = (policy(p, 1.2) for p in (0.1, 0.1 * ratio))
     objective = make(name)
     found = gradient_weights(objective, [[Token(old, new, advantage)]])
     logp = new[SAMPLED].clone().view(1, 1).requires_grad_()
@@ -68,7 +75,7 @@ def test_weight_is_the_derivative_by_the_log_probability(name, advantage, ratio)
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
 def test_weight_of_a_penalty_equals_its_closed_form(ratio):
     """``r A - beta (pi - pi_old) / (1 - pi)`` for the exact divergence from the old policy."""
-    old, new = (distribution(tensor(p), tensor(1.2)) for p in (0.3, 0.3 * ratio))
+    old, new = (policy(p, 1.2) for p in (0.3, 0.3 * ratio))
     found = gradient_weights(make("ppo-kl", beta=3.0), [[Token(old, new, 1.0)]])
     expected = ratio - 3.0 * 0.3 * (ratio - 1) / (1 - 0.3 * ratio)
     assert found.weight.item() == pytest.approx(expected, abs=1e-9)
