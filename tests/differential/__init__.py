@@ -1,0 +1,1 @@
+"""Objectives against implementations that were not written here; imported as ``differential``."""
