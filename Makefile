@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test test-oracles lint docs-pages bench clean help
 
 help:  ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,21 @@ demo: $(BIN)/erc-bench  ## Install, train six objectives on three environments, 
 test: $(VENV)/dev-installed  ## Install with the test extras and run the tests
 	$(BIN)/python -m pytest -q -n auto
 
+.venv-oracle/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-oracle
+	.venv-oracle/bin/pip install -q -c constraints.txt torch
+	.venv-oracle/bin/pip install -q -c constraints.txt -e '.[dev,llm,verl]'
+	.venv-oracle/bin/pip install -q --no-deps -c constraints.txt verl
+	@touch $@
+
+test-oracles: .venv-oracle/installed  ## Install verl and TRL beside us, and compare their losses with ours
+	.venv-oracle/bin/python -m pytest -q -n auto tests/differential
+
+docs-pages: .venv-oracle/installed  ## Write the generated pages of docs/ anew
+	.venv-oracle/bin/python -m erc_bench.docs_pages docs
+	.venv-oracle/bin/python -m erc_bench.conformance.page > docs/conformance.md
+	PYTHONPATH=tests .venv-oracle/bin/python -m differential.differences > docs/differences.md
+
 lint: $(VENV)/dev-installed  ## Formatting, lint rules, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,4 +60,4 @@ bench: .venv-bench/installed  ## Measure this project beside its peers, and how 
 	.venv-bench/bin/python -m benchmarks.gate_cost
 
 clean:  ## Remove the virtual environment, caches and results
-	rm -rf $(VENV) .venv-bench results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench .venv-oracle results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
