@@ -96,7 +96,9 @@ def measure(point: Point) -> dict[str, float]:
     from erc_bench.experiments.plan import training_environment  # noqa: PLC0415
     from erc_bench.objectives import Objective, PPOClip  # noqa: PLC0415
     from erc_bench.trainer import Arm, TrainConfig, Trainer  # noqa: PLC0415
+    from erc_bench.trainer.memory import keep_freed_memory  # noqa: PLC0415
 
+    keep_freed_memory()  # as `erc-bench run` does
     torch.set_num_threads(1)
     environment = training_environment("erc/TokenForks-v0", point.options)
     config = TrainConfig(
