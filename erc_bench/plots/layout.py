@@ -29,6 +29,10 @@ __all__ = [
 ]
 
 
+#: Rows of a legend that a figure's height allows for, and the height of one more.
+LEGEND_ROWS, ROW_INCHES = 3, 0.19
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure that belongs to nobody's global state, its parts laid out without overlap."""
     engine = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.03)
@@ -46,12 +50,14 @@ def panel_grid(figure: Figure, count: int, columns: int = 3, **kwargs: Any) -> l
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """One legend below all panels, in as many columns as fit the figure's width."""
+    """One legend below all panels, in as many columns as fit the width; the figure grows by it."""
     if not handles:
         return
     width = 0.55 + 0.064 * max(len(label) for label in labels)
     columns = int(min(max(figure.get_figwidth() // width, 1), len(handles), 5))
     rows = math.ceil(len(handles) / columns)
+    if rows > LEGEND_ROWS:  # or the legend takes the panels' place
+        figure.set_figheight(figure.get_figheight() + ROW_INCHES * (rows - LEGEND_ROWS))
     figure.legend(
         handles, labels, loc="outside lower center", ncols=math.ceil(len(handles) / rows),
         columnspacing=1.4,

@@ -154,9 +154,20 @@ def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(n, f"erc-{n}") for n in ordered(present) if f"erc-{n}" in present]
 
 
+#: Settings of a point of a grid as they are called where there is little room.
+_SHORT = {"learning_rate": "lr", "temperature": "temp", "minibatches": "mb", "epochs": "ep"}
+
+
+def _shortened(name: str) -> str:
+    """``dapo:learning_rate=0.0005`` as ``dapo:lr=0.0005``, so that points differ before the cut."""
+    arm, colon, settings = name.partition(":")
+    items = (item.partition("=") for item in settings.split(","))
+    return arm + colon + ",".join(f"{_SHORT.get(k, k)}{equals}{v}" for k, equals, v in items)
+
+
 def name_text(name: str, width: int = 26) -> str:
     """A name from outside as plain text in a figure: no mathematics, one line, not overlong."""
-    text = " ".join(str(name).split()).replace("$", r"\$")
+    text = _shortened(" ".join(str(name).split())).replace("$", r"\$")
     if text.startswith("_"):  # matplotlib leaves such labels out of legends
         text = " " + text
     return text if len(text) <= width else text[: width - 1] + "…"

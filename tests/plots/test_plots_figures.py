@@ -312,3 +312,4 @@ def test_names_are_text_not_mathematics():
     assert name_text("$x$") == r"\$x\$"
     assert name_text("_hidden") == " _hidden"
     assert len(name_text("x" * 99)) == 26
+    assert name_text("dapo:minibatches=4,learning_rate=0.001") == "dapo:mb=4,lr=0.001"
