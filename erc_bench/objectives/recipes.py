@@ -244,6 +244,34 @@ def high_entropy_only(
 
 
 @register(
+    "dapo-kl",
+    source="arXiv:1707.06347 eq. 8 on arXiv:2503.14476 eq. 8",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def dapo_kl(beta: Hyper = 1.0, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """DAPO with a penalty on the divergence of the whole distribution from the old policy's.
+
+    min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) - beta KL(pi_old || pi)
+    """
+    return dapo(clip_low, clip_high).regularized(ExactKL(beta, "old", "forward"))
+
+
+@register(
+    "dapo-entropy",
+    source="arXiv:1707.06347 eq. 9 on arXiv:2503.14476 eq. 8",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def dapo_entropy(bonus: Hyper = 0.01, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """DAPO with an entropy bonus.
+
+    min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) + bonus H(pi)
+    """
+    return dapo(clip_low, clip_high).regularized(EntropyBonus(bonus))
+
+
+@register(
     "dapo-tis",
     source="arXiv:1802.01561; Yao et al. (2025)",
     dynamic_sampling=True,

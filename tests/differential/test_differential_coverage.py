@@ -11,6 +11,7 @@ ELSEWHERE = {
     "erc-gppo": "the official release's numbers, tests/objectives/test_objectives_golden.py",
     "gppo": "the official release's numbers, of which GPPO is the ungated part",
     "ce-gppo": "closed forms; its release is a fork of verl that is not on a package index",
+    "dapo-kl": "verl's and TRL's dapo, and the exact divergence of ppo-kl",
     "ppo-kl": "closed forms and autograd of the exact divergence",
     "ppo-kl-adaptive": "closed forms; verl's controller is another one, see docs/differences.md",
     "erc-directional-dapo": "of this project",

@@ -61,6 +61,7 @@ CASES = (
     Case("dapo", "dapo", {}, clip(0.2, 0.28)),
     Case("ppo-clip", "bnpo", {}, clip(0.2, 0.2)),
     Case("dual-clip", "bnpo", {"c": 1.5}, clip(0.2, 0.2) | {"args.delta": 1.5}),
+    Case("dapo-entropy", "bnpo", {}, clip(0.2, 0.28) | {"entropy_coef": 0.01}),
     Case("ppo-entropy", "bnpo", {}, clip(0.2, 0.2) | {"entropy_coef": 0.01}),
     Case("gspo", "grpo", {}, clip(3e-4, 4e-4) | SEQUENCE),
     Case("gspo", "grpo", {"clip_low": 0.1, "clip_high": 0.1}, clip(0.1, 0.1) | SEQUENCE),

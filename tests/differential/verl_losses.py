@@ -71,6 +71,7 @@ CASES = (
     ),
     Case("dr-grpo", "vanilla", {"horizon": 12}, clip(0.2, 0.2), "seq-mean-token-sum-norm"),
     Case("dapo", "vanilla", {}, clip(0.2, 0.28)),
+    Case("dapo-entropy", "vanilla", {}, clip(0.2, 0.28) | {"entropy_coeff": 0.01}),
     Case("dapo-tis", "vanilla", {}, clip(0.2, 0.28) | {"rollout_cap": 2.0}),
     Case("dapo-tis", "vanilla", {"cap": 1.1}, clip(0.2, 0.28) | {"rollout_cap": 1.1}),
     Case("gspo", "gspo", {}, clip(3e-4, 4e-4), SEQUENCE, 2e-8, limit=9.0),

@@ -16,7 +16,7 @@ from erc_bench.numerics import entropy
 from erc_bench.objectives import RECIPES, make
 
 #: recipes whose loss reaches the policy through more than the sampled action's log-probability
-PENALISED = {"ppo-kl", "ppo-kl-adaptive", "ppo-entropy"}
+PENALISED = {"ppo-kl", "ppo-kl-adaptive", "ppo-entropy", "dapo-kl", "dapo-entropy"}
 BY_NAME = {probe.name: probe for probe in PROBES}
 
 
@@ -85,7 +85,7 @@ def test_weight_of_a_penalty_equals_its_closed_form(ratio):
 @pytest.mark.parametrize("name", RECIPES)
 def test_on_policy_gradient_is_the_policy_gradient(name):
     """Of an ordinary token, whatever the objective; an entropy bonus alone is felt there."""
-    assert cell(make(name), BY_NAME["usual"]).active == (name == "ppo-entropy")
+    assert cell(make(name), BY_NAME["usual"]).active == (name in ("ppo-entropy", "dapo-entropy"))
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,8 @@ def test_runs_do_not_see_each_other(name, aggregate):
     given = leaves((R, B, T))
     weights = {"coefficient": torch.linspace(0.1, 0.3, R)}
     base = make(name, **parameters)
-    further = () if name == "ppo-entropy" else (EntropyBonus(**weights),)
+    has_bonus = any(isinstance(r, EntropyBonus) for r in base.regularizers)
+    further = () if has_bonus else (EntropyBonus(**weights),)
     together = Objective(base.surrogate, base.gates, aggregate, (*base.regularizers, *further))
     loss, grad, metrics = gradient(together, given)
     assert loss.shape == (R,)

@@ -225,6 +225,8 @@ def test_settings_at_their_limits_give_the_base():
         ("clip-cov", {"cov_low": inf, "clip_low": inf, "clip_high": inf}, weighted),
         ("ppo-kl", {"beta": 0}, weighted),
         ("ppo-entropy", {"bonus": 0}, make("ppo-clip")),
+        ("dapo-entropy", {"bonus": 0}, make("dapo")),
+        ("dapo-kl", {"beta": 0}, make("dapo")),
         ("dual-clip", {"c": inf}, make("ppo-clip")),
         ("ppo-kl-adaptive", {"beta": 3.0}, make("ppo-kl", beta=3.0)),
     ]:
