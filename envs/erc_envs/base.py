@@ -67,6 +67,14 @@ class Dynamics(abc.ABC):
     def observation_space(self) -> spaces.Space[Any]:
         """The space of one episode's observation: MultiDiscrete, or a one-dimensional Box."""
 
+    def at(self, progress: float) -> Dynamics:
+        """The task after this fraction of training, in [0, 1]; the same for most."""
+        return self
+
+    def held_out(self) -> Dynamics:
+        """The task on which a policy trained on this one is evaluated; the same for most."""
+        return self
+
     @abc.abstractmethod
     def initial_state(self, prompt: IntArray) -> IntArray:
         """States (N, K) at the start of the episodes with these prompts (N,)."""

@@ -4,7 +4,17 @@
 carries it out and stores the records; every other file is a question.
 """
 
-from erc_bench.experiments import entropy_null, forking_tokens, unsampled_shift
+from erc_bench.experiments import (
+    beta_sweep,
+    entropy_null,
+    forking_tokens,
+    phase_diagram,
+    precision,
+    rollout_mismatch,
+    staleness,
+    stress,
+    unsampled_shift,
+)
 from erc_bench.experiments.base import EXPERIMENTS, TIERS, Experiment, Tier, register
 from erc_bench.experiments.plan import Plan, grid_axis, plan, setting
 from erc_bench.experiments.runner import Backend, execute, total_rollouts
@@ -16,13 +26,19 @@ __all__ = [
     "Experiment",
     "Plan",
     "Tier",
+    "beta_sweep",
     "entropy_null",
     "execute",
     "forking_tokens",
     "grid_axis",
+    "phase_diagram",
     "plan",
+    "precision",
     "register",
+    "rollout_mismatch",
     "setting",
+    "staleness",
+    "stress",
     "total_rollouts",
     "unsampled_shift",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -13,11 +13,13 @@ from erc_bench.trainer import TrainConfig
 
 __all__ = ["EXPERIMENTS", "MAIN_ARMS", "TIERS", "Experiment", "Tier", "experiment", "register"]
 
+Regime = Literal["paper", "stress", "sweep"]
 Tier = Literal["smoke", "quick", "full"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 
-#: The paper's contrast: PPO-clip and its descendants, and ERC on the two of them it was tried on.
-MAIN_ARMS = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo")
+#: The paper's contrast: PPO-clip and its descendants, ERC on the two of them it was tried on, and the
+#: gate of this project that keeps the gradients leading back into the band.
+MAIN_ARMS = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Experiment:
         tiers: what the other tiers change.
         seeds: seeds per tier.
         objectives: arms, as recipe specifications.
+        environment_options: keyword arguments of the environment.
+        regime: ``paper``: 8 updates per rollout, PPO's clip seldom binding; ``stress``: far from it;
+            ``sweep``: over a grid, from one to the other.
+        grid: values of hyperparameters at which every arm is trained; a grid asked for on the
+            command line takes its place.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Experiment:
     seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 3, "quick": 5, "full": 20})
     objectives: tuple[str, ...] = MAIN_ARMS
     environment_options: Mapping[str, Any] = field(default_factory=dict)
+    regime: Regime = "paper"
+    grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 EXPERIMENTS: dict[str, Experiment] = {}

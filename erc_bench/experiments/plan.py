@@ -33,10 +33,12 @@ MEMORY_BUDGET = 2**30
 
 
 #: Settings of the trainer that an arm can have for itself.
-PER_RUN = ("learning_rate", "temperature")
+PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
 #: Settings that an arm can have for itself and that change shapes: runs that differ in them are
 #: trained in different parts. Their product is the staleness of a rollout's last update.
 PER_PART = ("minibatches", "epochs")
+#: Those among them that are whole numbers.
+WHOLE = (*PER_PART, "rollout_bits")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class ExperimentPlan:
     arms: tuple[ArmPlan, ...]
     seeds: int
     band: tuple[float, float]
+    grid: Mapping[str, Sequence[float]]
 
     @property
     def tokens_per_rollout(self) -> int:
@@ -162,6 +165,11 @@ class Plan:
                     "question": p.experiment.question,
                     "expectation": p.experiment.expectation,
                     "score": p.experiment.score_meaning,
+                    "regime": p.experiment.regime,
+                    "grid": {
+                        key: [v if math.isfinite(v) else str(v) for v in values]
+                        for key, values in p.grid.items()
+                    },
                     "environment": p.experiment.environment,
                     "environment_options": dict(p.experiment.environment_options),
                     "seeds": p.seeds,
@@ -241,7 +249,7 @@ def _arm(text: str, label: str | None = None) -> ArmPlan:
         for parameter in _spelled_out(found, key):
             overrides[parameter] = number
     arm = ArmPlan(label or text, found, overrides)
-    for key in PER_PART:
+    for key in WHOLE:
         if overrides.get(key, 0.5).is_integer():  # what is not stays a float, which is refused
             overrides[key] = int(overrides[key])
     assert arm.objective  # building it checks its parameters
@@ -271,7 +279,7 @@ def _grid(texts: Sequence[str], grid: Mapping[str, Sequence[float]]) -> list[str
         name, _, options = text.partition(":")
         found = recipe(name)
         axes = [
-            [f"{key}={value:g}" if key in PER_PART else f"{key}={value!r}" for value in values]
+            [f"{key}={value:g}" if key in WHOLE else f"{key}={value!r}" for value in values]
             for key, values in grid.items()
             if key in (*PER_RUN, *PER_PART) or _spelled_out(found, key)[0] in found.parameters
         ]
@@ -279,6 +287,13 @@ def _grid(texts: Sequence[str], grid: Mapping[str, Sequence[float]]) -> list[str
             items = [*filter(None, [options]), *point]
             expanded.append(f"{name}:{','.join(items)}" if items else name)
     return expanded
+
+
+def _default_grid(entry: Experiment, tier: Tier) -> Mapping[str, Sequence[float]]:
+    """The experiment's own grid; of the smoke tier the ends of each axis."""
+    if tier != "smoke":
+        return entry.grid
+    return {key: sorted({values[0], values[-1]}) for key, values in entry.grid.items()}
 
 
 def grid_axis(text: str) -> tuple[str, list[float]]:
@@ -411,7 +426,8 @@ def _resolve(
         raise InputError("objectives: none given; name at least one")
     if len(set(texts)) < len(texts):
         raise InputError(f"objectives: {', '.join(texts)}: each may be named once")
-    for key in grid:
+    wanted, grid = grid, grid or _default_grid(entry, tier)
+    for key in wanted:
         names = {name for text in texts for name in recipe(text.partition(":")[0]).parameters}
         short = {n.removesuffix("_low") for n in names if n.endswith("_low")}
         if key not in {*names, *short, *PER_RUN, *PER_PART}:
@@ -437,4 +453,5 @@ def _resolve(
         arms=tuple(built),
         seeds=entry.seeds[tier] if seeds is None else seeds,
         band=BAND if band is None else (band, band),
+        grid={key: tuple(values) for key, values in grid.items()},
     )

@@ -20,10 +20,12 @@ import torch
 
 from erc_bench.errors import InputError
 from erc_bench.experiments.plan import CLIP, ArmPlan, ExperimentPlan, Part, Plan
+from erc_bench.experiments.summaries import summaries
 from erc_bench.objectives import make
 from erc_bench.records import REQUIRED, Results, Table
 from erc_bench.trainer import Arm, Trainer, TrainResult
 from erc_bench.trainer.memory import keep_freed_memory
+from erc_bench.trainer.rollout import Dynamics
 
 __all__ = ["BACKENDS", "Backend", "execute", "total_rollouts"]
 
@@ -227,6 +229,10 @@ def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
                     _column(planned, "learning_rate", config.learning_rate)
                 ),
                 temperature=torch.as_tensor(_column(planned, "temperature", config.temperature)),
+                rollout_bits=torch.as_tensor(_column(planned, "rollout_bits", config.rollout_bits)),
+                rollout_jitter=torch.as_tensor(
+                    _column(planned, "rollout_jitter", config.rollout_jitter)
+                ),
             )
         )
     return Trainer(
@@ -264,16 +270,25 @@ def tables(
         per_run[f"hyper/{name}"] = [
             experiment.arms[runs[i][0]].overrides.get(name, math.nan) for i in order
         ]
+    reward = {"reward/optimal": optimal_return(dynamics)}
+    steadiness = {n: values[order] for n, values in sorted(summaries(result.metrics).items())}
+    rows = keyed({**per_run, **reward, **steadiness}, 1)
+    rows["score"] = experiment.experiment.score(rows)
     updates = len(result.metrics["rollout"])
     by_update = {
         name: rows[:, order].T.reshape(-1) for name, rows in sorted(result.metrics.items())
     }
     update = np.tile(np.arange(updates), len(labels))
     return {
-        "runs": keyed({**per_run, "reward/optimal": float(dynamics.optimal_return)}, 1),
+        "runs": rows,
         "metrics": keyed({"update": update, **by_update}, updates),
         "tokens": _tokens(keyed, result, order),
     }
+
+
+def optimal_return(dynamics: Dynamics) -> float:
+    """Expected return of the best policy in the final evaluation."""
+    return float(dynamics.at(1.0).held_out().optimal_return)
 
 
 def _tokens(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-__all__ = ["entropy_kept", "gap_closed"]
+__all__ = ["entropy_kept", "gap_closed", "inside_band"]
 
 
 def _failures_are_zero(score: pd.Series, runs: pd.DataFrame) -> pd.Series:
@@ -29,3 +29,8 @@ def entropy_kept(runs: pd.DataFrame) -> pd.Series:
     """
     change = (runs["entropy/final"] - runs["entropy/initial"]).abs()
     return _failures_are_zero(1.0 - change / runs["entropy/initial"], runs)
+
+
+def inside_band(runs: pd.DataFrame) -> pd.Series:
+    """Share of tokens whose entropy ratio lies inside the band, over all updates."""
+    return _failures_are_zero(1.0 - runs["mean/drift/out_of_band_fraction"], runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,26 @@ def _identity(trainer: Trainer) -> Tensor:
     """Digest of what the population was asked to do: shapes alone do not tell all populations apart."""
     asked = [
         trainer.config,
+        trainer.dynamics if is_dataclass(trainer.dynamics) else type(trainer.dynamics).__qualname__,
         trainer.seed,
         trainer.clip,
         trainer.band,
         trainer.learning_rate.tolist(),
         trainer.temperature.tolist(),
-        *((a.label, a.advantage, list(a.seeds), a.objective.spec()) for a in trainer.asked),
+        trainer.rollout_bits.tolist(),
+        trainer.rollout_jitter.tolist(),
+        *(
+            (
+                a.label,
+                a.advantage,
+                list(a.seeds),
+                a.objective.spec(),
+                a.dynamic_sampling,
+                a.overlong_penalty,
+                a.reference,
+            )
+            for a in trainer.asked
+        ),
     ]
     digest = hashlib.sha256(repr(asked).encode()).digest()
     return torch.tensor(list(digest), dtype=torch.uint8)

@@ -34,7 +34,7 @@ class TrainConfig:
     group_size: Annotated[int, Doc("Responses per prompt, G.")] = 8
     minibatches: Annotated[int, Doc("Parts a rollout is split into; must divide `prompts`.")] = 8
     epochs: Annotated[int, Doc("Passes over a rollout.")] = 1
-    learning_rate: Annotated[float, Doc("Adam's step size.")] = 5e-4
+    learning_rate: Annotated[float, Doc("Adam's step size; 0: nothing is learnt.")] = 5e-4
     max_grad_norm: Annotated[
         float, Doc("Largest l2 norm of a run's gradient; larger ones are scaled down. inf: never.")
     ] = 1.0
@@ -44,6 +44,24 @@ class TrainConfig:
         float,
         Doc("lambda of generalised advantage estimation (arms with a value head); gamma is 1."),
     ] = 1.0
+    rollout_bits: Annotated[
+        int,
+        Doc(
+            "Bits of significand to which rollouts round their logits: 24 float32, 11 float16, 8 "
+            "bfloat16; 53: not at all."
+        ),
+    ] = 53
+    rollout_jitter: Annotated[
+        float,
+        Doc("Standard deviation of Gaussian noise on the logits of rollouts, before rounding."),
+    ] = 0.0
+    old_policy: Annotated[
+        Literal["trainer", "rollout"],
+        Doc(
+            "Whose probabilities ratios divide by: the trained policy's as it was at the rollout, or "
+            "those the rollout was sampled from, with their rounding and noise."
+        ),
+    ] = "trainer"
     generation_rounds: Annotated[
         int,
         Doc(
@@ -60,6 +78,13 @@ class TrainConfig:
     evaluation_episodes: Annotated[
         int, Doc("Fresh episodes for the evaluations before and after training.")
     ] = 1024
+    evaluation_answers: Annotated[
+        int,
+        Doc(
+            "Answers per prompt among them, a divisor; above 1, pass@k is recorded for k = 1, 2, 4 "
+            "... up to it."
+        ),
+    ] = 1
     token_samples: Annotated[
         int, Doc("Tokens recorded whole, per update and run on average, drawn uniformly; 0: none.")
     ] = 2
@@ -88,17 +113,25 @@ class TrainConfig:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 check(field.name, "a number", number)
         for name in ("rollouts", "prompts", "group_size", "minibatches", "epochs",
-                     "generation_rounds", "overlong_cache", "evaluation_episodes", "hidden"):  # fmt: skip
+                     "generation_rounds", "overlong_cache", "evaluation_episodes",
+                     "evaluation_answers", "rollout_bits", "hidden"):  # fmt: skip
             check(name, "at least 1", getattr(self, name) >= 1)
         for name in ("warm_start_steps", "token_samples"):
             check(name, "at least 0", getattr(self, name) >= 0)
-        for name in ("learning_rate", "warm_start_learning_rate", "temperature", "violation_delta"):
+        for name in ("warm_start_learning_rate", "temperature", "violation_delta"):
             value = getattr(self, name)
             check(name, "positive and finite", value > 0 and math.isfinite(value))
-        check("weight_decay", "at least 0 and finite", 0 <= self.weight_decay < math.inf)
+        for name in ("learning_rate", "weight_decay", "rollout_jitter"):
+            check(name, "at least 0 and finite", 0 <= getattr(self, name) < math.inf)
         check("max_grad_norm", "positive", self.max_grad_norm > 0)
         check("gae_lambda", "from 0 to 1", 0 <= self.gae_lambda <= 1)
         check("policy", "mlp or tabular", self.policy in ("mlp", "tabular"))
+        check("old_policy", "trainer or rollout", self.old_policy in ("trainer", "rollout"))
+        check(
+            "evaluation_answers",
+            f"a divisor of evaluation_episodes = {self.evaluation_episodes}",
+            self.evaluation_episodes % self.evaluation_answers == 0,
+        )
         check("dtype", "float32 or float64", self.dtype in ("float32", "float64"))
         divisors = [m for m in range(1, self.prompts + 1) if self.prompts % m == 0]
         check(
@@ -139,6 +172,8 @@ class Arm:
         reference: the objective reads the reference policy, which is the one training starts from.
         learning_rate: of each run; None: the configuration's.
         temperature: of each run; None: the configuration's.
+        rollout_bits: of each run; None: the configuration's.
+        rollout_jitter: of each run; None: the configuration's.
     """
 
     label: str
@@ -150,6 +185,8 @@ class Arm:
     reference: bool = False
     learning_rate: Tensor | None = None
     temperature: Tensor | None = None
+    rollout_bits: Tensor | None = None
+    rollout_jitter: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -22,12 +22,14 @@ from erc_bench.policies import MLP, build_policy
 from erc_bench.trainer import checkpoint
 from erc_bench.trainer.config import Arm, TrainConfig
 from erc_bench.trainer.credit import Critic, assign_credit
+from erc_bench.trainer.distortion import EXACT_BITS, Distortion
+from erc_bench.trainer.evaluation import evaluate
 from erc_bench.trainer.measure import Log, sample_tokens
 from erc_bench.trainer.optimizer import PopulationAdam
 from erc_bench.trainer.population import Params, Population
 from erc_bench.trainer.rollout import Dynamics, Noise, Rollout, generate
 from erc_bench.trainer.sampling import fill_with_informative_groups
-from erc_bench.trainer.streams import Purpose, stream, uniforms
+from erc_bench.trainer.streams import Purpose, normals, stream, uniforms
 from erc_bench.trainer.warmstart import warm_start
 
 __all__ = ["TrainResult", "Trainer"]
@@ -88,8 +90,13 @@ class Trainer:
             [arm.learning_rate for arm in arms], config.learning_rate
         )
         self.temperature = self._per_run([arm.temperature for arm in arms], config.temperature)
+        self.rollout_bits = self._per_run([arm.rollout_bits for arm in arms], config.rollout_bits)
+        self.rollout_jitter = self._per_run(
+            [arm.rollout_jitter for arm in arms], config.rollout_jitter
+        )
         hot = bool((self.temperature != 1).any())
         self._heat = self.temperature.view(-1, 1, 1, 1) if hot else None
+        self.distorted = bool((self.rollout_bits < EXACT_BITS).any() | self.rollout_jitter.any())
         self.log = Log()
         self.generated = torch.zeros(len(self.seeds), dtype=torch.int64)
         self.rollouts_done = 0
@@ -187,6 +194,7 @@ class Trainer:
         )
 
     def _noise(self, purpose: Purpose, *position: int, prompts: int, group: int) -> Noise:
+        """A rollout's randomness; the horizon is the same at every progress."""
         responses, horizon = prompts * group, self.dynamics.horizon
         drawn = uniforms(
             self.seed, self.seeds, purpose, *position,
@@ -194,7 +202,14 @@ class Trainer:
         )  # fmt: skip
         return Noise.split(drawn, prompts, responses, horizon)
 
-    def _generate(self, noise: Noise, group: int, runs: Tensor | None = None) -> Rollout:
+    def _generate(
+        self,
+        task: Dynamics,
+        noise: Noise,
+        group: int,
+        runs: Tensor | None = None,
+        distort: Distortion | None = None,
+    ) -> Rollout:
         """Rollout of all runs, or of some of them by index."""
         params = None if runs is None else self.policy.select(runs)
         if runs is not None:
@@ -202,27 +217,41 @@ class Trainer:
             noise = Noise(noise.prompt[rows], noise.action[runs], noise.transition[rows])
         return generate(
             lambda obs: self.policy.forward(obs, params),
-            self.dynamics,
+            task,
             noise,
             group_size=group,
             temperature=self.temperature if runs is None else self.temperature[runs],
             dtype=self.config.torch_dtype,
+            distort=distort,
         )
 
+    def _distortion(self, number: int, round_: int, runs: Tensor | None) -> Distortion | None:
+        """What the engine that samples does to this rollout's logits; None: it is the policy."""
+        every = slice(None) if runs is None else runs
+        bits, jitter = self.rollout_bits[every], self.rollout_jitter[every]
+        exact = bool((bits >= EXACT_BITS).all()) and not bool(jitter.any())
+        if exact:
+            return None
+        noise = None
+        if bool(jitter.any()):
+            config, task = self.config, self.dynamics
+            shape = (config.prompts * config.group_size, task.horizon, task.num_actions)
+            seeds = self.seeds if runs is None else [self.seeds[i] for i in runs.tolist()]
+            drawn = normals(self.seed, seeds, Purpose.JITTER, number, round_, shape=shape)
+            noise = torch.from_numpy(drawn).to(config.torch_dtype)
+        return Distortion(bits, jitter, noise, is_old=self.config.old_policy == "rollout")
+
     def _evaluate(self, when: str) -> dict[str, Tensor]:
-        """Mean return and token entropy of the sampling policy over fresh episodes."""
+        """What the sampling policy does in fresh episodes of the held-out task, undistorted."""
+        config, last = self.config, when == "final"
+        answers = config.evaluation_answers
         noise = self._noise(
-            Purpose.EVALUATION, int(when == "final"),
-            prompts=self.config.evaluation_episodes, group=1,
+            Purpose.EVALUATION, int(last),
+            prompts=config.evaluation_episodes // answers, group=answers,
         )  # fmt: skip
-        rollout = self._generate(noise, 1)
-        entropy = drift.entropy(rollout.log_probs)
-        weight = rollout.mask.to(entropy.dtype)
+        task = self.dynamics.at(float(last)).held_out()
+        values = evaluate(self._generate(task, noise, answers), answers, when)
         alive = self.optimizer.alive
-        values = {
-            f"reward/{when}": rollout.returns.mean(-1),
-            f"entropy/{when}": (entropy * weight).sum((1, 2)) / weight.sum((1, 2)),
-        }
         return {name: torch.where(alive, v, torch.nan) for name, v in values.items()}
 
     def _train_on_one_rollout(self, number: int) -> None:
@@ -231,6 +260,7 @@ class Trainer:
         credit = assign_credit(rollout, self.arms, self.slices, self.critics, config)
         rows = config.prompts * config.group_size // config.minibatches
         old_logp = rollout.log_probs.gather(-1, rollout.action.unsqueeze(-1)).squeeze(-1)
+        engine = self.distorted and config.old_policy == "trainer"
         old_entropy = drift.entropy(rollout.log_probs)
         chosen = uniforms(
             self.seed, self.seeds, Purpose.TOKEN_SAMPLE, number,
@@ -240,6 +270,8 @@ class Trainer:
             first = staleness % config.minibatches * rows
             part = slice(first, first + rows)
             batch = self._forward(rollout, old_logp, old_entropy, credit.advantage, part)
+            if engine:
+                batch = replace(batch, rollout_logp=rollout.acted_logp[:, part])
             row = self._update(batch, rollout.obs[:, part], credit.value_target[:, part])
             row |= {
                 "rollout": torch.full_like(self.generated, number),
@@ -277,12 +309,14 @@ class Trainer:
     def _collect(self, number: int) -> tuple[Rollout, Tensor]:
         """One rollout, with dynamic sampling for the arms that use it, and its unfiltered mean return."""
         config = self.config
+        task = self.dynamics.at(number / config.rollouts)
 
         def one(round_: int, runs: Tensor | None) -> Rollout:
             noise = self._noise(
                 Purpose.ROLLOUT, number, round_, prompts=config.prompts, group=config.group_size
             )
-            rollout = self._generate(noise, config.group_size, runs)
+            distort = self._distortion(number, round_, runs)
+            rollout = self._generate(task, noise, config.group_size, runs, distort)
             tokens = rollout.mask.sum((1, 2))
             if runs is None:
                 self.generated += tokens

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from erc_bench.trainer.distortion import Distortion
+
 __all__ = ["Dynamics", "Noise", "Rollout", "concatenate", "generate", "sample"]
 
 Forward = Callable[[Tensor], Tensor]
@@ -38,6 +40,14 @@ class Dynamics(Protocol):
     @property
     def optimal_return(self) -> float:
         """Expected return of the best policy."""
+        ...
+
+    def at(self, progress: float) -> Dynamics:
+        """The task after this fraction of training."""
+        ...
+
+    def held_out(self) -> Dynamics:
+        """The task that the policy is evaluated on."""
         ...
 
     def initial_state(self, prompt: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -99,7 +109,9 @@ class Rollout:
         action: ``(R, B, T)`` int64.
         mask: ``(R, B, T)`` bool; False after the episode's end.
         reward: ``(R, B, T)`` rewards as the environment paid them.
-        log_probs: ``(R, B, T, V)`` of the policy that acted.
+        log_probs: ``(R, B, T, V)`` of the old policy, which the objectives compare with.
+        acted_logp: ``(R, B, T)`` log-probabilities of the actions under the policy that acted: the
+            old policy's, unless rollouts are distorted.
     """
 
     obs: Tensor
@@ -107,6 +119,7 @@ class Rollout:
     mask: Tensor
     reward: Tensor
     log_probs: Tensor
+    acted_logp: Tensor
 
     @property
     def returns(self) -> Tensor:
@@ -152,6 +165,7 @@ def generate(
     group_size: int,
     temperature: Tensor,
     dtype: torch.dtype,
+    distort: Distortion | None = None,
 ) -> Rollout:
     """Let every run answer its prompts, ``group_size`` times each.
 
@@ -162,6 +176,7 @@ def generate(
         group_size: G.
         temperature: ``(R,)``.
         dtype: of log-probabilities and rewards.
+        distort: what the sampling engine makes of the logits; None: nothing.
     """
     runs, prompts = noise.prompt.shape
     responses, horizon = prompts * group_size, dynamics.horizon
@@ -173,6 +188,7 @@ def generate(
     rewards = torch.zeros((runs, responses, horizon), dtype=dtype)
     mask = torch.zeros((runs, responses, horizon), dtype=torch.bool)
     log_probs = torch.empty((runs, responses, horizon, dynamics.num_actions), dtype=dtype)
+    acted_logp = torch.zeros((runs, responses, horizon), dtype=dtype) if distort else None
     observations: list[Tensor] = []
     running = np.ones(runs * responses, dtype=np.bool_)
     for t in range(horizon):
@@ -180,12 +196,18 @@ def generate(
         observations.append(obs)
         logits = forward(obs)
         log_prob = torch.log_softmax(logits if heat is None else logits / heat, dim=-1)
-        action = sample(log_prob, noise.action[..., t])
+        acting = log_prob
+        if distort is not None and acted_logp is not None:
+            logits = distort(logits, t)
+            acting = torch.log_softmax(logits if heat is None else logits / heat, dim=-1)
+        action = sample(acting, noise.action[..., t])
         following, reward, terminated = dynamics.step(
             state, action.view(-1).numpy(), noise.transition[..., t].reshape(-1)
         )
         actions[..., t] = action
-        log_probs[..., t, :] = log_prob
+        log_probs[..., t, :] = acting if distort is not None and distort.is_old else log_prob
+        if acted_logp is not None:
+            acted_logp[..., t] = acting.gather(-1, action.unsqueeze(-1)).squeeze(-1)
         mask[..., t] = torch.from_numpy(running).view(runs, responses)
         paid = reward if running.all() else np.where(running, reward, 0.0)
         rewards[..., t] = torch.from_numpy(paid).view(runs, responses)
@@ -196,4 +218,6 @@ def generate(
             break
     log_probs[:, :, len(observations) :] = 0.0
     observations += [observations[-1]] * (horizon - len(observations))
-    return Rollout(torch.stack(observations, dim=2), actions, mask, rewards, log_probs)
+    if acted_logp is None:
+        acted_logp = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    return Rollout(torch.stack(observations, dim=2), actions, mask, rewards, log_probs, acted_logp)

@@ -6,13 +6,13 @@ population, on any worker and after a resume, and arms with the same seed index 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Purpose", "stream", "uniforms"]
+__all__ = ["Purpose", "normals", "stream", "uniforms"]
 
 
 class Purpose(IntEnum):
@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     EVALUATION = 3
     TOKEN_SAMPLE = 4
     CRITIC = 5
+    JITTER = 6
 
 
 def stream(seed: int, index: int, purpose: Purpose, *position: int) -> np.random.Generator:
@@ -36,10 +37,36 @@ def uniforms(
     seed: int, indices: Sequence[int], purpose: Purpose, *position: int, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Uniforms in [0, 1) for every seed index, ``(len(indices), *shape)``; equal indices, equal rows."""
+
+    def draw(generator: np.random.Generator, out: NDArray[np.float32]) -> None:
+        generator.random(out=out, dtype=np.float32)
+
+    return _per_index(draw, seed, indices, purpose, *position, shape=shape)
+
+
+def normals(
+    seed: int, indices: Sequence[int], purpose: Purpose, *position: int, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Standard normals in the same manner."""
+
+    def draw(generator: np.random.Generator, out: NDArray[np.float32]) -> None:
+        generator.standard_normal(out=out, dtype=np.float32)
+
+    return _per_index(draw, seed, indices, purpose, *position, shape=shape)
+
+
+def _per_index(
+    draw: Callable[[np.random.Generator, NDArray[np.float32]], None],
+    seed: int,
+    indices: Sequence[int],
+    purpose: Purpose,
+    *position: int,
+    shape: tuple[int, ...],
+) -> NDArray[np.float32]:
     unique, inverse = np.unique(np.asarray(indices), return_inverse=True)
     drawn = np.empty((len(unique), *shape), dtype=np.float32)
     for row, index in zip(drawn, unique, strict=True):
-        stream(seed, int(index), purpose, *position).random(out=row, dtype=np.float32)
+        draw(stream(seed, int(index), purpose, *position), row)
     return (
         drawn
         if len(unique) == len(inverse) and (inverse[1:] > inverse[:-1]).all()

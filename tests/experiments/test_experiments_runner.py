@@ -218,7 +218,7 @@ def test_a_grid_of_hyperparameters_equals_its_points_alone(small, tmp_path):
         (
             "learning_rate",
             [-1.0],
-            "learning_rate: -1.0 is not allowed; must be positive and finite",
+            "learning_rate: -1.0 is not allowed; must be at least 0 and finite",
         ),
         ("hidden", [8], "grid: 'hidden' is no hyperparameter of these arms"),
     ],

@@ -19,11 +19,15 @@ PERTURBED = {
     "weight_decay": (0.1, {}),
     "temperature": (0.8, {}),
     "gae_lambda": (0.5, {}),
+    "rollout_bits": (5, {"old_policy": "rollout"}),
+    "rollout_jitter": (0.1, {}),
+    "old_policy": ("rollout", {"rollout_jitter": 0.1}),
     "generation_rounds": (1, {}),
     "overlong_cache": (2, {}),
     "warm_start_steps": (3, {}),
     "warm_start_learning_rate": (1e-2, {}),
     "evaluation_episodes": (8, {}),
+    "evaluation_answers": (4, {}),
     "token_samples": (1, {}),
     "violation_delta": (1e-9, {}),
     "policy": ("tabular", {}),
@@ -85,16 +89,23 @@ def test_the_trainers_seed_changes_the_records():
 
 
 COUNTS = ("rollouts", "prompts", "group_size", "minibatches", "epochs", "generation_rounds",
-          "overlong_cache", "evaluation_episodes", "hidden")  # fmt: skip
+          "overlong_cache", "evaluation_episodes", "evaluation_answers", "rollout_bits",
+          "hidden")  # fmt: skip
 BAD = [
     *((name, value) for name in COUNTS for value in (0, -1, 2.5, math.nan, "3", True, None)),
     *((name, value) for name in ("warm_start_steps", "token_samples") for value in (-1, 0.5, "1")),
     *(
         (name, value)
-        for name in ("learning_rate", "warm_start_learning_rate", "temperature", "violation_delta")
+        for name in ("warm_start_learning_rate", "temperature", "violation_delta")
         for value in (0.0, -1e-3, math.nan, math.inf, "1e-3", None)
     ),
-    *(("weight_decay", v) for v in (-0.1, math.nan, math.inf, "0")),
+    *(
+        (name, v)
+        for name in ("learning_rate", "weight_decay", "rollout_jitter")
+        for v in (-0.1, math.nan, math.inf, "0", None)
+    ),
+    *(("old_policy", v) for v in ("engine", None, 1)),
+    ("evaluation_answers", 3),
     *(("max_grad_norm", v) for v in (0.0, -1.0, math.nan, "1")),
     *(("gae_lambda", v) for v in (-0.1, 1.1, math.nan, math.inf, "1")),
     ("policy", "transformer"),
@@ -126,13 +137,13 @@ def test_limits_are_allowed():
     """Values at the edge of their range are not refused."""
     TrainConfig(
         max_grad_norm=math.inf, gae_lambda=0, weight_decay=0, warm_start_steps=0, token_samples=0,
-        prompts=6, minibatches=6, learning_rate=1,
+        prompts=6, minibatches=6, learning_rate=0, evaluation_answers=1024, rollout_bits=1,
     )  # fmt: skip
     assert TrainConfig(minibatches=4, epochs=3).updates_per_rollout == 12
 
 
-def test_the_settings_are_at_most_twenty_and_all_documented():
+def test_the_settings_are_few_and_all_documented():
     """A configuration one can read."""
     fields = dataclasses.fields(TrainConfig)
-    assert len(fields) <= 20
+    assert len(fields) <= 24
     assert all("Doc(" in str(f.type) for f in fields)

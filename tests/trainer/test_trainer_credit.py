@@ -8,7 +8,7 @@ from erc_bench.trainer.credit import assign_credit
 
 
 def _credit(t):
-    rollout = t._generate(t._noise(2, 0, 0, prompts=4, group=4), 4)
+    rollout = t._generate(t.dynamics, t._noise(2, 0, 0, prompts=4, group=4), 4)
     return rollout, assign_credit(rollout, t.arms, t.slices, t.critics, t.config)
 
 

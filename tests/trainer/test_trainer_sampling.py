@@ -20,6 +20,7 @@ def synthetic(returns: torch.Tensor, tag: int) -> Rollout:
         mask=torch.ones(runs, prompts * G, 2, dtype=torch.bool),
         reward=reward,
         log_probs=born[..., None, None].expand(-1, -1, 2, 4).double().clone(),
+        acted_logp=born[..., None].expand(-1, -1, 2).double().clone(),
     )
 
 

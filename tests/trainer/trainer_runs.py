@@ -47,6 +47,12 @@ class StopToken:
     def observation_space(self) -> spaces.MultiDiscrete:
         return spaces.MultiDiscrete([self.num_prompts, self.horizon + 1, self.num_actions + 1])
 
+    def at(self, progress):
+        return self
+
+    def held_out(self):
+        return self
+
     def initial_state(self, prompt):
         state = np.zeros((len(prompt), 3), dtype=np.int64)
         state[:, 0] = prompt
