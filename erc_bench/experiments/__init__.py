@@ -5,6 +5,7 @@ carries it out and stores the records; every other file is a question.
 """
 
 from erc_bench.experiments import (
+    baselines,
     beta_sweep,
     entropy_null,
     forking_tokens,
@@ -26,6 +27,7 @@ __all__ = [
     "Experiment",
     "Plan",
     "Tier",
+    "baselines",
     "beta_sweep",
     "entropy_null",
     "execute",

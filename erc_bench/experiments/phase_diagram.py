@@ -27,7 +27,7 @@ PHASE_DIAGRAM = register(
         grid={
             "learning_rate": (5e-4, 1e-3, 2e-3, 4e-3),
             "epochs": (1, 2, 4, 8),
-            "band": (0.02, 0.05, 0.2),
+            "band": (0.05, 0.2),
         },
     )
 )

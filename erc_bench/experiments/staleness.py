@@ -18,10 +18,9 @@ STALENESS = register(
         ),
         score=gap_closed,
         score_meaning="share of the gap between the warm-started policy's return and 1",
-        config=TrainConfig(rollouts=30, learning_rate=1e-3, minibatches=1),
+        config=TrainConfig(rollouts=30, prompts=16, learning_rate=1e-3, minibatches=1),
         tiers={
             "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200},
-            "full": {"rollouts": 40},
         },
         objectives=("dapo", "erc-dapo", "erc-directional-dapo"),
         regime="sweep",

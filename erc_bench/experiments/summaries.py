@@ -54,5 +54,6 @@ def summaries(metrics: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float
 
 
 def _ratio(total: NDArray[np.float64], count: NDArray[Any]) -> NDArray[np.float64]:
-    whole = np.full(total.shape, np.nan)
-    return np.divide(total, count, out=whole, where=count > 0)
+    quotient = np.full(total.shape, np.nan)
+    np.divide(total, count, out=quotient, where=count > 0)
+    return quotient
