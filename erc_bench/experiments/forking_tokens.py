@@ -22,7 +22,7 @@ FORKING_TOKENS = register(
         config=TrainConfig(rollouts=60, learning_rate=1e-3),
         tiers={
             "smoke": {"rollouts": 8, "evaluation_episodes": 256, "warm_start_steps": 200},
-            "full": {"rollouts": 150},
+            "full": {"rollouts": 150, "token_samples": 6},
         },
     )
 )
