@@ -79,7 +79,7 @@ NOISY = [
     ("C1", scaled(HIDDEN, 0.05 / 0.07, arms=("ppo-clip",), spread=0.2)),
     ("C3", scaled(NORM, 2, arms=("erc-dapo",), spread=0.5)),
     ("C4", scaled(BOUND, 4.5, where=SEQUENCES, spread=0.4)),
-    ("C6", scaled(REWARD, 0.955, arms=("erc-dapo",), spread=0.2)),
+    ("C6", scaled(REWARD, 0.886, arms=("erc-dapo",), spread=0.4)),
     ("C7", scaled(REWARD, 1.05, arms=RIVALS, spread=0.3)),
     ("D1", scaled(KL, 1.1, arms=DIRECTIONAL, spread=0.6)),
     ("D2", scaled(FLOOR, 0.2, arms=ERC, spread=0.5), "sweep"),
@@ -126,12 +126,12 @@ def test_claims_on_tokens_fail_and_are_inconclusive(tmp_path):
 
 
 def test_an_improvement_below_the_smallest_effect_is_none(tmp_path):
-    """C6: +0.4 pp with a narrow interval around it fails, though it does not exclude 0."""
+    """C6: a narrow interval around 0 and below +1 pp fails, though it does not exclude 0."""
 
     def same_but_little(experiment, label, frame):
         if label in ("dapo", "erc-dapo"):
             rng = np.random.default_rng(len(label + experiment))
-            frame[REWARD] = 0.7 + (0.004 if label == "erc-dapo" else 0) + 0.01 * rng.normal(size=20)
+            frame[REWARD] = 0.7 + 0.02 * rng.normal(size=20)
 
     found = verdict(make_world(tmp_path / "r", runs=same_but_little), "C6")
     row = next(r for r in found.deciding if r.arms == ("dapo", "erc-dapo"))
@@ -178,7 +178,7 @@ def test_a_missing_arm_or_column_is_named(tmp_path):
     assert verdict(results, "C6").verdict == "inconclusive"
 
     def without(experiment, label, frame):
-        frame.drop(columns=["jitter/grad/norm"], inplace=True)
+        del frame["jitter/grad/norm"]
 
     old = make_world(tmp_path / "old", only=["stress"], runs=without)
     assert "no column jitter/grad/norm" in " ".join(unmeasured_lines(assess(old)))
@@ -279,10 +279,8 @@ def test_the_noise_floor_is_related_to_the_drop_rate(tmp_path):
     """5 % out of band against 20 % dropped: a quarter."""
     found = assess(make_world(tmp_path / "r", only=["precision", "forking_tokens"]))
     rows = [r for r in found.rows if r.part.statistic == "value-to-reference"]
-    assert [r.point for r in rows] == [
-        f"rollout_bits=8, rollout_jitter={j:g}" for j in (0, 0.01, 0.03)
-    ] or rows
-    assert len(rows) == 3
+    jitters = ("0", "0.01", "0.03")
+    assert [r.point for r in rows] == [f"rollout_jitter={j}" for j in jitters]
     for row in rows:
         assert row.interval.mean == pytest.approx(0.25, rel=0.1)
         assert row.verdict == ""

@@ -120,7 +120,7 @@ def _samples(
     part: Part, experiment: str, recipes: tuple[str, ...], evidence: Evidence, rules: RuleBook
 ) -> tuple[list[Sample], str]:
     """A sample for each point of the experiment's grid, or why there is none."""
-    if experiment not in evidence.experiments:
+    if experiment not in evidence.labels:
         return [], "not run"
     if part.reference and not evidence.comparisons(part.reference, recipes, {}):
         return [], f"needs {recipes[0]} in {part.reference}, which was not run"

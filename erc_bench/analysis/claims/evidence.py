@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,22 @@ class Evidence:
         optimal = runs["reward/optimal"].where(runs["reward/optimal"] > 0)
         earned = runs["reward/final"].where(~runs["diverged"].astype(bool), 0.0)
         self.runs = runs.assign(**{REWARD: earned / optimal})
+        self._arms = {
+            (str(experiment), str(label)): frame.set_index("seed")
+            for (experiment, label), frame in self.runs.groupby(
+                ["experiment", "objective"], sort=False
+            )
+        }
         self._results = results
-        self._tokens: tuple[str, pd.DataFrame] | None = None
+        self._tokens: dict[str, dict[str, pd.DataFrame]] = {}
 
-    @property
-    def experiments(self) -> list[str]:
-        """In the records' order."""
-        return list(dict.fromkeys(self.runs["experiment"]))
+    @cached_property
+    def labels(self) -> dict[str, list[str]]:
+        """Arms of every experiment, in the records' order."""
+        found: dict[str, list[str]] = {}
+        for experiment, label in self._arms:
+            found.setdefault(experiment, []).append(label)
+        return found
 
     def entry(self, experiment: str) -> Mapping[str, Any]:
         """The experiment's configuration; empty where the manifest has none."""
@@ -53,17 +63,20 @@ class Evidence:
 
     def arm(self, experiment: str, label: str) -> pd.DataFrame:
         """Runs of an arm, by seed."""
-        runs = self.runs
-        chosen = (runs["experiment"] == experiment) & (runs["objective"] == label)
-        return runs[chosen].set_index("seed", verify_integrity=True)
+        return self._arms[experiment, label]
 
     def off_policy_tokens(self, experiment: str, label: str) -> pd.DataFrame:
         """Sampled tokens of updates after the first of a rollout, where the policy has moved."""
-        if self._tokens is None or self._tokens[0] != experiment:  # one experiment at a time
+        if experiment not in self._tokens:
             where = [("experiment", "==", experiment), ("staleness", ">", 0)]
-            self._tokens = experiment, self._results.read("tokens", TOKEN_COLUMNS, where=where)
-        tokens = self._tokens[1]
-        return tokens[tokens["objective"] == label]
+            tokens = self._results.read("tokens", TOKEN_COLUMNS, where=where)
+            self._tokens[experiment] = {
+                str(arm): frame.drop(columns="objective")
+                for arm, frame in tokens.groupby("objective", sort=False)
+            }
+            self._tokens[experiment][""] = tokens.iloc[:0]
+        found = self._tokens[experiment]
+        return found.get(label, found[""])
 
     def comparisons(
         self, experiment: str, recipes: Sequence[str], at: Mapping[str, Iterable[float]]
@@ -74,7 +87,7 @@ class Evidence:
         must have one of its values. Without a grid every arm of a recipe is meant, whatever
         settings it was tuned to.
         """
-        labels = dict.fromkeys(self.runs.loc[self.runs["experiment"] == experiment, "objective"])
+        labels = self.labels.get(experiment, [])
         by_recipe = [[a for a in labels if a.partition(":")[0] == recipe] for recipe in recipes]
         axes = [*dict.fromkeys([*self.axes(experiment), *at])]
         return [

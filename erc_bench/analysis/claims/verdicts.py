@@ -112,8 +112,7 @@ def _conjunction(claim: Claim, rows: Sequence[Row], *, complete: bool) -> tuple[
         return claim.words[1], because
     if complete and counts[claim.words[0]] == len(rows):
         return claim.words[0], because
-    few = [row for row in rows if row.interval.n < row.runs]
-    return "inconclusive", because + _few_seeds(few)
+    return "inconclusive", because + _few_seeds(rows)
 
 
 def _few_seeds(rows: Iterable[Row]) -> str:
