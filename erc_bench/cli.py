@@ -243,17 +243,16 @@ def _claims(command: Claims) -> None:
 
     found = api.claims(command.results)
     _console().print(claims_rich(found))
+    data = as_data(found, command.results / "figures")
     texts = {
-        command.json: lambda: json.dumps(
-            as_data(found, command.results / "figures"), indent=2, ensure_ascii=False
-        ),
-        command.markdown: lambda: claims_markdown(found).rstrip(),
+        command.json: json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        command.markdown: claims_markdown(found),
     }
     for path, text in texts.items():
         if path is not None:
             with _writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text() + "\n", encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
 
 
 def _check(command: Check) -> None:

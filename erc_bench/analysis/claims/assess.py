@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -298,5 +298,6 @@ def _same(interval: Interval) -> Interval:
 
 
 def _exp(interval: Interval) -> Interval:
-    ends = (math.exp(x) for x in (interval.mean, interval.low, interval.high))
-    return replace(interval, **dict(zip(("mean", "low", "high"), ends, strict=True)))
+    return Interval(
+        math.exp(interval.mean), math.exp(interval.low), math.exp(interval.high), interval.n
+    )

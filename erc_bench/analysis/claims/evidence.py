@@ -133,6 +133,6 @@ class Evidence:
 
 def _agree(values: Sequence[float], allowed: Iterable[float] | None) -> bool:
     """Whether the arms that have an axis share its value, and it is one of the allowed."""
-    if not np.allclose(values, values[:1] * len(values)):
+    if not np.allclose(values, list(values[:1]) * len(values)):
         return False
     return allowed is None or (bool(values) and bool(np.isclose(values[0], list(allowed)).any()))

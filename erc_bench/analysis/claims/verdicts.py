@@ -66,10 +66,12 @@ def assess(results: Results, rules: RuleBook | None = None) -> Assessment:
     """
     book = load() if rules is None else rules
     evidence = Evidence(results)
-    verdicts, rows = [], []
+    verdicts: list[Verdict] = []
+    rows: list[Row] = []
     for claim in book.claims:
         for regime in dict.fromkeys(r for part in claim.parts for r in part.experiments):
-            found, missing = [], {}
+            found: list[Row] = []
+            missing: dict[str, str] = {}
             for part in claim.parts:
                 if regime in part.experiments:
                     own, lacking = rows_of(claim, part, regime, evidence, book)
