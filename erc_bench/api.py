@@ -14,7 +14,9 @@ from erc_bench.records import Results
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["figures", "present", "report", "run", "summary"]
+    from erc_bench.analysis.claims import Assessment
+
+__all__ = ["claims", "figures", "present", "report", "run", "summary"]
 
 
 def run(
@@ -100,6 +102,13 @@ def summary(results: Results | Path | str) -> pd.DataFrame:
     from erc_bench.analysis import summary as summarise  # noqa: PLC0415
 
     return summarise(_opened(results))
+
+
+def claims(results: Results | Path | str) -> Assessment:
+    """Put the records through the pre-registered rules: a verdict per claim and regime, with its rows."""
+    from erc_bench.analysis.claims import assess  # noqa: PLC0415
+
+    return assess(_opened(results))
 
 
 def figures(results: Results | Path | str, folder: Path | str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -96,6 +97,21 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Claims:
+    """Put finished runs to the pre-registered claims: verdicts with intervals, and what is missing.
+
+    Example: erc-bench claims results/full --markdown claims.md
+    """
+
+    results: Positional[Path]
+    """Results folder."""
+    json: Path | None = None
+    """Write every verdict and row as JSON."""
+    markdown: Path | None = None
+    """Write them as Markdown."""
+
+
+@dataclass(frozen=True)
 class Check:
     """Put a policy loss through the conformance suite; imports and runs the code it is given.
 
@@ -133,6 +149,7 @@ Command = (
     | Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
+    | Annotated[Claims, tyro.conf.subcommand("claims")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
 
@@ -147,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     actions: dict[type, Callable[..., None]] = {
-        Run: _run, List: _list, Report: _report, Figures: _figures, Check: _check,
+        Run: _run, List: _list, Report: _report, Figures: _figures, Claims: _claims, Check: _check,
     }  # fmt: skip
     try:
         actions[type(command)](command)
@@ -218,6 +235,24 @@ def _figures(command: Figures) -> None:
     with _writing(out):
         for path in api.figures(command.results, out):
             print(path)
+
+
+def _claims(command: Claims) -> None:
+    from erc_bench import api  # noqa: PLC0415
+    from erc_bench.analysis.claims import as_data, claims_markdown, claims_rich  # noqa: PLC0415
+
+    found = api.claims(command.results)
+    _console().print(claims_rich(found))
+    data = as_data(found, command.results / "figures")
+    texts = {
+        command.json: json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        command.markdown: claims_markdown(found),
+    }
+    for path, text in texts.items():
+        if path is not None:
+            with _writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
 
 
 def _check(command: Check) -> None:

@@ -256,8 +256,20 @@ class Results:
         """Whether a part was stored whole."""
         return (self.path / "runs" / f"{part}.parquet").exists()
 
-    def read(self, table: Table, columns: list[str] | None = None) -> pd.DataFrame:
+    def read(
+        self,
+        table: Table,
+        columns: list[str] | None = None,
+        *,
+        where: list[tuple[str, str, Any]] | None = None,
+    ) -> pd.DataFrame:
         """Rows of every finished part, in the parts' order.
+
+        Args:
+            table: which.
+            columns: those wanted; None: all.
+            where: conditions that all rows meet, as ``("experiment", "==", "stress")``; what they
+                leave out is not held in memory.
 
         Raises:
             InputError: no part is finished yet, or a file is damaged.
@@ -271,10 +283,12 @@ class Results:
         for name in finished:
             file = self.path / table / name
             try:
-                frames.append(pq.read_table(file, columns=columns).to_pandas())
+                frames.append(pq.read_table(file, columns=columns, filters=where).to_pandas())
             except (OSError, pa.ArrowException) as error:
                 line = str(error).splitlines()[0]
                 raise InputError(f"results: {file} cannot be read: {line}") from None
+        if where is not None:  # parts without such a row would only blur the columns' types
+            frames = [frame for frame in frames if len(frame)] or frames[:1]
         return pd.concat(frames, ignore_index=True)
 
 

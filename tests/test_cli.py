@@ -254,7 +254,9 @@ def test_a_killed_process_can_be_resumed(tmp_path, monkeypatch):
     assert not checkpoints.exists()
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["report"], ["figures"], ["check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["list"], ["report"], ["figures"], ["claims"], ["check"]]
+)
 def test_help_works(capfd, command):
     """Exit code 0 and a text on standard output, for the program and every command."""
     with pytest.raises(SystemExit) as stop:
@@ -265,7 +267,7 @@ def test_help_works(capfd, command):
 
 def test_every_command_of_the_parser_has_an_action():
     """``--help`` lists what ``main`` can do."""
-    for name in ("Run", "List", "Report", "Figures", "Check"):
+    for name in ("Run", "List", "Report", "Figures", "Claims", "Check"):
         assert getattr(cli, name).__doc__
 
 

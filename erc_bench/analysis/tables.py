@@ -97,7 +97,7 @@ def as_markdown(summary: pd.DataFrame) -> str:
     for experiment, rows in summary.groupby("experiment", sort=False):
         header = ["objective", *(heading(m) for m in MEASURES), RUNS]
         lines = [
-            f"### {_plain(str(experiment))}",
+            f"### {plain(str(experiment))}",
             "",
             "| " + " | ".join(header) + " |",
             "| " + " | ".join([":--", *["--:"] * (len(header) - 1)]) + " |",
@@ -107,13 +107,13 @@ def as_markdown(summary: pd.DataFrame) -> str:
                 format_interval(interval_of(row, m.key), m.scale, separator=" ± ") for m in MEASURES
             ]
             lines.append(
-                "| " + " | ".join([_plain(str(row["objective"])), *cells, runs_text(row)]) + " |"
+                "| " + " | ".join([plain(str(row["objective"])), *cells, runs_text(row)]) + " |"
             )
         blocks.append("\n".join(lines))
     return "\n\n".join([*blocks, NOTE]) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays text in a Markdown table, also where HTML is let through."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())

@@ -6,6 +6,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+from erc_bench.docs_pages.claims import claims_page
 from erc_bench.docs_pages.curves import measure
 from erc_bench.docs_pages.drawing import draw, png
 from erc_bench.docs_pages.pages import (
@@ -39,6 +40,7 @@ def digest(data: str) -> str:
 
 def write(docs: Path) -> None:
     """Write pages, data and figures; remove what no objective has any more."""
+    (docs / "claims.md").write_text(claims_page())
     files = texts()
     folder = docs / "objectives"
     (folder / "plots").mkdir(parents=True, exist_ok=True)

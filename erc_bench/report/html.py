@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, NOTE, Interval, Measure
+from erc_bench.analysis.claims import Assessment, Verdict, assess, ours, unmeasured_lines
 from erc_bench.analysis.tables import GROUPS, RUNS, heading, interval_of, runs_text
 from erc_bench.plots import arm_style, ordered
 from erc_bench.records import Results, atomic_write
@@ -84,6 +85,7 @@ def render(results: Results, gallery: Gallery) -> str:
     ]
     return environment.get_template("report.html.j2").render(
         headlines=headlines(results, summary),
+        claims=_claims(assess(results), {d.name for d in gallery.drawings}),
         sections=list(_sections(results, summary)),
         counts=_counts(summary),
         measures=[(heading(m), m) for m in MEASURES],
@@ -157,6 +159,39 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
     seeds = int(table["difference/n"].max())
     basis = "paired seeds, 95 % intervals" if seeds > 1 else "one seed, no interval"
     return f"{where}: {'; '.join(parts)} ({basis})."
+
+
+def _claims(assessment: Assessment, drawn: Collection[str]) -> dict[str, Any]:
+    """Verdicts the records allow, and what the others would need; no rows where none is allowed."""
+    return {
+        "rows": [
+            {
+                "id": v.claim.id,
+                "title": v.claim.title,
+                "statement": v.claim.statement,
+                "regime": v.regime,
+                "paper": v.claim.paper or "–",
+                "ours": ours(v) or "–",
+                "verdict": v.verdict,
+                "kind": {True: "better", False: "worse", None: ""}[v.holds],
+                "because": v.because,
+                "figures": _figures(v, drawn),
+            }
+            for v in assessment.verdicts
+            if v.verdict != "not measured"
+        ],
+        "missing": unmeasured_lines(assessment),
+    }
+
+
+def _figures(verdict: Verdict, drawn: Collection[str]) -> list[tuple[int, str]]:
+    """Number and name of each figure of a claim that is in the report."""
+    return [
+        (number, name)
+        for number in verdict.claim.figures
+        for name in sorted(drawn)
+        if name.startswith(f"fig{number}_")
+    ]
 
 
 def _counts(summary: pd.DataFrame) -> str:

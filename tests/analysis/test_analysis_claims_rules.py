@@ -1,0 +1,85 @@
+"""The committed rules are well-formed and complete, and a fault in them is named."""
+
+import copy
+import tomllib
+from importlib.resources import files
+
+import pytest
+
+from erc_bench.analysis.claims import load
+from erc_bench.analysis.claims.rules import Criterion, rule_book
+from erc_bench.errors import InputError
+
+TABLE = tomllib.loads((files("erc_bench.analysis") / "claims.toml").read_text(encoding="utf-8"))
+
+
+def test_the_committed_rules_cover_every_claim():
+    """C1 to C7 and D1 to D3, 20 seeds, 95 %: what was registered."""
+    book = load()
+    assert [c.id for c in book.claims] == [*(f"C{i}" for i in range(1, 8)), "D1", "D2", "D3"]
+    assert (book.seeds, book.level, book.false_discovery_rate, book.tokens) == (20, 0.95, 0.05, 5)
+    for claim in book.claims:
+        assert claim.figures
+        assert any(part.decides != "no" for part in claim.parts)
+        for part in claim.parts:
+            assert part.experiments
+
+
+def test_thresholds_are_those_of_the_paper_and_the_issue():
+    """C4 brackets the paper's 0.02 % and 20.29 %, C6 its +0.9 and +1.7 points."""
+    parts = {c.id: {p.name: p for p in c.parts} for c in load().claims}
+    assert parts["C4"]["tokens clipped"].holds == Criterion(below=0.01, fails_above=0.01)
+    dropped = parts["C4"]["tokens dropped"].holds
+    assert (dropped.above, dropped.below) == (0.05, 0.4)
+    reward = parts["C6"]["final reward, share of optimum"].holds
+    assert (reward.above, reward.fails_below) == (0.0, 0.01)
+    assert parts["C1"]["hidden share of violations"].holds.above == 0.5
+
+
+def part(table):
+    return table["claim"][3]["part"][0]
+
+
+FAULTS = {
+    "C4.part[0].colums: unknown key": lambda t: part(t).update(colums=part(t).pop("columns")),
+    "C4.part[0].unit: missing key": lambda t: part(t).pop("unit"),
+    "C4.part[0].statistic: 'median' is unknown": lambda t: part(t).update(statistic="median"),
+    "C4.part[0].columns: value takes 1": lambda t: part(t).update(columns=["a", "b"]),
+    "C4.part[0].arms: value takes 1": lambda t: part(t).update(arms=[["dapo", "erc-dapo"]]),
+    "C4.part[0].holds.over: unknown key": lambda t: part(t).update(holds={"over": 1}),
+    "C4.part[0].holds.below: '1 %' is not a number": lambda t: part(t)["holds"].update(below="1 %"),
+    "C4.part[0].holds: above 1.0 is not below 0.01": lambda t: part(t)["holds"].update(above=1),
+    "C4.part[0].holds: empty": lambda t: part(t).update(holds={}),
+    "C4.part[0].holds: missing": lambda t: part(t).pop("holds"),
+    "C4.part[0].reference: belongs": lambda t: part(t).update(reference="stress"),
+    "C4.part[0].experiments.harsh: unknown key": lambda t: part(t)["experiments"].update(harsh=[]),
+    "C4.part[0].experiments.paper: [] is not allowed": lambda t: part(t)["experiments"].update(
+        paper=[]
+    ),
+    "claim[3].paper: missing key": lambda t: t["claim"][3].pop("paper"),
+    "claim: id: ": lambda t: t["claim"][3].update(id="C1"),
+    "C4.words: ": lambda t: t["claim"][3].update(words=["yes"]),
+    "rules.seeds: 0 is not a number": lambda t: t["rules"].update(seeds=0),
+    "rules.level: 95 is not a number": lambda t: t["rules"].update(level=95),
+    "version: 2 is not allowed": lambda t: t.update(version=2),
+    "claims.toml.claims: unknown key": lambda t: t.update(claims=[]),
+}
+
+
+@pytest.mark.parametrize("told", FAULTS)
+def test_a_fault_in_the_rules_is_named(told):
+    """The place, the key and what is allowed; the committed table is left without one."""
+    table = copy.deepcopy(TABLE)
+    rule_book(table)
+    FAULTS[told](table)
+    with pytest.raises(InputError) as error:
+        rule_book(table)
+    assert told in str(error.value)
+
+
+def test_a_file_that_is_not_toml_or_not_there_is_refused(tmp_path):
+    (tmp_path / "x.toml").write_text("version = = 1")
+    with pytest.raises(InputError, match="is not TOML"):
+        load(tmp_path / "x.toml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "none.toml")
