@@ -10,6 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from erc_bench.policies.transformer import CausalTransformer
+
 __all__ = ["MLP", "POLICIES", "Tabular", "build_policy"]
 
 #: A table with more logits than this is a mistake, not a policy (256 MiB of float32 per run).
@@ -159,7 +161,11 @@ def _linear_runs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], -1)
 
 
-POLICIES: dict[str, Callable[..., nn.Module]] = {"tabular": Tabular, "mlp": MLP}
+POLICIES: dict[str, Callable[..., nn.Module]] = {
+    "tabular": Tabular,
+    "mlp": MLP,
+    "transformer": CausalTransformer,
+}
 
 
 def build_policy(

@@ -91,8 +91,11 @@ class TrainConfig:
     violation_delta: Annotated[
         float, Doc("Exact KL, in nats, above which a token counts as outside the trust region.")
     ] = 0.01
-    policy: Annotated[Literal["mlp", "tabular"], Doc("Kind of policy.")] = "mlp"
-    hidden: Annotated[int, Doc("Hidden units of the MLP.")] = 128
+    policy: Annotated[
+        Literal["mlp", "tabular", "transformer"],
+        Doc("Kind of policy; a transformer reads observations that are token contexts."),
+    ] = "mlp"
+    hidden: Annotated[int, Doc("Hidden units of the MLP, width of the transformer.")] = 128
     dtype: Annotated[
         Literal["float32", "float64"], Doc("Precision of parameters and arithmetic.")
     ] = "float32"
@@ -125,7 +128,10 @@ class TrainConfig:
             check(name, "at least 0 and finite", 0 <= getattr(self, name) < math.inf)
         check("max_grad_norm", "positive", self.max_grad_norm > 0)
         check("gae_lambda", "from 0 to 1", 0 <= self.gae_lambda <= 1)
-        check("policy", "mlp or tabular", self.policy in ("mlp", "tabular"))
+        check(
+            "policy", "mlp, tabular or transformer",
+            self.policy in ("mlp", "tabular", "transformer"),
+        )  # fmt: skip
         check("old_policy", "trainer or rollout", self.old_policy in ("trainer", "rollout"))
         check(
             "evaluation_answers",

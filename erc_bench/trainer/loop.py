@@ -30,7 +30,8 @@ from erc_bench.trainer.population import Params, Population
 from erc_bench.trainer.rollout import Dynamics, Noise, Rollout, generate
 from erc_bench.trainer.sampling import fill_with_informative_groups
 from erc_bench.trainer.streams import Purpose, normals, stream, uniforms
-from erc_bench.trainer.warmstart import warm_start
+from erc_bench.trainer.warmcache import WarmCache, cache_folder
+from erc_bench.trainer.warmstart import cached_warm_start, fingerprint, warm_start
 
 __all__ = ["TrainResult", "Trainer"]
 
@@ -109,10 +110,7 @@ class Trainer:
             config.torch_dtype,
         )
         if config.warm_start_steps:
-            warm_start(
-                self.policy, dynamics, seed=seed, seeds=[int(i) for i in unique],
-                steps=config.warm_start_steps, learning_rate=config.warm_start_learning_rate,
-            )  # fmt: skip
+            self._warm_start([int(i) for i in unique])
         self.policy.repeat(torch.as_tensor(index))
         wants_reference = any(arm.reference for arm in self.arms)
         self._reference = (
@@ -138,8 +136,25 @@ class Trainer:
             if arm.advantage == "gae"
         }
 
+    def _warm_start(self, seeds: list[int]) -> None:
+        """Fit the corpus; what takes long, and is the same for every arm, is kept on disk."""
+        config = self.config
+        steps, rate = config.warm_start_steps, config.warm_start_learning_rate
+        if config.policy != "transformer":
+            warm_start(
+                self.policy, self.dynamics, seed=self.seed, seeds=seeds, steps=steps,
+                learning_rate=rate,
+            )  # fmt: skip
+            return
+        asked = (config.policy, config.hidden, config.dtype, self.seed, steps, rate)
+        cache = WarmCache(cache_folder(), (*asked, fingerprint(self.dynamics)))
+        cached_warm_start(
+            self.policy, self.dynamics, cache, seed=self.seed, seeds=seeds, steps=steps,
+            learning_rate=rate,
+        )  # fmt: skip
+
     def _build(self, outputs: int, space: spaces.Space[Any]) -> torch.nn.Module:
-        options = {"hidden": self.config.hidden} if self.config.policy == "mlp" else {}
+        options = {} if self.config.policy == "tabular" else {"hidden": self.config.hidden}
         return build_policy(self.config.policy, space, outputs, **options)
 
     def _weight_seed(self, index: int, purpose: Purpose) -> int:
@@ -216,7 +231,7 @@ class Trainer:
             rows = runs.numpy()
             noise = Noise(noise.prompt[rows], noise.action[runs], noise.transition[rows])
         return generate(
-            lambda obs: self.policy.forward(obs, params),
+            self.policy.decoder(params),
             task,
             noise,
             group_size=group,

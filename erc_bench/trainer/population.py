@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class Population:
         shared = {name: b[0] for name, b in buffers.items()}
         skeleton = modules[0].requires_grad_(False)  # its own parameters are not used
 
+        self._skeleton = skeleton
+
         def one(params: Params, obs: Tensor) -> Tensor:
             outputs: Tensor = functional_call(skeleton, (params, shared), (obs,))
             return outputs
@@ -62,9 +65,24 @@ class Population:
         """Outputs of every run on its own observations, ``(R, ..., F)`` to ``(R, ..., V)``."""
         return self._forward(self.params if params is None else params, obs)
 
+    def decoder(self, params: Params | None = None) -> Callable[[Tensor], Tensor]:
+        """The forward pass ``(R, N, F)`` to ``(R, N, V)`` of one rollout, called once per step.
+
+        A module that can go on from its last step offers ``decoder(params)``.
+        """
+        params = self.params if params is None else params
+        begin = getattr(self._skeleton, "decoder", None)
+        return (lambda obs: self._forward(params, obs)) if begin is None else begin(params)
+
     def select(self, runs: Tensor) -> Params:
         """Parameters of some runs, by index (copies)."""
         return {name: p[runs] for name, p in self.params.items()}
+
+    def only(self, run: int) -> Population:
+        """A population of one of the runs (a copy)."""
+        alone = copy(self)
+        alone.params = {name: p[run : run + 1].clone() for name, p in self.params.items()}
+        return alone
 
     def repeat(self, index: Tensor) -> None:
         """Replace the population by the runs ``index`` names, in that order."""

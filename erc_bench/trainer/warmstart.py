@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,9 @@ from erc_bench.trainer.optimizer import PopulationAdam
 from erc_bench.trainer.population import Population
 from erc_bench.trainer.rollout import Dynamics, as_observation
 from erc_bench.trainer.streams import Purpose, stream
+from erc_bench.trainer.warmcache import WarmCache
 
-__all__ = ["warm_start"]
+__all__ = ["cached_warm_start", "fingerprint", "warm_start"]
 
 #: Corpus episodes in one supervised step.
 EPISODES = 64
@@ -48,18 +50,56 @@ def warm_start(
             ]
         ).reshape(len(seeds) * EPISODES, -1)
         obs, target, mask = _corpus(dynamics, drawn)
-        logits_of = as_observation(obs.reshape(-1, obs.shape[-1]), len(seeds), dtype)
-        weight = torch.from_numpy(mask).view(len(seeds), -1).to(dtype)
-        wanted = torch.from_numpy(target).view(len(seeds), -1, dynamics.num_actions).to(dtype)
+        episodes = (len(seeds), EPISODES, dynamics.horizon)
+        contexts = as_observation(obs.reshape(-1, obs.shape[-1]), len(seeds), dtype)
+        contexts = contexts.view(*episodes, -1)
+        weight = torch.from_numpy(mask).view(episodes).to(dtype)
+        wanted = torch.from_numpy(target).view(*episodes, -1).to(dtype)
         for p in params.values():
             p.requires_grad_()
-        log_probs = torch.log_softmax(population.forward(logits_of), dim=-1)
-        losses = -((wanted * log_probs).sum(-1) * weight).sum(-1) / weight.sum(-1)
+        log_probs = torch.log_softmax(population.forward(contexts), dim=-1)
+        losses = -((wanted * log_probs).sum(-1) * weight).sum((1, 2)) / weight.sum((1, 2))
         gradients = torch.autograd.grad(losses.sum(), list(params.values()))
         for p in params.values():
             p.requires_grad_(False)
         optimizer.learning_rate = full_rate * (1 - step / steps)
         optimizer.step(gradients, losses.detach())
+
+
+def cached_warm_start(
+    population: Population,
+    dynamics: Dynamics,
+    cache: WarmCache,
+    *,
+    seed: int,
+    seeds: Sequence[int],
+    steps: int,
+    learning_rate: float,
+) -> None:
+    """:func:`warm_start`, each run by itself and only if its network is not in the cache.
+
+    Alone, so that a network does not depend on which others were missing.
+    """
+    for run, index in enumerate(seeds):
+        known = cache.load(index, population.params)
+        if known is None:
+            alone = population.only(run)
+            warm_start(
+                alone, dynamics, seed=seed, seeds=[index], steps=steps, learning_rate=learning_rate
+            )
+            known = {name: p[0].clone() for name, p in alone.params.items()}
+            cache.store(index, known)
+        for name, p in known.items():
+            population.params[name][run] = p
+
+
+def fingerprint(dynamics: Dynamics) -> str:
+    """Digest of a fixed sample of the corpus: what a warm start learns from, whatever its code."""
+    drawn = np.random.default_rng(0).random((EPISODES, 2 * dynamics.horizon + 1))
+    digest = hashlib.sha256(repr((type(dynamics).__qualname__, dynamics.num_prompts)).encode())
+    for array in _corpus(dynamics, drawn):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _corpus(dynamics: Dynamics, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -103,15 +103,17 @@ def test_mlp_reads_both_kinds_of_space(space):
 @pytest.mark.parametrize("name", list(POLICIES))
 def test_every_policy_is_built_by_name(name):
     """The registry's classes take a space and a number of outputs."""
-    policy = build_policy(name, SPACE, 6)
+    space = spaces.MultiDiscrete([5, 5, 5])
+    policy = build_policy(name, space, 6)
     assert isinstance(policy, POLICIES[name])
-    assert policy(codes(2)).shape == (2, 6)
+    assert policy(torch.ones(2, 3, dtype=torch.int64)).shape == (2, 6)
 
 
 @pytest.mark.parametrize(
     ("name", "space", "told"),
     [
-        ("transformer", SPACE, "'transformer' is unknown; allowed: tabular, mlp"),
+        ("rnn", SPACE, "'rnn' is unknown; allowed: tabular, mlp, transformer"),
+        ("transformer", SPACE, "token contexts"),
         ("tabular", BOX, "use mlp"),
         ("tabular", spaces.MultiDiscrete([MAX_TABLE, 2]), "too large; use mlp"),
         ("tabular", spaces.MultiDiscrete([2**31 - 1] * 8), "too large; use mlp"),

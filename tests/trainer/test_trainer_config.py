@@ -108,7 +108,7 @@ BAD = [
     ("evaluation_answers", 3),
     *(("max_grad_norm", v) for v in (0.0, -1.0, math.nan, "1")),
     *(("gae_lambda", v) for v in (-0.1, 1.1, math.nan, math.inf, "1")),
-    ("policy", "transformer"),
+    ("policy", "rnn"),
     ("policy", 3),
     ("dtype", "float16"),
     ("dtype", None),
