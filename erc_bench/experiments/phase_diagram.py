@@ -18,7 +18,7 @@ PHASE_DIAGRAM = register(
         ),
         score=gap_closed,
         score_meaning="share of the gap between the warm-started policy's return and 1",
-        config=TrainConfig(rollouts=30, token_samples=0),
+        config=TrainConfig(rollouts=30, prompts=16, token_samples=0),
         tiers={
             "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200},
         },

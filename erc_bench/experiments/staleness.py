@@ -24,6 +24,6 @@ STALENESS = register(
         },
         objectives=("dapo", "erc-dapo", "erc-directional-dapo"),
         regime="sweep",
-        grid={"epochs": (1, 2, 4, 8, 16, 32, 64)},
+        grid={"epochs": (1, 4, 16, 64)},
     )
 )
