@@ -139,16 +139,26 @@ def test_prior_length_has_a_closed_form():
     assert far.prior_return == pytest.approx(0.35 * onward ** (k + 1), rel=1e-12)
 
 
-def test_length_weights_push_flawed_answers_as_the_docstring_says():
-    """On flawed states sum_y pi(y) w(|y|) grad log pi(y) = grad E[w]: 0 only for a constant w.
+def test_means_over_responses_push_flawed_answers_to_filler():
+    """After a flaw nothing earns, and sum_y pi(y) w(|y|) d log pi(y)/d(filler's logit) vanishes for
+    constant w and is negative for w = 1/|y|: with A < 0, a push towards filler."""
+    small = erc_envs.VariableLength(
+        num_prompts=1, vocab_size=4, length=6, min_steps=2, max_steps=2, ramble=0.3
+    )
+    pushes = {"constant": 0.0, "per response": 0.0}
 
-    One logit moves filler's probability f at every token of a flawed answer that ends with
-    probability 1 - f; its score is (fillers) - (tokens) f.
-    """
-    f, limit = 0.2, 12
-    n = np.arange(1, limit + 1)
-    chance = f ** (n - 1) * np.where(n < limit, 1 - f, 1.0)
-    fillers = n - 1
-    score = fillers - np.where(n < limit, n, limit - 1) * f  # at the limit nothing is decided
-    assert (chance * score).sum() == pytest.approx(0, abs=1e-12)
-    assert (chance * score / n).sum() < -0.05, "with A < 0 the push is towards filler"
+    def visit(state, chance, score):
+        """Enumerate the answers that go on from here; the score is the sum over tokens so far."""
+        for action, probability in enumerate(small.prior(state)[0]):
+            after, reward, terminated = small.step(state, np.array([action]), np.zeros(1))
+            assert reward[0] == 0
+            total = score + (action == FILLER) - small.ramble
+            if terminated[0]:
+                pushes["constant"] += chance * probability * total
+                pushes["per response"] += chance * probability * total / after[0, 1]
+            else:
+                visit(after, chance * probability, total)
+
+    visit(np.array([[0, 1, 1, 1, 0]]), 1.0, 0.0)
+    assert pushes["constant"] == pytest.approx(0, abs=1e-12)
+    assert pushes["per response"] < -0.01
