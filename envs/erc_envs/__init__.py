@@ -14,12 +14,21 @@ Importing the package registers the ids; it needs numpy and gymnasium only.
 
 import gymnasium as gym
 
+from erc_envs.arithmetic import Arithmetic, ArithmeticEnv, ArithmeticVectorEnv
 from erc_envs.base import Dynamics, DynamicsEnv, DynamicsVectorEnv, Episode
 from erc_envs.drift_bandit import DriftBandit, DriftBanditEnv, DriftBanditVectorEnv
 from erc_envs.null_reward import NullReward, NullRewardEnv, NullRewardVectorEnv
 from erc_envs.token_forks import TokenForks, TokenForksEnv, TokenForksVectorEnv
+from erc_envs.variable_length import (
+    VariableLength,
+    VariableLengthEnv,
+    VariableLengthVectorEnv,
+)
 
 __all__ = [
+    "Arithmetic",
+    "ArithmeticEnv",
+    "ArithmeticVectorEnv",
     "DriftBandit",
     "DriftBanditEnv",
     "DriftBanditVectorEnv",
@@ -33,12 +42,17 @@ __all__ = [
     "TokenForks",
     "TokenForksEnv",
     "TokenForksVectorEnv",
+    "VariableLength",
+    "VariableLengthEnv",
+    "VariableLengthVectorEnv",
 ]
 
 for _module, _name in (
+    ("arithmetic", "Arithmetic"),
     ("drift_bandit", "DriftBandit"),
     ("null_reward", "NullReward"),
     ("token_forks", "TokenForks"),
+    ("variable_length", "VariableLength"),
 ):
     gym.register(
         id=f"erc/{_name}-v0",

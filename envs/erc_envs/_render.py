@@ -33,6 +33,9 @@ _GLYPHS = {  # 3 x 5 pixels, row by row
     "7": "111001010010010",
     "8": "111101111101111",
     "9": "111101111001111",
+    "+": "000010111010000",
+    "=": "000111000111000",
+    ".": "000000000000010",
 }
 
 TILE, GAP, MARGIN, BARS, STRIP = 40, 4, 14, 64, 8
@@ -58,8 +61,8 @@ def outline(frame: Frame, box: Box, colour: Colour, thick: int = 3) -> None:
     rectangle(frame, (top, left + width - thick, height, thick), colour)
 
 
-def number(frame: Frame, value: int, box: Box, colour: Colour) -> None:
-    """Write a non-negative integer, centred in the box, 15 pixels high or less."""
+def label(frame: Frame, value: int | str, box: Box, colour: Colour) -> None:
+    """Write digits, "+", "=" or ".", centred in the box, 15 pixels high or less."""
     top, left, height, width = box
     text = str(value)
     scale = 3 if 12 * len(text) <= width else 2 if 8 * len(text) <= width else 1
@@ -72,11 +75,11 @@ def number(frame: Frame, value: int, box: Box, colour: Colour) -> None:
         corner[mask] = colour
 
 
-def tile(frame: Frame, top: int, left: int, value: int | None, colour: Colour) -> None:
-    """A square with a number in it, or an empty one that waits for its number."""
+def tile(frame: Frame, top: int, left: int, value: int | str | None, colour: Colour) -> None:
+    """A square with a label in it, or an empty one that waits for its label."""
     rectangle(frame, (top, left, TILE, TILE), PALE if value is None else colour)
     if value is not None:
-        number(frame, value, (top, left, TILE, TILE), WHITE)
+        label(frame, value, (top, left, TILE, TILE), WHITE)
 
 
 def reward_tile(frame: Frame, top: int, left: int, reward: float | None) -> None:
@@ -89,7 +92,7 @@ def reward_tile(frame: Frame, top: int, left: int, reward: float | None) -> None
 def token_frame(
     *,
     length: int,
-    tokens: Sequence[int],
+    tokens: Sequence[int | str],
     colours: Sequence[Colour],
     wrong: Sequence[bool],
     levels: Sequence[float],

@@ -120,6 +120,10 @@ class Dynamics(abc.ABC):
     def prior_return(self) -> float:
         """Exact expected return of a policy that follows `prior`, over uniform prompts."""
 
+    def held_out(self) -> Dynamics:
+        """The task the policy is evaluated on; by default the task it is trained on."""
+        return self
+
     @abc.abstractmethod
     def render_text(self, episode: Episode) -> str:
         """The episode so far as a few lines of text."""

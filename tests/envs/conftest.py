@@ -8,9 +8,11 @@ import erc_envs
 
 IDS = sorted(spec_id for spec_id in gym.registry if spec_id.startswith("erc/"))
 DYNAMICS = {
+    "erc/Arithmetic-v0": erc_envs.Arithmetic,
     "erc/DriftBandit-v0": erc_envs.DriftBandit,
     "erc/NullReward-v0": erc_envs.NullReward,
     "erc/TokenForks-v0": erc_envs.TokenForks,
+    "erc/VariableLength-v0": erc_envs.VariableLength,
 }
 
 

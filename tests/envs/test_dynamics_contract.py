@@ -43,7 +43,29 @@ TOKEN_FORKS = st.integers(1, 3).flatmap(
         instance_seed=SEEDS,
     )
 )
-ANY = st.one_of(DRIFT_BANDITS, NULL_REWARDS, TOKEN_FORKS)
+VARIABLE_LENGTHS = st.integers(2, 9).flatmap(
+    lambda length: st.builds(
+        erc_envs.VariableLength,
+        num_prompts=st.integers(1, 9),
+        vocab_size=st.integers(4, 20),
+        length=st.just(length),
+        min_steps=st.just(1),
+        max_steps=st.integers(1, length - 1),
+        ramble=st.floats(0.001, 0.9),
+        accuracy=st.floats(0.01, 0.99),
+        instance_seed=SEEDS,
+    )
+)
+ARITHMETICS = st.builds(
+    erc_envs.Arithmetic,
+    digits=st.integers(1, 2),
+    split=st.sampled_from(["train", "test"]),
+    test_fraction=st.floats(0.001, 0.999),
+    slip=st.floats(0.001, 0.25),
+    carry_slip=st.floats(0, 0.499),
+    instance_seed=SEEDS,
+)
+ANY = st.one_of(DRIFT_BANDITS, NULL_REWARDS, TOKEN_FORKS, VARIABLE_LENGTHS, ARITHMETICS)
 
 
 def arrays_of(dynamics):
@@ -162,6 +184,8 @@ def exact_return(dynamics, policy, prompt):
         erc_envs.TokenForks(
             num_prompts=1, vocab_size=3, length=7, num_forks=2, branching=2, slip=0.1
         ),
+        erc_envs.VariableLength(num_prompts=3, vocab_size=5, length=4, min_steps=1, max_steps=3),
+        erc_envs.Arithmetic(digits=1, split="test", test_fraction=0.05),
     ],
     ids=lambda dynamics: type(dynamics).__name__,
 )
@@ -273,6 +297,18 @@ def test_instance_seed_draws_the_instance(dynamics):
         (erc_envs.TokenForks, "branching", 1),
         *((erc_envs.TokenForks, "slip", bad) for bad in (0.0, 0.3)),
         *((erc_envs.TokenForks, "fork_decay", bad) for bad in (0.0, 1.1)),
+        (erc_envs.VariableLength, "num_prompts", 0),
+        (erc_envs.VariableLength, "vocab_size", 3),
+        (erc_envs.VariableLength, "length", 1),
+        *((erc_envs.VariableLength, "max_steps", bad) for bad in (0, 12)),
+        *((erc_envs.VariableLength, "min_steps", bad) for bad in (0, 7)),
+        *((erc_envs.VariableLength, "ramble", bad) for bad in (0.0, 0.91)),
+        *((erc_envs.VariableLength, "accuracy", bad) for bad in (0.0, 1.0)),
+        *((erc_envs.Arithmetic, "digits", bad) for bad in (0, 4)),
+        *((erc_envs.Arithmetic, "split", bad) for bad in ("dev", None)),
+        *((erc_envs.Arithmetic, "test_fraction", bad) for bad in (0.0, 1.0)),
+        *((erc_envs.Arithmetic, "slip", bad) for bad in (0.0, 0.3)),
+        *((erc_envs.Arithmetic, "carry_slip", bad) for bad in (-0.1, 0.5)),
     ],
 )
 def test_bad_fields(cls, field, bad):

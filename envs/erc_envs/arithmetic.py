@@ -1,0 +1,293 @@
+"""Arithmetic: written addition as text, with operands held out for the evaluation."""
+
+# The contract of these methods is stated once, in Dynamics.
+# ruff: noqa: D102
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+
+from erc_envs._render import BLUE, GREY, ORANGE, PALE, SKY, text_table, token_frame
+from erc_envs._tables import check_float, check_int, entropy
+from erc_envs.base import (
+    BoolArray,
+    Dynamics,
+    DynamicsEnv,
+    DynamicsVectorEnv,
+    Episode,
+    FloatArray,
+    Frame,
+    IntArray,
+    Observation,
+)
+
+_PLUS, _EQUALS, _END = 10, 11, 12
+_SYMBOLS = (*"0123456789", "+", "=", ".")
+_SLIP_LOW, _SLIP_HIGH = 0.01, 2.0  # range of the facts' slips, in units of `slip`
+_IMAGINED = 0.25  # chance of a carry that is not there, in units of `carry_slip`
+_STRAY = 0.01  # chance of a token drawn uniformly, in units of `slip`
+
+
+@dataclass(frozen=True)
+class Arithmetic(Dynamics):
+    r"""Addition as a language task, ``a+b=`` to the digits of the sum, on held-out operands too.
+
+    What it isolates: whether what holds in tables survives in a sequence model, whose every
+    parameter serves all contexts, and whether it generalises. A prompt is two operands of exactly
+    ``digits`` digits, zero-padded. A response earns 1 if it is the sum in canonical form, most
+    significant digit first and without leading zeros (the sum 0 is one 0), followed by the end
+    token; else 0. It may end at any time, and is cut off after digits + 2 tokens, the longest
+    right answer. Writing the most significant digit first makes carries the hard part: they must
+    be foreseen.
+
+        optimal_return = 1,   prior_return = mean_x prod_t prior(right token | x, t).
+
+    Splits: a pair of operands is held out together with its mirror image, since a + b answers
+    b + a. A seeded permutation of the unordered pairs, and one of the doubles a + a, put the
+    fraction ``test_fraction`` of each (rounded, but never none or all) into "test" and the rest
+    into "train". ``held_out()`` is the test split of the same instance.
+
+    The prior is an imperfect pupil. It takes the column that the position belongs to, with
+    digits u, v and carry c from the columns to its right, and writes (u + v + c') mod 10, where
+
+        c' = 1 - c with probability carry_slip if c = 1 (forgotten), carry_slip/4 if c = 0 (imagined;
+             not in the column of ones, which none can come from), else c' = c,
+
+    and with probability s[u, v] the result is one too high or too low. The slips s of the hundred
+    addition facts are log-spaced from slip/100 to 2 slip, in an order drawn from the instance, so
+    token entropies spread over orders of magnitude. After the last digit comes the end token.
+    With probability slip/100 any token is written instead. A forgotten carry out of the highest
+    column shows as a leading zero. The prior looks at its position alone: a wrong token is not
+    corrected, and the next column is added as if nothing had happened.
+
+    Which objective should win: the mistakes to unlearn are the likely ones, at carries, in
+    high-entropy tokens; what may be lost to drift is the many nearly certain tokens.
+
+    Tokens: 0-9 the digits, 10 "+", 11 "=", 12 the end, shown as ".".
+    Observation: MultiDiscrete, ``prompt_tokens`` + horizon columns: the context, each column
+    token + 1, or 0 where nothing is written yet. Column ``prompt_tokens`` + t holds the action of
+    step t.
+    State columns: prompt, then the horizon columns of the response, as observed.
+
+    Raises:
+        ValueError: a field outside its range, named with its value.
+
+    >>> sums = Arithmetic()
+    >>> sums.operands[41], sums.num_prompts, sums.held_out().num_prompts
+    (array([ 0, 48]), 8000, 2000)
+    >>> sums.observe(sums.initial_state(np.array([41])))
+    array([[ 1,  1, 11,  5,  9, 12,  0,  0,  0,  0]])
+    """
+
+    digits: int = 2
+    split: str = "train"
+    test_fraction: float = 0.2
+    slip: float = 0.1
+    carry_slip: float = 0.4
+    instance_seed: int = 0
+
+    num_prompts: int = field(init=False, repr=False, compare=False)
+    num_actions: int = field(default=len(_SYMBOLS), init=False, repr=False, compare=False)
+    horizon: int = field(init=False, repr=False, compare=False)
+    stochastic: ClassVar[bool] = False
+
+    prompt_tokens: int = field(init=False, repr=False, compare=False)
+    """Number of columns of the observation that hold the prompt; the response follows."""
+    operands: IntArray = field(init=False, repr=False, compare=False)
+    """The pairs (num_prompts, 2) of this split, in lexicographic order."""
+    # Tables by prompt; the columns of the answer's are those of the response.
+    _context: IntArray = field(init=False, repr=False, compare=False)  # (P, prompt_tokens), + 1
+    _answer: IntArray = field(init=False, repr=False, compare=False)  # (P, T), + 1, 0 after the end
+    _row: IntArray = field(init=False, repr=False, compare=False)  # (P, T + 1), row of _prior
+    _prior: FloatArray = field(init=False, repr=False, compare=False)  # (rows, V)
+
+    def __post_init__(self) -> None:
+        check_int("digits", self.digits, low=1, high=3)
+        check_int("instance_seed", self.instance_seed, low=0)
+        if self.split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {self.split!r}")
+        check_float("test_fraction", self.test_fraction, "in (0, 1)", lambda f: 0 < f < 1)
+        check_float("slip", self.slip, "in (0, 0.25]", lambda s: 0 < s <= 0.25)
+        check_float("carry_slip", self.carry_slip, "in [0, 0.5)", lambda s: 0 <= s < 0.5)
+        rng = np.random.default_rng(self.instance_seed)
+        operands = np.argwhere(self._is_test(rng) == (self.split == "test"))
+        facts = self.slip * rng.permutation(np.geomspace(_SLIP_LOW, _SLIP_HIGH, 100))
+        answer, row = self._answers(operands)
+        a, b = (_digits_of(x, self.digits)[:, ::-1] + 1 for x in operands.T)
+        plus, equals = (np.full((len(a), 1), token + 1) for token in (_PLUS, _EQUALS))
+        context = np.concatenate([a, plus, b, equals], axis=1)
+        self._set_tables(
+            num_prompts=len(operands),
+            horizon=self.digits + 2,
+            prompt_tokens=context.shape[1],
+            operands=operands,
+            _context=context,
+            _answer=answer,
+            _row=row,
+            _prior=self._prior_rows(facts.reshape(10, 10)),
+        )
+
+    def _is_test(self, rng: np.random.Generator) -> BoolArray:
+        """Which pairs (a, b) are held out: symmetric, and a fixed number whatever the draw."""
+        N = 10**self.digits
+        test = np.zeros((N, N), dtype=np.bool_)
+        for a, b in (np.triu_indices(N, k=1), np.diag_indices(N)):
+            count = min(max(round(self.test_fraction * len(a)), 1), len(a) - 1)
+            chosen = rng.permutation(len(a))[:count]
+            test[a[chosen], b[chosen]] = test[b[chosen], a[chosen]] = True
+        return test
+
+    def _answers(self, operands: IntArray) -> tuple[IntArray, IntArray]:
+        """The right tokens + 1 (P, T), 0 after the end; and the prior's rows (P, T + 1)."""
+        D, T = self.digits, self.digits + 2
+        # By column of the sum, from the right; the highest holds the last carry only.
+        u, v, total = (_digits_of(x, D + 1) for x in (*operands.T, operands.sum(axis=1)))
+        carry = (total - u - v) % 10
+        rows = _row_of(u, v, carry, np.arange(D + 1) > 0)
+        length = np.maximum(((total > 0) * np.arange(1, D + 2)).max(axis=1), 1)
+        column = length[:, None] - 1 - np.arange(T + 1)  # of each position; negative after the sum
+        at = np.maximum(column, 0)
+        answer = np.take_along_axis(total, at, axis=1) + 1
+        answer = np.where(column >= 0, answer, np.where(column == -1, _END + 1, 0))
+        row = np.where(column >= 0, np.take_along_axis(rows, at, axis=1), _ROW_END)
+        return answer[:, :T], row
+
+    def _prior_rows(self, slips: FloatArray) -> FloatArray:
+        """Next-token distributions (rows, V) of every kind of column, and after the last digit."""
+        u, v, carry, has_right = np.indices((10, 10, 2, 2)).reshape(4, -1)
+        misjudged = self.carry_slip * np.where(carry, 1.0, _IMAGINED * has_right)
+        slip = slips[u, v]
+        rows = np.zeros((_ROW_END + 1, self.num_actions))
+        each = np.arange(_ROW_END)
+        for wrong, judged in ((0, 1 - misjudged), (1, misjudged)):
+            total = u + v + (carry ^ wrong)
+            for shift, chance in ((0, 1 - slip), (1, slip / 2), (-1, slip / 2)):
+                rows[each, (total + shift) % 10] += judged * chance
+        rows[_ROW_END, _END] = 1.0
+        stray = _STRAY * self.slip
+        return np.asarray((1 - stray) * rows + stray / self.num_actions)
+
+    @property
+    def observation_space(self) -> spaces.MultiDiscrete:
+        return spaces.MultiDiscrete([self.num_actions + 1] * (self.prompt_tokens + self.horizon))
+
+    def initial_state(self, prompt: IntArray) -> IntArray:
+        state = np.zeros((len(prompt), 1 + self.horizon), dtype=np.int64)
+        state[:, 0] = prompt
+        return state
+
+    def observe(self, state: IntArray) -> Observation:
+        return np.concatenate([self._context[state[:, 0]], state[:, 1:]], axis=1)
+
+    def step(
+        self, state: IntArray, action: IntArray, noise: FloatArray
+    ) -> tuple[IntArray, FloatArray, BoolArray]:
+        position, ended = _progress(state)
+        live = np.flatnonzero(~ended)
+        after = state.copy()
+        after[live, 1 + position[live]] = action[live] + 1
+        terminated = _progress(after)[1]
+        won = ~ended & (after[:, 1:] == self._answer[state[:, 0]]).all(axis=1)
+        return after, won.astype(np.float64), terminated
+
+    def prior(self, state: IntArray) -> FloatArray:
+        position, ended = _progress(state)
+        rows = self._prior[self._row[state[:, 0], position]]
+        return np.where(ended[:, None], 1 / self.num_actions, rows)
+
+    def optimal_action(self, state: IntArray) -> IntArray:
+        position = np.minimum(_progress(state)[0], self.horizon - 1)
+        right = self._answer[state[:, 0], position]
+        return np.where(right > 0, right - 1, _END)  # past the answer's length: end at once
+
+    @property
+    def optimal_return(self) -> float:
+        return 1.0
+
+    @property
+    def prior_return(self) -> float:
+        tokens = np.maximum(self._answer - 1, 0)
+        right = np.take_along_axis(self._prior[self._row[:, :-1]], tokens[..., None], axis=-1)
+        return float(np.where(self._answer > 0, right[..., 0], 1.0).prod(axis=1).mean())
+
+    def held_out(self) -> Arithmetic:
+        """The test split of the same instance."""
+        return dataclasses.replace(self, split="test")
+
+    def _symbols(self, columns: IntArray) -> list[str]:
+        return [_SYMBOLS[token - 1] for token in columns[columns > 0].tolist()]
+
+    def _entropies(self, episode: Episode) -> FloatArray:
+        return entropy(self.prior(episode.states[: len(episode.states) - episode.terminated]))
+
+    def _wrong(self, episode: Episode) -> list[bool]:
+        right = self._answer[episode.states[0, 0], : len(episode.actions)] - 1
+        return [bool(bad) for bad in episode.actions != right]
+
+    def render_text(self, episode: Episode) -> str:
+        prompt = int(episode.states[0, 0])
+        question = "".join(self._symbols(self._context[prompt]))
+        reward = f"reward {episode.rewards[-1]:g}" if episode.terminated else "reward pending"
+        return text_table(
+            f"Arithmetic ({self.split})  prompt {prompt}: {question}"
+            f"  step {len(episode.actions)}/{self.horizon}  {reward}",
+            {
+                "answer": self._symbols(self._answer[prompt]),
+                "prior entropy": [f"{h:.2g}" for h in self._entropies(episode)],
+                "token": episode.actions.tolist(),
+                "symbol": self._symbols(episode.states[-1, 1:]),
+                "": ["wrong" if wrong else "ok" for wrong in self._wrong(episode)],
+            },
+        )
+
+    def render_frame(self, episode: Episode) -> Frame:
+        asked = self._symbols(self._context[episode.states[0, 0]])
+        levels = self._entropies(episode) / np.log(self.num_actions)
+        return token_frame(
+            length=self.prompt_tokens + self.horizon,
+            tokens=asked + self._symbols(episode.states[-1, 1:]),
+            colours=[SKY if symbol.isdigit() else GREY for symbol in asked] + [BLUE] * self.horizon,
+            wrong=[False] * len(asked) + self._wrong(episode),
+            levels=[0.0] * len(asked) + levels.tolist(),
+            strip=[PALE] * len(asked) + [ORANGE] * self.horizon,
+            reward=float(episode.rewards[-1]) if episode.terminated else None,
+        )
+
+
+_ROW_END = 10 * 10 * 2 * 2  # the prior's row after the last digit
+
+
+def _row_of(u: IntArray, v: IntArray, carry: IntArray, has_right: BoolArray) -> IntArray:
+    """Row of the prior for a column with these digits and carry, right of which others are."""
+    return np.asarray(((u * 10 + v) * 2 + carry) * 2 + has_right)
+
+
+def _digits_of(numbers: IntArray, count: int) -> IntArray:
+    """Decimal digits (N, count), the ones first."""
+    return np.asarray(numbers[:, None] // 10 ** np.arange(count) % 10)
+
+
+def _progress(state: IntArray) -> tuple[IntArray, BoolArray]:
+    """Tokens written (N,), and whether the response has ended or is full (N,)."""
+    response = state[:, 1:]
+    ended = (response == _END + 1).any(axis=1) | (response[:, -1] > 0)
+    return np.count_nonzero(response, axis=1), ended
+
+
+class ArithmeticEnv(DynamicsEnv):
+    """:class:`Arithmetic`, one episode at a time; keyword arguments are its fields."""
+
+    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
+        super().__init__(Arithmetic(**fields), render_mode)
+
+
+class ArithmeticVectorEnv(DynamicsVectorEnv):
+    """:class:`Arithmetic`, ``num_envs`` episodes at a time; other keywords are its fields."""
+
+    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
+        super().__init__(Arithmetic(**fields), num_envs, render_mode)
