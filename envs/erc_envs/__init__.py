@@ -16,8 +16,11 @@ import gymnasium as gym
 
 from erc_envs.base import Dynamics, DynamicsEnv, DynamicsVectorEnv, Episode
 from erc_envs.drift_bandit import DriftBandit, DriftBanditEnv, DriftBanditVectorEnv
+from erc_envs.mode_swap import ModeSwap, ModeSwapEnv, ModeSwapVectorEnv
 from erc_envs.null_reward import NullReward, NullRewardEnv, NullRewardVectorEnv
+from erc_envs.reward_shift import RewardShift, RewardShiftEnv, RewardShiftVectorEnv
 from erc_envs.token_forks import TokenForks, TokenForksEnv, TokenForksVectorEnv
+from erc_envs.zipf_bandit import ZipfBandit, ZipfBanditEnv, ZipfBanditVectorEnv
 
 __all__ = [
     "DriftBandit",
@@ -27,18 +30,30 @@ __all__ = [
     "DynamicsEnv",
     "DynamicsVectorEnv",
     "Episode",
+    "ModeSwap",
+    "ModeSwapEnv",
+    "ModeSwapVectorEnv",
     "NullReward",
     "NullRewardEnv",
     "NullRewardVectorEnv",
+    "RewardShift",
+    "RewardShiftEnv",
+    "RewardShiftVectorEnv",
     "TokenForks",
     "TokenForksEnv",
     "TokenForksVectorEnv",
+    "ZipfBandit",
+    "ZipfBanditEnv",
+    "ZipfBanditVectorEnv",
 ]
 
 for _module, _name in (
     ("drift_bandit", "DriftBandit"),
+    ("mode_swap", "ModeSwap"),
     ("null_reward", "NullReward"),
+    ("reward_shift", "RewardShift"),
     ("token_forks", "TokenForks"),
+    ("zipf_bandit", "ZipfBandit"),
 ):
     gym.register(
         id=f"erc/{_name}-v0",
