@@ -40,10 +40,10 @@ class ModeSwap(Dynamics):
                  other, favoured mode is right.
         sharpen  one token is right; the prior gives it 1 - ``slip`` and shares the slip evenly.
 
-    The modes are the same sets for all prompts; which of the two is favoured is drawn for each
-    prompt and swap position, half of the prompts each way. So what one prompt learns pulls the
-    others in the right or in the wrong direction. The reward is 1 after the last token if every
-    token was right, else 0; a wrong token goes unnoticed until then.
+    The modes are the same sets for all prompts. At each swap position one of the two is favoured
+    by the share ``agreement`` of the prompts, drawn anew, and the other by the rest: at 1 what one
+    prompt learns carries the others along, below 1 it pulls some the wrong way. The reward is 1
+    after the last token if every token was right, else 0; a wrong token goes unnoticed until then.
 
     The optimum: a right token everywhere, which the observation determines;
 
@@ -60,17 +60,18 @@ class ModeSwap(Dynamics):
 
     of which only the first term changes, by 0.15 of 2.26 nats at most by default. A step
     (a, b) -> (a - e, b + e) moves it by dH = e log(a / b) + O(e^2), which vanishes where the modes
-    are level, and KL = e^2 (1/a + 1/b) / 2 does not. PPO-clip sees every such step, in the ratio
-    of any token sampled from a mode: r = 1 + e / b or 1 - e / a.
+    are level, and KL = e^2 (1/a + 1/b) / 2 does not. PPO-clip has a view of such a step, in the
+    ratio of a token sampled from either mode: r = 1 + e / b or 1 - e / a.
 
     PPO's ratio is blind where it sharpens, or blunts: the token sampled there is almost always
     the right one, whose r = (1 - s') / (1 - s) stays below 1 / (1 - s), while
 
         H = s (log(1 / s) + 1 + log(vocab_size - 1)) + O(s^2)
 
-    halves when the slip s does. So PPO-clip's hidden violations should lie at sharpen positions,
-    ERC's at swap positions; gates on the exact KL or total variation see both. Nothing is gained
-    by stopping a swap that the reward asks for, so the blind spot may well cost ERC nothing.
+    halves when the slip s does. So at sharpen positions PPO-clip should miss nearly every
+    violation and ERC none, at swap positions ERC should miss many that a clip, or a gate on the
+    exact KL or total variation, can see. Nothing is gained by stopping a swap that the reward asks
+    for, so the blind spot may well cost ERC nothing.
 
     Observation: MultiDiscrete [prompt, position in 0..length, previous token + 1 (0: none)].
     State columns: the same three, then ``correct``, 1 while every token so far was right.
@@ -93,6 +94,7 @@ class ModeSwap(Dynamics):
     favoured_mass: float = 0.2
     tail_mass: float = 0.1
     slip: float = 0.1
+    agreement: float = 1.0
     instance_seed: int = 0
 
     num_actions: int = field(init=False, repr=False, compare=False)
@@ -123,6 +125,7 @@ class ModeSwap(Dynamics):
             lambda b: 0 < b < half,
         )
         check_float("slip", self.slip, "in (0, 0.5]", lambda s: 0 < s <= 0.5)
+        check_float("agreement", self.agreement, "in [0.5, 1]", lambda a: 0.5 <= a <= 1)
         P, L, V, M = self.num_prompts, self.length, self.vocab_size, self.mode_size
         rng = np.random.default_rng(self.instance_seed)
 
@@ -132,7 +135,9 @@ class ModeSwap(Dynamics):
 
         # tokens[t]: the first mode's synonyms, the second's, the tail; the first is forced
         tokens = rng.permuted(np.tile(np.arange(V), (L, 1)), axis=-1)
-        favoured = rng.permuted(np.tile(np.arange(P) % 2, (L, 1)), axis=-1).T  # (P, L)
+        favoured = rng.permuted(
+            np.tile(np.arange(P) >= round(self.agreement * P), (L, 1)), axis=-1
+        ).T  # (P, L)
 
         right = np.zeros((P, L + 1, V), dtype=np.bool_)
         prior = np.full((P, L + 1, V), 1 / V)
