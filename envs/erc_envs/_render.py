@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,34 +135,40 @@ def bar_frame(
     *,
     means: Sequence[float],
     marks: Sequence[float],
-    best: int,
+    best: Container[int],
     chosen: int | None,
     reward: float | None,
+    arms: Sequence[int] | None = None,
+    slots: int | None = None,
 ) -> Frame:
     """Bars with a mark on each, the chosen one framed, and the reward at the end.
 
     Args:
-        means: in [0, 1], bar heights; the best one is green, the others blue.
+        means: in [0, 1], bar heights; the best ones are green, the others blue.
         marks: in [0, 1], heights of the black marks.
-        best: index of the best bar.
-        chosen: index of the chosen bar, or None.
+        best: numbers of the best bars.
+        chosen: number of the chosen bar, or None.
         reward: the reward, or None before the end.
+        arms: the number of each bar; by default they count from 0.
+        slots: how many bars there is room for; by default just these.
     """
+    arms = range(len(means)) if arms is None else arms
+    slots = len(means) if slots is None else slots
     pitch, height = TILE + GAP, 3 * BARS
-    width = 2 * MARGIN + len(means) * pitch + GAP + TILE
+    width = 2 * MARGIN + slots * pitch + GAP + TILE
     base = MARGIN + height
     frame = blank(base + GAP + TILE + MARGIN, width)
     for level in (0.25, 0.5, 0.75, 1.0):
-        rectangle(frame, (base - round(level * height), MARGIN, 1, len(means) * pitch - GAP), PALE)
-    for arm, (mean, mark) in enumerate(zip(means, marks, strict=True)):
-        left, bar = MARGIN + arm * pitch, max(1, round(mean * height))
-        rectangle(frame, (base - bar, left, bar, TILE), GREEN if arm == best else SKY)
+        rectangle(frame, (base - round(level * height), MARGIN, 1, slots * pitch - GAP), PALE)
+    for i, (arm, mean, mark) in enumerate(zip(arms, means, marks, strict=True)):
+        left, bar = MARGIN + i * pitch, max(1, round(mean * height))
+        rectangle(frame, (base - bar, left, bar, TILE), GREEN if arm in best else SKY)
         rectangle(frame, (base - max(3, round(mark * height)), left + 4, 3, TILE - 8), INK)
-        tile(frame, base + GAP, left, arm, GREEN if arm == best else GREY)
+        tile(frame, base + GAP, left, arm, GREEN if arm in best else GREY)
         if arm == chosen:
             outline(frame, (base - bar, left, bar, TILE), ORANGE, thick=5)
             outline(frame, (base + GAP, left, TILE, TILE), ORANGE, thick=5)
-    rectangle(frame, (base - 1, MARGIN, 1, len(means) * pitch - GAP), GREY)
+    rectangle(frame, (base - 1, MARGIN, 1, slots * pitch - GAP), GREY)
     reward_tile(frame, base + GAP, width - MARGIN - TILE, reward)
     return frame
 

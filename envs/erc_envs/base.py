@@ -22,6 +22,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from erc_envs._tables import check_float
+
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -66,14 +68,6 @@ class Dynamics(abc.ABC):
     @abc.abstractmethod
     def observation_space(self) -> spaces.Space[Any]:
         """The space of one episode's observation: MultiDiscrete, or a one-dimensional Box."""
-
-    def at(self, progress: float) -> Dynamics:
-        """The task after this fraction of training, in [0, 1]; the same for most."""
-        return self
-
-    def held_out(self) -> Dynamics:
-        """The task on which a policy trained on this one is evaluated; the same for most."""
-        return self
 
     @abc.abstractmethod
     def initial_state(self, prompt: IntArray) -> IntArray:
@@ -120,8 +114,24 @@ class Dynamics(abc.ABC):
     def prior_return(self) -> float:
         """Exact expected return of a policy that follows `prior`, over uniform prompts."""
 
+    def at(self, progress: float) -> Dynamics:
+        """The task after this fraction of training, in [0, 1]; by default always the same.
+
+        It forgets: ``d.at(p).at(q) == d.at(q)``. What is built once for a policy stays as it is:
+        observation space, number of prompts and actions, horizon.
+
+        Raises:
+            ValueError: progress outside [0, 1].
+        """
+        check_progress(progress)
+        return self
+
     def held_out(self) -> Dynamics:
-        """The task the policy is evaluated on; by default the task it is trained on."""
+        """The task that a policy trained on this one is evaluated on; by default the same.
+
+        Observation space, number of actions and horizon stay as they are; the prompts may be
+        others. It is final: ``d.held_out().held_out() == d.held_out()``.
+        """
         return self
 
     @abc.abstractmethod
@@ -152,6 +162,15 @@ class Dynamics(abc.ABC):
         return type(self), tuple(getattr(self, field.name) for field in fields if field.init)
 
 
+def check_progress(progress: object, name: str = "progress") -> None:
+    """Demand a fraction of training.
+
+    Raises:
+        ValueError: not a number in [0, 1].
+    """
+    check_float(name, progress, "in [0, 1]", lambda p: 0 <= p <= 1)
+
+
 def _check_render_mode(render_mode: str | None) -> None:
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, got {render_mode!r}")
@@ -174,8 +193,10 @@ def _check_prompt(value: Any, num_prompts: int) -> int:
 def _check_options(options: dict[str, Any] | None) -> dict[str, Any]:
     options = {} if options is None else options
     for key in options:
-        if key != "prompt":
-            raise ValueError(f"options has the unknown key {key!r}; allowed: 'prompt'")
+        if key not in ("prompt", "progress"):
+            raise ValueError(f"options has the unknown key {key!r}; allowed: 'prompt', 'progress'")
+    if "progress" in options:
+        check_progress(options["progress"], "options['progress']")
     return options
 
 
@@ -197,10 +218,11 @@ class DynamicsEnv(gym.Env[Observation, np.int64]):
     ``reset(seed=..., options={"prompt": x})`` starts an episode of prompt x; without the option
     the prompt is drawn uniformly, with ``np_random.integers(num_prompts)``. ``info`` is
     ``{"prompt": int}`` after every reset and step. If the dynamics are stochastic, a step draws
-    one uniform from ``np_random``.
+    one uniform from ``np_random``. ``options={"progress": p}`` goes to the task as it is after the
+    fraction p of training (``Dynamics.at``), for this episode and those after it.
 
     Raises:
-        ValueError: unknown render mode or option, or a prompt out of range.
+        ValueError: unknown render mode or option, or a prompt or progress out of range.
         gymnasium.error.ResetNeeded: a step or render without a running or finished episode.
         gymnasium.error.InvalidAction: an action outside the action space.
     """
@@ -236,6 +258,8 @@ class DynamicsEnv(gym.Env[Observation, np.int64]):
         if "prompt" in options:
             prompt = _check_prompt(options["prompt"], self.dynamics.num_prompts)
         super().reset(seed=seed)
+        if "progress" in options:
+            self.dynamics = self.dynamics.at(options["progress"])
         if prompt is None:
             prompt = int(self.np_random.integers(self.dynamics.num_prompts))
         self._states = [self.dynamics.initial_state(np.array([prompt]))]
@@ -291,10 +315,11 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     autoreset: the step after a termination ignores that action, starts a new episode with a
     freshly drawn prompt and returns reward 0. Each sub-environment has its own generator:
     ``reset(seed=s)`` seeds them with s, s + 1, ...; a list gives one seed (or None) each.
-    ``options={"prompt": x}`` takes one prompt for all, or one per sub-environment.
+    ``options={"prompt": x}`` takes one prompt for all, or one per sub-environment;
+    ``options={"progress": p}`` takes one number, for these episodes and those after them.
 
     Raises:
-        ValueError: bad num_envs, render mode, option, prompt or number of seeds.
+        ValueError: bad num_envs, render mode, option, prompt, progress or number of seeds.
         gymnasium.error.ResetNeeded: a step or render before the first reset.
         gymnasium.error.InvalidAction: actions of the wrong shape, dtype or range.
     """
@@ -355,6 +380,8 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         for i, sub_seed in enumerate(self._check_seeds(seed)):
             if sub_seed is not None:
                 self._generators[i], self._seeds[i] = seeding.np_random(int(sub_seed))
+        if "progress" in options:
+            self.dynamics = self.dynamics.at(options["progress"])
         if prompt is None:
             prompt = self._draw_prompts(np.arange(self.num_envs))
         self._state = self.dynamics.initial_state(prompt)

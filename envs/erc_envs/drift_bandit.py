@@ -182,7 +182,7 @@ class DriftBandit(Dynamics):
         return bar_frame(
             means=self.reward_means[prompt].tolist(),
             marks=self._prior[prompt, 0].tolist(),
-            best=int(self._best_arm[prompt]),
+            best={int(self._best_arm[prompt])},
             chosen=int(episode.actions[0]) if episode.terminated else None,
             reward=float(episode.rewards[0]) if episode.terminated else None,
         )

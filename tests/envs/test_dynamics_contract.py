@@ -65,7 +65,49 @@ ARITHMETICS = st.builds(
     carry_slip=st.floats(0, 0.499),
     instance_seed=SEEDS,
 )
-ANY = st.one_of(DRIFT_BANDITS, NULL_REWARDS, TOKEN_FORKS, VARIABLE_LENGTHS, ARITHMETICS)
+MODE_SWAPS = st.tuples(st.integers(1, 7), st.integers(1, 3)).flatmap(
+    lambda sizes: st.builds(
+        erc_envs.ModeSwap,
+        num_prompts=st.integers(1, 9),
+        vocab_size=st.integers(2 * sizes[1] + 1, 12),
+        length=st.just(sizes[0]),
+        num_swaps=st.integers(1, sizes[0]),
+        mode_size=st.just(sizes[1]),
+        favoured_mass=st.floats(0.01, 0.24),
+        tail_mass=st.floats(0.01, 0.5),
+        slip=st.floats(0.001, 0.5),
+        agreement=st.floats(0.5, 1),
+        instance_seed=SEEDS,
+    )
+)
+REWARD_SHIFTS = st.integers(1, 5).flatmap(
+    lambda length: st.builds(
+        erc_envs.RewardShift,
+        num_prompts=st.integers(1, 9),
+        vocab_size=st.integers(5, 12),
+        length=st.just(length),
+        branching=st.integers(2, 4),
+        num_moved=st.integers(1, length),
+        slip=st.floats(0.001, 0.25),
+        phase=st.integers(0, 1),
+        instance_seed=SEEDS,
+    )
+)
+ZIPF_BANDITS = st.builds(
+    erc_envs.ZipfBandit,
+    num_prompts=st.integers(1, 9),
+    num_actions=st.integers(9, 60),
+    num_good=st.integers(1, 3),
+    num_common=st.integers(1, 3),
+    good_probability=st.floats(0.001, 0.9),
+    common_reward=st.floats(0, 0.99),
+    exponent=st.floats(0.1, 3),
+    instance_seed=SEEDS,
+)
+ANY = st.one_of(
+    DRIFT_BANDITS, MODE_SWAPS, NULL_REWARDS, REWARD_SHIFTS, TOKEN_FORKS, ZIPF_BANDITS,
+    VARIABLE_LENGTHS, ARITHMETICS,
+)  # fmt: skip
 
 
 def arrays_of(dynamics):
@@ -186,6 +228,10 @@ def exact_return(dynamics, policy, prompt):
         ),
         erc_envs.VariableLength(num_prompts=3, vocab_size=5, length=4, min_steps=1, max_steps=3),
         erc_envs.Arithmetic(digits=1, split="test", test_fraction=0.05),
+        erc_envs.ModeSwap(num_prompts=3, vocab_size=5, length=3, mode_size=2, agreement=0.5),
+        erc_envs.RewardShift(num_prompts=3, vocab_size=4, length=3, num_moved=2, slip=0.2),
+        erc_envs.RewardShift(num_prompts=3, vocab_size=4, length=3, phase=1),
+        erc_envs.ZipfBandit(num_prompts=4, num_actions=24, num_good=2, num_common=3),
     ],
     ids=lambda dynamics: type(dynamics).__name__,
 )
@@ -309,6 +355,29 @@ def test_instance_seed_draws_the_instance(dynamics):
         *((erc_envs.Arithmetic, "test_fraction", bad) for bad in (0.0, 1.0)),
         *((erc_envs.Arithmetic, "slip", bad) for bad in (0.0, 0.3)),
         *((erc_envs.Arithmetic, "carry_slip", bad) for bad in (-0.1, 0.5)),
+        (erc_envs.ModeSwap, "num_prompts", 0),
+        (erc_envs.ModeSwap, "length", 0),
+        *((erc_envs.ModeSwap, "num_swaps", bad) for bad in (0, 7)),
+        (erc_envs.ModeSwap, "mode_size", 0),
+        (erc_envs.ModeSwap, "vocab_size", 8),
+        *((erc_envs.ModeSwap, "favoured_mass", bad) for bad in (0.0, 0.45)),
+        *((erc_envs.ModeSwap, "tail_mass", bad) for bad in (0.0, 0.6)),
+        *((erc_envs.ModeSwap, "slip", bad) for bad in (0.0, 0.6)),
+        *((erc_envs.ModeSwap, "agreement", bad) for bad in (0.4, 1.1)),
+        (erc_envs.RewardShift, "num_prompts", 0),
+        (erc_envs.RewardShift, "length", 0),
+        (erc_envs.RewardShift, "branching", 1),
+        (erc_envs.RewardShift, "vocab_size", 3),
+        *((erc_envs.RewardShift, "num_moved", bad) for bad in (0, 3)),
+        *((erc_envs.RewardShift, "slip", bad) for bad in (0.0, 0.3)),
+        *((erc_envs.RewardShift, "phase", bad) for bad in (-1, 2, True)),
+        (erc_envs.ZipfBandit, "num_prompts", 0),
+        (erc_envs.ZipfBandit, "num_actions", 11),
+        (erc_envs.ZipfBandit, "num_good", 0),
+        (erc_envs.ZipfBandit, "num_common", 0),
+        *((erc_envs.ZipfBandit, "good_probability", bad) for bad in (0.0, 1.0)),
+        *((erc_envs.ZipfBandit, "common_reward", bad) for bad in (-0.1, 1.0)),
+        *((erc_envs.ZipfBandit, "exponent", bad) for bad in (0.0, 3.1)),
     ],
 )
 def test_bad_fields(cls, field, bad):
