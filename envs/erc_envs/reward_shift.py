@@ -71,13 +71,13 @@ class RewardShift(Dynamics):
     >>> task.at(0.49) == task, task.at(0.5) == RewardShift(phase=1)
     (True, True)
     >>> round(task.prior_return, 3), task.at(1.0).optimal_return
-    (0.1, 1.0)
+    (0.226, 1.0)
     """
 
     num_prompts: int = 16
     vocab_size: int = 16
     length: int = 2
-    branching: int = 3
+    branching: int = 2
     num_moved: int = 1
     slip: float = 0.05
     phase: int = 0

@@ -367,7 +367,7 @@ def test_instance_seed_draws_the_instance(dynamics):
         (erc_envs.RewardShift, "num_prompts", 0),
         (erc_envs.RewardShift, "length", 0),
         (erc_envs.RewardShift, "branching", 1),
-        (erc_envs.RewardShift, "vocab_size", 3),
+        (erc_envs.RewardShift, "vocab_size", 2),
         *((erc_envs.RewardShift, "num_moved", bad) for bad in (0, 3)),
         *((erc_envs.RewardShift, "slip", bad) for bad in (0.0, 0.3)),
         *((erc_envs.RewardShift, "phase", bad) for bad in (-1, 2, True)),

@@ -16,7 +16,7 @@ PINNED = {
     erc_envs.DriftBandit: (0.8494869886146318, 0.4228624968996526),
     erc_envs.ModeSwap: (1.0, 0.026244),
     erc_envs.NullReward: (0.5, 0.5),
-    erc_envs.RewardShift: (1.0, 0.1002777777777778),
+    erc_envs.RewardShift: (1.0, 0.225625),
     erc_envs.TokenForks: (1.0, 0.10534017375601457),
     erc_envs.VariableLength: (1.0, 0.32779342828495606),
     erc_envs.ZipfBandit: (1.0, 0.09521928187909776),
