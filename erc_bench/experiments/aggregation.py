@@ -19,10 +19,9 @@ AGGREGATION = register(
         ),
         score=gap_closed,
         score_meaning="share of the gap between the warm-started policy's return and 1",
-        config=TrainConfig(rollouts=60, learning_rate=1e-3, hidden=64),
+        config=TrainConfig(rollouts=40, learning_rate=2e-3, hidden=64),
         tiers={
             "smoke": {"rollouts": 8, "evaluation_episodes": 256, "warm_start_steps": 100},
-            "full": {"rollouts": 100},
         },
         objectives=("grpo", "dr-grpo", "dapo", "gspo", "erc-dapo"),
     )

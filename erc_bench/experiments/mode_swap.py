@@ -20,10 +20,9 @@ MODE_SWAP = register(
         ),
         score=gap_closed,
         score_meaning="share of the gap between the warm-started policy's return and 1",
-        config=TrainConfig(rollouts=100, learning_rate=1e-3, hidden=64, token_samples=4),
+        config=TrainConfig(rollouts=20, learning_rate=2e-3, hidden=64, token_samples=4),
         tiers={
-            "smoke": {"rollouts": 8, "evaluation_episodes": 256, "warm_start_steps": 100},
-            "full": {"rollouts": 150},
+            "smoke": {"rollouts": 6, "evaluation_episodes": 256, "warm_start_steps": 100},
         },
         objectives=(
             "ppo-clip",

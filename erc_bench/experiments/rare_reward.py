@@ -18,10 +18,9 @@ RARE_REWARD = register(
         ),
         score=gap_closed,
         score_meaning="share of the gap between the warm-started policy's return and 1",
-        config=TrainConfig(rollouts=60, prompts=64, learning_rate=1e-3, hidden=64),
+        config=TrainConfig(rollouts=40, prompts=64, learning_rate=1e-3, hidden=64),
         tiers={
             "smoke": {"rollouts": 5, "evaluation_episodes": 256, "warm_start_steps": 50},
-            "full": {"rollouts": 80},
         },
     )
 )
