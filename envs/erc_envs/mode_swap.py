@@ -69,9 +69,9 @@ class ModeSwap(Dynamics):
         H = s (log(1 / s) + 1 + log(vocab_size - 1)) + O(s^2)
 
     halves when the slip s does. So at sharpen positions PPO-clip should miss nearly every
-    violation and ERC none, at swap positions ERC should miss many that a clip, or a gate on the
-    exact KL or total variation, can see. Nothing is gained by stopping a swap that the reward asks
-    for, so the blind spot may well cost ERC nothing.
+    violation and ERC none; at swap positions ERC should miss many, of which a clip can see some
+    and a gate on the exact KL or total variation all. Nothing is gained by stopping a swap that
+    the reward asks for, so the blind spot may well cost ERC nothing.
 
     Observation: MultiDiscrete [prompt, position in 0..length, previous token + 1 (0: none)].
     State columns: the same three, then ``correct``, 1 while every token so far was right.

@@ -48,9 +48,10 @@ class VariableLength(Dynamics):
 
     which is 0 for a constant w. A mean over each response's tokens has w = 1/|y|, and A < 0: it
     climbs -E[1/|y|], so flawed answers grow, because long ones are punished less per token; right
-    ones, with A > 0, shrink (arXiv:2503.20783, section 3.1). So GRPO, and GSPO, whose ratio is a
-    mean over the response too, should lengthen flawed answers; Dr. GRPO, with its constant, should
-    leave them as they are; DAPO's w, the tokens of the whole batch, hardly depends on one answer.
+    ones, with A > 0, are pulled the other way (arXiv:2503.20783, section 3.1). So GRPO, and GSPO,
+    whose ratio is a mean over the response too, should lengthen flawed answers. Dr. GRPO's w is
+    constant, and DAPO's, the tokens of the whole batch, hardly depends on one answer: there flawed
+    answers should move only by what the policy shares between them and right ones.
 
     The prior does not look at flaws, nor back: flawed and right answers are equally long at
     first. At any step it writes filler with probability ``ramble``, ends early with 0.01, and

@@ -184,7 +184,7 @@ class ZipfBandit(Dynamics):
 
     def _mean_reward(self, prompt: int, arms: list[int]) -> list[float]:
         common = np.where(np.isin(arms, self.common_arms), self.common_reward, 0.0)
-        return np.where(np.isin(arms, self.good_arms[prompt]), 1.0, common).tolist()
+        return [float(m) for m in np.where(np.isin(arms, self.good_arms[prompt]), 1.0, common)]
 
     def render_text(self, episode: Episode) -> str:
         prompt = int(episode.states[0, 0])
