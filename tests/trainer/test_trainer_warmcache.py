@@ -9,7 +9,6 @@ from erc_bench.trainer import warmstart
 from erc_bench.trainer.warmcache import WarmCache, cache_folder
 from erc_bench.trainer.warmstart import fingerprint
 
-
 SMALL = {"policy": "transformer", "hidden": 8, "warm_start_steps": 40, "rollouts": 3}
 
 
