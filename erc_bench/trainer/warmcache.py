@@ -10,16 +10,15 @@ from pathlib import Path
 
 import platformdirs
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from erc_bench.trainer.population import Params
 
-__all__ = ["WarmCache", "cache_folder"]
+__all__ = ["WarmCache", "cache_folder", "digest"]
 
 #: Changes with anything that changes the result and is not in the key.
-FORMAT = 1
+FORMAT = 2
 
 
 def cache_folder() -> Path:
@@ -28,12 +27,22 @@ def cache_folder() -> Path:
     return Path(named) if named else platformdirs.user_cache_path("erc-bench")
 
 
+def digest(params: Params, of: str = "") -> str:
+    """SHA-256 of names, shapes, types and every bit, after the text ``of``."""
+    found = hashlib.sha256(of.encode())
+    for name, p in sorted(params.items()):
+        found.update(repr((name, tuple(p.shape), p.dtype)).encode())
+        found.update(p.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class WarmCache:
     """One file per network; its name is a digest of everything that determines its parameters.
 
-    A file that is missing, damaged or of another shape counts as absent, and a folder that cannot be
-    written to is no error: the network is then trained again.
+    A file holds a digest of its name and content. One that is missing, damaged or another network's
+    counts as absent, and a folder that cannot be written to is no error: the network is then trained
+    again.
 
     Attributes:
         folder: where the files are.
@@ -43,29 +52,30 @@ class WarmCache:
     folder: Path
     asked: tuple[object, ...]
 
-    def _path(self, index: int) -> Path:
-        key = repr((FORMAT, torch.__version__, *self.asked, index))
+    def _path(self, *network: object) -> Path:
+        key = repr((FORMAT, torch.__version__, *self.asked, *network))
         return self.folder / f"warm-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
-    def load(self, index: int, like: Params) -> dict[str, Tensor] | None:
-        """Parameters of a seed's network, if they are there and have these shapes."""
+    def load(self, *network: object) -> Params | None:
+        """Parameters of the network of a seed's index and other things that tell it, if it is there."""
+        path = self._path(*network)
         try:
-            found = load_file(self._path(index))
+            with safe_open(path, framework="pt") as file:
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                told = (file.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):
             return None
-        fits = {k: (v.shape, v.dtype) for k, v in found.items()} == {
-            k: (v.shape[1:], v.dtype) for k, v in like.items()
-        }
-        return dict(found) if fits else None
+        return found if told == digest(found, path.name) else None
 
-    def store(self, index: int, params: dict[str, Tensor]) -> None:
+    def store(self, params: Params, *network: object) -> None:
         """Keep a network, under its name only when it is whole."""
-        path = self._path(index)
+        path = self._path(*network)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        whole = {name: p.contiguous() for name, p in params.items()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as stream:
-                stream.write(save({name: p.contiguous() for name, p in params.items()}))
+                stream.write(save(whole, metadata={"sha256": digest(whole, path.name)}))
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 
 from erc_bench.trainer.optimizer import PopulationAdam
-from erc_bench.trainer.population import Population
+from erc_bench.trainer.population import Params, Population
 from erc_bench.trainer.rollout import Dynamics, as_observation
 from erc_bench.trainer.streams import Purpose, stream
-from erc_bench.trainer.warmcache import WarmCache
+from erc_bench.trainer.warmcache import WarmCache, digest
 
 __all__ = ["cached_warm_start", "fingerprint", "warm_start"]
 
 #: Corpus episodes in one supervised step.
 EPISODES = 64
+#: Supervised steps whose result tells a network in the cache.
+FIRST_STEPS = 2
 
 
 def warm_start(
@@ -78,17 +80,24 @@ def cached_warm_start(
 ) -> None:
     """:func:`warm_start`, each run by itself and only if its network is not in the cache.
 
-    Alone, so that a network does not depend on which others were missing.
+    Alone, so that a network does not depend on which others were missing. A network is told by what
+    was asked for and by its first steps from its own start: code or a machine that trains otherwise
+    finds nothing that was trained before.
     """
+
+    def trained(run: int, steps: int) -> Params:
+        alone = population.only(run)
+        warm_start(
+            alone, dynamics, seed=seed, seeds=[seeds[run]], steps=steps, learning_rate=learning_rate
+        )
+        return {name: p[0].clone() for name, p in alone.params.items()}
+
     for run, index in enumerate(seeds):
-        known = cache.load(index, population.params)
+        beginning = digest(trained(run, FIRST_STEPS))
+        known = cache.load(index, beginning)
         if known is None:
-            alone = population.only(run)
-            warm_start(
-                alone, dynamics, seed=seed, seeds=[index], steps=steps, learning_rate=learning_rate
-            )
-            known = {name: p[0].clone() for name, p in alone.params.items()}
-            cache.store(index, known)
+            known = trained(run, steps)
+            cache.store(known, index, beginning)
         for name, p in known.items():
             population.params[name][run] = p
 

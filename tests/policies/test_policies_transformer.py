@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 
 from erc_bench.policies import build_policy
-from erc_bench.policies.transformer import CausalTransformer
+from erc_bench.policies.transformer import CausalTransformer, _group_size
 from erc_bench.trainer.population import Population
 
 R, B, T, PROMPT, SYMBOLS, V = 3, 5, 4, 3, 7, 6
@@ -78,6 +78,96 @@ def test_gradients_of_both_views_are_equal():
     for a, b in zip(once, naive, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
         assert a.abs().max() > 0
+
+
+def grouped(group):
+    """Contexts of B = 6 responses, so many side by side to one prompt; two end early."""
+    g = torch.Generator().manual_seed(1)
+    text = torch.randint(1, SYMBOLS, (R, 6, PROMPT + T), generator=g)
+    text[..., :PROMPT] = text[:, ::group, :PROMPT].repeat_interleave(group, dim=1)
+    text[:, 1, PROMPT + 1 :] = 0
+    text[0, 4, PROMPT + 2 :] = 0
+    written = torch.arange(PROMPT + T) < PROMPT + torch.arange(T).unsqueeze(-1)
+    x = torch.where(written, text.unsqueeze(2), 0)
+    running = (x > 0).sum(-1) == PROMPT + torch.arange(T)
+    return x, running
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 6])
+def test_a_prompt_read_once_for_its_group_changes_nothing(group):
+    """Values, both views, and gradients, against every context by itself; finite after an end."""
+    policy, (x, running) = population(), grouped(group)
+    prompts = x[:, :, 0, :PROMPT]
+    assert _group_size(prompts) == group
+    assert running.sum() < running.numel()
+    for p in policy.params.values():
+        p.requires_grad_()
+    params = list(policy.params.values())
+    once = policy.forward(x)
+    naive = torch.stack([policy.forward(x[:, :, t]) for t in range(T)], dim=2)
+    step = policy.decoder()
+    kept = torch.stack([step(x[:, :, t]) for t in range(T)], dim=2)
+    assert once.isfinite().all()
+    for logits in (once, kept):
+        torch.testing.assert_close(logits[running], naive[running], rtol=0, atol=1e-12)
+    weight = torch.randn(running.sum(), V, dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad((logits[running] * weight).sum(), params) for logits in (once, naive)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_group_is_one_in_every_run():
+    """Rows are put together only where that is right for all runs; neighbours by chance are not."""
+    prompts = torch.tensor([[1, 1, 2, 2, 3, 3], [1, 1, 1, 1, 2, 2]]).unsqueeze(-1)
+    assert _group_size(prompts) == 2
+    assert _group_size(prompts[1:]) == 2
+    assert _group_size(torch.tensor([[1, 1, 2, 3, 3, 3]]).unsqueeze(-1)) == 1
+    assert _group_size(torch.ones(2, 5, 3)) == 5
+
+
+@pytest.mark.parametrize("kind", ["other lengths", "not a response", "no prompt", "more axes"])
+def test_contexts_that_are_no_responses_are_read_one_by_one(kind):
+    """What cannot be done in one pass is done right: equal to torch's layers on each context."""
+    policy, x = population(), contexts()
+    if kind == "other lengths":
+        x[:, 0, :, PROMPT - 1 :] = 0
+    elif kind == "not a response":
+        x = x.roll(1, dims=1)
+        x[:, :, 0] = contexts(seed=5)[:, :, 0]
+    elif kind == "no prompt":
+        x[..., :] = torch.where(torch.arange(PROMPT + T) < torch.arange(T).unsqueeze(-1), x, 0)
+    else:
+        x = x.unsqueeze(1)
+    rows = x.reshape(R, -1, PROMPT + T)
+    logits = policy.forward(x)
+    assert logits.shape == (*x.shape[:-1], V)
+    for run in range(R):
+        for text, got in zip(rows[run], logits.view(R, -1, V)[run], strict=True):
+            read = text[: max(int((text > 0).sum()), 1)]
+            expected = by_torch(policy.params, run, read)[-1]
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_prompts_of_other_lengths_are_decoded_without_a_cache():
+    """The decoder falls back on the whole contexts, at every step."""
+    policy, x = population(), contexts()
+    x[:, 0] = torch.cat([x[:, 0, :, 1:], torch.zeros_like(x[:, 0, :, :1])], dim=-1)
+    step = policy.decoder()
+    for t in range(T):
+        wanted = policy.forward(x[:, :, t])
+        torch.testing.assert_close(step(x[:, :, t]), wanted, rtol=0, atol=1e-12)
+
+
+def test_a_context_with_a_hole_is_refused():
+    """An observation that is no context gives no logits that look like some."""
+    policy, x = population(), contexts()
+    x[0, 0, :, 1] = 0
+    with pytest.raises(ValueError, match=r"^policy: transformer needs .* written from the left"):
+        policy.forward(x)
+    with pytest.raises(ValueError, match="written from the left"):
+        policy.decoder()(x[:, :, 0])
 
 
 def test_later_tokens_change_nothing_earlier():

@@ -1,55 +1,13 @@
 """Warm-started networks on disk: the same numbers with and without them."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from trainer_runs import arm, assert_same_result, trainer
+from trainer_runs import Echo, arm, assert_same_result, trainer
 
 from erc_bench.trainer import warmstart
 from erc_bench.trainer.warmcache import WarmCache, cache_folder
 from erc_bench.trainer.warmstart import fingerprint
-
-
-@dataclasses.dataclass(frozen=True)
-class Echo:
-    """Say the prompt's token twice; a context of one prompt token and two of the response."""
-
-    num_prompts: int = 4
-    num_actions: int = 4
-    horizon: int = 2
-    right: float = 0.5
-    optimal_return: float = 1.0
-    observation_space = spaces.MultiDiscrete([5, 5, 5])
-
-    def at(self, progress):
-        return self
-
-    def held_out(self):
-        return self
-
-    def initial_state(self, prompt):
-        return np.stack([prompt + 1, 0 * prompt, 0 * prompt], axis=1)
-
-    def observe(self, state):
-        return state.copy()
-
-    def step(self, state, action, noise):
-        after = state.copy()
-        at = (state[:, 1] > 0) + 1
-        after[np.arange(len(state)), at] = action + 1
-        ended = at == 2
-        won = ended & (after[:, 1:] == after[:, :1]).all(axis=1)
-        return after, won.astype(float), ended
-
-    def prior(self, state):
-        rest = (1 - self.right) / (self.num_actions - 1)
-        rows = np.full((len(state), self.num_actions), rest)
-        rows[np.arange(len(state)), state[:, 0] - 1] = self.right
-        return rows
-
 
 SMALL = {"policy": "transformer", "hidden": 8, "warm_start_steps": 40, "rollouts": 3}
 
@@ -89,10 +47,13 @@ def test_a_network_does_not_depend_on_which_others_are_missing(folder, monkeypat
     calls = []
     original = warmstart.warm_start
     monkeypatch.setattr(
-        warmstart, "warm_start", lambda *a, **k: calls.append(k["seeds"]) or original(*a, **k)
+        warmstart,
+        "warm_start",
+        lambda *a, **k: calls.append((k["seeds"], k["steps"])) or original(*a, **k),
     )
     both = make().policy.params
-    assert calls == [[0]]
+    begun, whole = warmstart.FIRST_STEPS, SMALL["warm_start_steps"]
+    assert calls == [([0], begun), ([0], whole), ([1], begun)]
     for name, p in alone.items():
         assert torch.equal(p[0], both[name][1])
 
@@ -121,14 +82,27 @@ def test_another_corpus_or_seed_has_another_file(folder):
     assert len(list(folder.iterdir())) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"not a safetensors file", "other"])
+def test_code_that_trains_otherwise_finds_nothing(folder, monkeypatch):
+    """Another initialisation or arithmetic under the same settings is another network."""
+    make(seeds=(0,))
+    scale = torch.nn.functional.embedding
+    monkeypatch.setattr(
+        torch.nn.functional, "embedding", lambda x, table: scale(x, table) * (1 + 1e-9)
+    )
+    make(seeds=(0,))
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"not a safetensors file", "flipped bit", "other"])
 def test_a_damaged_or_foreign_file_is_made_anew(folder, content):
     """Never used, never an error."""
     made = make(seeds=(0,)).policy.params
     (file,) = folder.iterdir()
     whole = file.read_bytes()
-    if content == "other":
-        WarmCache(folder, ()).store(0, {"x": torch.zeros(3)})
+    if content == "flipped bit":
+        content = whole[:-1] + bytes([whole[-1] ^ 1])
+    if content == "other":  # a whole file of a network with the same shapes, under this one's name
+        WarmCache(folder, ()).store({name: p[0] + 1 for name, p in made.items()}, 0)
         (other,) = set(folder.iterdir()) - {file}
         content = other.read_bytes()
         other.unlink()

@@ -72,6 +72,44 @@ class StopToken:
         return np.tile([0.4, *[rest] * (self.num_actions - 1)], (len(state), 1))
 
 
+@dataclass(frozen=True)
+class Echo:
+    """Say the prompt's token twice; a context of one prompt token and two of the response."""
+
+    num_prompts: int = 4
+    num_actions: int = 4
+    horizon: int = 2
+    right: float = 0.5
+    optimal_return: float = 1.0
+    observation_space = spaces.MultiDiscrete([5, 5, 5])
+
+    def at(self, progress):
+        return self
+
+    def held_out(self):
+        return self
+
+    def initial_state(self, prompt):
+        return np.stack([prompt + 1, 0 * prompt, 0 * prompt], axis=1)
+
+    def observe(self, state):
+        return state.copy()
+
+    def step(self, state, action, noise):
+        after = state.copy()
+        at = (state[:, 1] > 0) + 1
+        after[np.arange(len(state)), at] = action + 1
+        ended = at == 2
+        won = ended & (after[:, 1:] == after[:, :1]).all(axis=1)
+        return after, won.astype(float), ended
+
+    def prior(self, state):
+        rest = (1 - self.right) / (self.num_actions - 1)
+        rows = np.full((len(state), self.num_actions), rest)
+        rows[np.arange(len(state)), state[:, 0] - 1] = self.right
+        return rows
+
+
 def arm(
     name: str, seeds: Sequence[int] = (0, 1), *, label: str | None = None, **kwargs: Any
 ) -> Arm:
