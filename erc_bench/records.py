@@ -20,7 +20,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -256,8 +256,19 @@ class Results:
         """Whether a part was stored whole."""
         return (self.path / "runs" / f"{part}.parquet").exists()
 
-    def read(self, table: Table, columns: list[str] | None = None) -> pd.DataFrame:
+    def read(
+        self,
+        table: Table,
+        columns: list[str] | None = None,
+        *,
+        experiments: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
         """Rows of every finished part, in the parts' order.
+
+        Args:
+            table: which one.
+            columns: names; a part gives those of them that it has. None: all.
+            experiments: whose rows. None: all.
 
         Raises:
             InputError: no part is finished yet, or a file is damaged.
@@ -267,11 +278,20 @@ class Results:
             raise InputError(
                 f"results: {self.path} has no finished part yet; finish it with --resume"
             )
+        rows = None if experiments is None else [("experiment", "in", list(experiments))]
         frames = []
         for name in finished:
             file = self.path / table / name
             try:
-                frames.append(pq.read_table(file, columns=columns).to_pandas())
+                with pq.ParquetFile(file) as stored:
+                    names = set(stored.schema_arrow.names)
+                frames.append(
+                    pq.read_table(
+                        file,
+                        columns=columns and [c for c in columns if c in names],
+                        filters=rows,
+                    ).to_pandas()
+                )
             except (OSError, pa.ArrowException) as error:
                 line = str(error).splitlines()[0]
                 raise InputError(f"results: {file} cannot be read: {line}") from None

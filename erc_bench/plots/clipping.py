@@ -72,7 +72,7 @@ def fig4_clip_fractions(frames: Frames) -> Drawing:
     )
     experiments = [
         e
-        for e in frames.experiments
+        for e in frames.panels
         if np.isfinite(metrics.loc[metrics["experiment"] == e, [BOUND, BAND]]).any().any()
     ]
     if not experiments:

@@ -16,6 +16,7 @@ from erc_bench.plots.layout import (
     first_column,
     new_figure,
     over_seeds,
+    paired_panels,
     panel_grid,
     plus_minus,
 )
@@ -110,23 +111,11 @@ def fig2_entropy_gradient(frames: Frames) -> Drawing:
     for metric in (ENTROPY, GRADIENT):
         if metric not in metrics or not np.isfinite(metrics[metric]).any():
             raise NothingToDraw(f"no values of {metric}")
-    experiments = frames.experiments
+    experiments = frames.panels
     count = len(experiments)
-    columns = min(count, 3)
-    blocks = math.ceil(count / columns)
-    if count == 1:
-        figure = new_figure(WIDE, 2.6)
-        panels = [tuple(figure.subplots(1, 2))]
-    else:
-        figure = new_figure(WIDE, 3.3 * blocks + 0.4)
-        grid = figure.subplots(2 * blocks, columns, squeeze=False)
-        places = [(2 * (i // columns), i % columns) for i in range(blocks * columns)]
-        panels = [(grid[row, column], grid[row + 1, column]) for row, column in places]
-        for upper, lower in panels[count:]:
-            upper.remove()
-            lower.remove()
+    figure, panels = paired_panels(count, 2.6, min(3.3, 8.6 / math.ceil(count / 3)))
     data, widths = [], set()
-    for experiment, (upper, lower) in zip(experiments, panels[:count], strict=True):
+    for experiment, (upper, lower) in zip(experiments, panels, strict=True):
         here = metrics[metrics["experiment"] == experiment]
         width = bin_width(here)
         widths.add(width)
@@ -170,7 +159,7 @@ def _caption_entropy(frames: Frames, averaged: int) -> str:
     if averaged > 1:
         text += f" Points are means of up to {averaged} updates within a seed."
     findings = []
-    for experiment in frames.experiments:
+    for experiment in frames.panels:
         here = frames.metrics[frames.metrics["experiment"] == experiment]
         runs = frames.runs[frames.runs["experiment"] == experiment]
         for base, erc in pairs(frames.arms(experiment)):
@@ -234,7 +223,7 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
 
     Tokens, not updates, because dynamic sampling generates more for the same number of updates.
     """
-    experiments = frames.experiments
+    experiments = frames.panels
     figure = new_figure(
         COLUMN * 1.2 if len(experiments) == 1 else WIDE, 2.2 * math.ceil(len(experiments) / 3) + 0.6
     )
@@ -288,7 +277,7 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
 def _final_rewards(frames: Frames) -> list[str]:
     """Final evaluation of each pair, per experiment."""
     sentences = []
-    for experiment in frames.experiments[:4]:
+    for experiment in frames.panels[:4]:
         runs = frames.runs[frames.runs["experiment"] == experiment]
         failed = runs["diverged"].astype(bool)
         runs = runs.assign(value=runs["reward/final"].where(~failed, 0.0))

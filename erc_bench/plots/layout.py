@@ -14,14 +14,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from erc_bench.plots.frames import Frames, band
-from erc_bench.plots.style import line_of, name_text, ordered
+from erc_bench.plots.style import WIDE, line_of, name_text, ordered
 
 __all__ = [
     "arm_legend",
     "first_column",
     "legend_below",
     "new_figure",
+    "log_limits",
     "over_seeds",
+    "paired_panels",
     "panel_grid",
     "percent",
     "plus_minus",
@@ -47,6 +49,27 @@ def panel_grid(figure: Figure, count: int, columns: int = 3, **kwargs: Any) -> l
     for extra in axes[count:]:
         extra.remove()
     return axes[:count]
+
+
+def paired_panels(count: int, single: float, block: float) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with two panels for each of ``count`` experiments.
+
+    One experiment has them side by side, ``single`` inches high; more have the second below the
+    first, in blocks of at most three, ``block`` inches high.
+    """
+    if count == 1:
+        figure = new_figure(WIDE, single)
+        left, right = figure.subplots(1, 2)
+        return figure, [(left, right)]
+    columns = min(count, 3)
+    blocks = math.ceil(count / columns)
+    figure = new_figure(WIDE, block * blocks + 0.4)
+    grid = figure.subplots(2 * blocks, columns, squeeze=False)
+    places = [(2 * (i // columns), i % columns) for i in range(blocks * columns)]
+    panels = [(grid[row, column], grid[row + 1, column]) for row, column in places]
+    for axes in (a for pair in panels[count:] for a in pair):
+        axes.remove()
+    return figure, panels[:count]
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
