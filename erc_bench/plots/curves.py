@@ -132,9 +132,7 @@ def fig2_entropy_gradient(frames: Frames) -> Drawing:
             _frame(axes, drawn, 0.0 if metric == GRADIENT else math.nan)
             axes.margins(x=0.01)
             if count == 1 or first_column(axes):
-                axes.set_ylabel(
-                    "entropy (nats per token)" if metric == ENTROPY else "gradient norm"
-                )
+                axes.set_ylabel("entropy (nats)" if metric == ENTROPY else "gradient norm")
         upper.set_title(name_text(experiment))
         lower.set_ylim(bottom=0)
         lower.set_xlabel("update")

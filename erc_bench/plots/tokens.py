@@ -31,6 +31,7 @@ __all__ = ["fig5_probability_entropy", "fig6_ratios", "lower_entropy_probability
 
 KEPT, CUT = "#7d8790", "#c1440e"
 SHARE = LinearSegmentedColormap.from_list("dropped", ["#e9ecef", "#f3b27a", CUT, "#5a1500"])
+DASHED = (0, (4, 1.6))
 CELL_TOKENS, STEPS = 3, 201  # tokens that a cell of the map needs; points of a curve
 BASES = ("dapo", "ppo-clip", "grpo", "gppo", "ce-gppo", "dual-clip", "dr-grpo", "reinforce")
 
@@ -81,6 +82,8 @@ def fig5_probability_entropy(frames: Frames) -> Drawing:
         label="dropped by the gate (% of a cell's tokens)", aspect=14 if single else 60,
         location="right" if single else "bottom", pad=0.02, fraction=0.1 if single else 0.03,
     )  # fmt: skip
+    handles = [Line2D([], [], color=CUT), Line2D([], [], color=KEPT, linestyle=DASHED)]
+    legend_below(figure, handles, ["dropped tokens", "kept tokens"])
     caption = (
         "Which tokens the gate drops. Map: share dropped among tokens of similar probability and "
         f"entropy (cells with at least {CELL_TOKENS} tokens). Curves: entropy of dropped and of "
@@ -129,16 +132,14 @@ def _entropies(axes: Axes, here: pd.DataFrame, top: float, first: bool) -> pd.Da
     at = np.linspace(0.0, top, STEPS)
     data = []
     for name, group, color, style in (
-        ("kept", here.loc[~dropped, "entropy/old"], KEPT, (0, (4, 1.6))),
+        ("kept", here.loc[~dropped, "entropy/old"], KEPT, DASHED),
         ("dropped", here.loc[dropped, "entropy/old"], CUT, "-"),
     ):
         if group.empty:
             continue
         values = np.sort(group.to_numpy())
         below = np.searchsorted(values, at, side="right") / len(values)
-        share = percent(len(values) / len(here))
-        axes.plot(at, 100 * below, color=color, linestyle=style, label=f"{name} ({share})",
-                  linewidth=1.5)  # fmt: skip
+        axes.plot(at, 100 * below, color=color, linestyle=style, linewidth=1.5)
         axes.plot([np.median(values)], [50], marker="o", markersize=4, color=color)
         data.append(pd.DataFrame({"panel": name, "entropy/old": at, "share_at_or_below": below,
                                   "tokens": len(values)}))  # fmt: skip
@@ -146,7 +147,7 @@ def _entropies(axes: Axes, here: pd.DataFrame, top: float, first: bool) -> pd.Da
     axes.set_xlabel("old entropy (nats); dot: median")
     if first:
         axes.set_ylabel("tokens at or below (%)")
-    axes.legend(loc="lower right", handlelength=1.8)
+    axes.set_title(f"dropped: {percent(float(dropped.mean()))}", fontsize=7, fontweight="normal")
     return pd.concat(data)
 
 
