@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from erc_bench.plots.clipping import PAPER_DROPPED
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
 from erc_bench.plots.layout import arm_lines, log_ticks, new_figure, percent, plus_minus
 from erc_bench.plots.per_run import KL, REWARD, column, group_bands, mark_fraction, runs_of
 from erc_bench.plots.staleness import draw_interval
-from erc_bench.plots.style import INK, MUTED, WIDE, arm_style, line_of, ordered, styled
+from erc_bench.plots.style import MUTED, WIDE, arm_style, line_of, ordered, styled
 
 __all__ = ["fig10_band_and_noise"]
 
@@ -22,10 +23,11 @@ SWEEP, PRECISION = "beta_sweep", "precision"
 BASE, GATE, TASK = "dapo", "erc-dapo", "forking_tokens"
 DROPPED, OUTSIDE = "mean/gate/dropped_fraction", "mean/drift/out_of_band_fraction"
 _UPPER = ((REWARD, "final reward", 1.0), (DROPPED, "dropped tokens (%)", 100.0),
-          (KL, "exact KL (nats)", 1.0))  # fmt: skip
+          (KL, "exact KL (10⁻³ nats)", 1e3))  # fmt: skip
 #: Number formats by their significand bits.
 FORMATS = {53: "float64", 24: "float32", 11: "float16", 8: "bfloat16"}
-_JITTER = ("#9ecae1", "#4292c6", "#08519c", "#08306b", "#041e42")
+MOST_WIDTHS = 7  # ticks for which a panel has room
+_JITTER = ("#b4b4b4", "#7a7a7a", "#1a1a1a", "#a08a60", "#5c4a1e")
 _THRESHOLD = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 1.5))}
 _MEASURED = {"color": arm_style(GATE).color, "linewidth": 1.1, "linestyle": (0, (4, 2))}
 
@@ -118,7 +120,12 @@ def _draw_sweep(axes: np.ndarray, data: pd.DataFrame, arms: list[str]) -> None:
                     panel.axhspan(scale * row["low"], scale * row["high"], linewidth=0, alpha=0.2,
                                   color=arm_style(name).color, zorder=1)  # fmt: skip
         panel.set_xscale("log")
-        log_ticks(panel, "x")
+        widths = sorted(here["half_width"].dropna().unique())
+        if len(widths) > MOST_WIDTHS:
+            log_ticks(panel, "x")
+        else:
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.set_xticks(widths, [f"{w:g}" for w in widths])
         panel.set_xlabel("half-width of the band")
         panel.set_ylabel(label)
         if value == DROPPED:
@@ -156,7 +163,7 @@ def _draw_noise(
     if not reference.empty:
         share = float(reference["mean"].iloc[0])
         axes[0].axhline(100 * share, **_MEASURED)
-        legend.append((Line2D([], [], **_MEASURED), f"dropped in {TASK}: {percent(share)}"))
+        legend.append((Line2D([], [], **_MEASURED), f"dropped by {GATE} in {TASK}: {percent(share)}"))
     for panel in axes:
         panel.set_ylim(bottom=0)
     return legend
