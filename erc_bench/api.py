@@ -102,9 +102,7 @@ def summary(results: Results | Path | str) -> pd.DataFrame:
     return summarise(_opened(results))
 
 
-def figures(
-    results: Results | Path | str, folder: Path | str, *, data: bool = False
-) -> list[Path]:
+def figures(results: Results | Path | str, folder: Path | str, *, data: bool = False) -> list[Path]:
     """Draw every figure the records allow, as PNG, SVG and a table of what it shows.
 
     With ``data``, also ``folder/data``: what the figures need of the records, as a small results

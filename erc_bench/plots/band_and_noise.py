@@ -64,7 +64,9 @@ def fig10_band_and_noise(frames: Frames) -> Drawing:
     arm_lines(figure, arms, extra)
     data = pd.concat([swept, noise, reference], ignore_index=True)
     caption = _caption(swept, noise, reference)
-    return Drawing("fig10_band_and_noise", "Width of the band and noise floor", figure, data, caption)
+    return Drawing(
+        "fig10_band_and_noise", "Width of the band and noise floor", figure, data, caption
+    )
 
 
 def _swept(frames: Frames) -> pd.DataFrame:
@@ -163,7 +165,9 @@ def _draw_noise(
     if not reference.empty:
         share = float(reference["mean"].iloc[0])
         axes[0].axhline(100 * share, **_MEASURED)
-        legend.append((Line2D([], [], **_MEASURED), f"dropped by {GATE} in {TASK}: {percent(share)}"))
+        legend.append(
+            (Line2D([], [], **_MEASURED), f"dropped by {GATE} in {TASK}: {percent(share)}")
+        )
     for panel in axes:
         panel.set_ylim(bottom=0)
     return legend

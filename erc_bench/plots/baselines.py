@@ -114,9 +114,7 @@ def _rows(
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _trade_off(
-    axes: Axes, data: pd.DataFrame, arms: list[str], value: str, scale: float
-) -> None:
+def _trade_off(axes: Axes, data: pd.DataFrame, arms: list[str], value: str, scale: float) -> None:
     """Reward against drift, a cross of two intervals per arm."""
     table = data.set_index(["value", "arm"])
     for arm in arms:
@@ -144,7 +142,9 @@ def _caption(runs: pd.DataFrame, data: pd.DataFrame, arms: list[str]) -> str:
     if words:
         text += f" Final reward minus {REFERENCE}'s on the same seeds: {', '.join(words)}."
     kl = data[data["value"] == KL].set_index("arm")
-    text += f" Exact KL in 10⁻³ nats: {', '.join(f'{a} {plus_minus(kl.loc[a], 1e3)}' for a in arms)}."
+    text += (
+        f" Exact KL in 10⁻³ nats: {', '.join(f'{a} {plus_minus(kl.loc[a], 1e3)}' for a in arms)}."
+    )
     chosen = data.drop_duplicates("arm").set_index("arm")["settings"]
     tuned = [f"{arm} {chosen[arm].replace(',', ', ')}" for arm in arms if chosen[arm]]
     failed = data.drop_duplicates("arm").set_index("arm")["diverged"]

@@ -191,9 +191,7 @@ def _over_training(axes: Axes, here: pd.DataFrame, data: list[pd.DataFrame]) -> 
         axes.axhline(100 * value, color=MUTED, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
 
 
-def _whole_runs(
-    axes: Axes, here: pd.DataFrame, arms: list[str], data: list[pd.DataFrame]
-) -> None:
+def _whole_runs(axes: Axes, here: pd.DataFrame, arms: list[str], data: list[pd.DataFrame]) -> None:
     for place, name in enumerate(arms):
         arm = here[here["objective"] == name]
         for metric, (marker, face, _) in _MARKS.items():

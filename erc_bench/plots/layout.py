@@ -56,7 +56,9 @@ def panel_grid(figure: Figure, count: int, columns: int = 3, **kwargs: Any) -> l
     return axes[:count]
 
 
-def paired_panels(count: int, single: float, block: float) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+def paired_panels(
+    count: int, single: float, block: float
+) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure with two panels for each of ``count`` experiments.
 
     One experiment has them side by side, ``single`` inches high; more have the second below the
@@ -113,9 +115,7 @@ def arm_legend(
     legend_below(figure, handles, labels)
 
 
-def arm_lines(
-    figure: Figure, names: Sequence[str], extra: Sequence[tuple[Any, str]] = ()
-) -> None:
+def arm_lines(figure: Figure, names: Sequence[str], extra: Sequence[tuple[Any, str]] = ()) -> None:
     """Legend of objectives drawn as lines with marks, and of what else there is."""
     handles: list[Any] = [
         Line2D([], [], marker=arm_style(n).marker, markersize=4, **line_of(n)) for n in names

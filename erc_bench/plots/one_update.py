@@ -58,7 +58,9 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
             arm = arm[(arm["staleness"] > 0) & np.isfinite(arm["kl_exact"])]
             if arm.empty:
                 continue
-            found = arm[hidden_violations(arm, frames.settings(experiment)) & arm["probs/old"].notna()]
+            found = arm[
+                hidden_violations(arm, frames.settings(experiment)) & arm["probs/old"].notna()
+            ]
             late = found[found["staleness"] >= arm["staleness"].max() / 2]
             found = late if len(late) else found
             if found.empty:

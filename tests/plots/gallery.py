@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +73,16 @@ def short_run(
     experiment: str, label: str, seed: int, values: dict[str, float], hyper: dict[str, float]
 ) -> dict[str, pd.DataFrame]:
     """A run whose runs table holds the given values, with one update and one token behind it."""
-    tables = make_run(experiment, label.partition(":")[0], seed, 1)
-    tables["metrics"] = tables["metrics"].head(1)
-    for table in tables.values():
-        table["objective"] = label
-    row = tables["runs"]
-    for name, value in {**values, **{f"hyper/{k}": v for k, v in hyper.items()}}.items():
-        row[name] = value
-    return tables
+    keys = {"experiment": experiment, "objective": label, "seed": seed}
+    tables = {name: table.assign(**keys) for name, table in _template().items()}
+    added = {**values, **{f"hyper/{k}": v for k, v in hyper.items()}}
+    return {**tables, "runs": tables["runs"].assign(**added)}
+
+
+@cache
+def _template() -> dict[str, pd.DataFrame]:
+    run = make_run("e", "erc-dapo", 0, 1)
+    return _with_means({**run, "metrics": run["metrics"].head(1)})
 
 
 def _label(recipe: str, hyper: dict[str, float]) -> str:
@@ -160,7 +163,7 @@ def make_gallery(path: Path, *, seeds: int = 4, tokens: int = 120, panels: int =
         for seed in range(seeds)
     ]
     for seed in range(seeds):
-        runs += [_with_means(run) for run in (*_baselines(seed), *_sweeps(seed))]
+        runs += [*_baselines(seed), *_sweeps(seed)]
     names = list(dict.fromkeys(run["runs"]["experiment"].iloc[0] for run in runs))
     sweeps = {
         "phase_diagram": {"learning_rate": RATES, "epochs": EPOCHS, "band": BANDS},
