@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from erc_bench.plots.clipping import PAPER_DROPPED
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
-from erc_bench.plots.layout import arm_lines, log_ticks, new_figure, percent, plus_minus
+from erc_bench.plots.layout import arm_lines, log_ticks, new_figure, percent, plus_minus, subfigures
 from erc_bench.plots.per_run import KL, REWARD, column, group_bands, mark_fraction, runs_of
 from erc_bench.plots.staleness import draw_interval
 from erc_bench.plots.style import MUTED, WIDE, arm_style, line_of, ordered, styled
@@ -28,8 +28,12 @@ _UPPER = ((REWARD, "final reward", 1.0), (DROPPED, "dropped tokens (%)", 100.0),
 FORMATS = {53: "float64", 24: "float32", 11: "float16", 8: "bfloat16"}
 MOST_WIDTHS = 7  # ticks for which a panel has room
 _JITTER = ("#b4b4b4", "#7a7a7a", "#1a1a1a", "#a08a60", "#5c4a1e")
-_THRESHOLD = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 1.5))}
-_MEASURED = {"color": arm_style(GATE).color, "linewidth": 1.1, "linestyle": (0, (4, 2))}
+_THRESHOLD: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 1.5))}
+_MEASURED: dict[str, Any] = {
+    "color": arm_style(GATE).color,
+    "linewidth": 1.1,
+    "linestyle": (0, (4, 2)),
+}
 
 
 @styled
@@ -52,7 +56,7 @@ def fig10_band_and_noise(frames: Frames) -> Drawing:
     swept, noise = parts
     rows = [2.0 if not swept.empty else 0.0, 2.1 if not noise.empty else 0.0]
     figure = new_figure(WIDE, sum(rows) + 0.75)
-    figures = figure.subfigures(len(rows), 1, height_ratios=[max(r, 1e-3) for r in rows])
+    figures = subfigures(figure, [max(r, 1e-3) for r in rows])
     reference = _reference(frames)
     extra: list[tuple[Line2D, str]] = []
     arms: list[str] = []
@@ -80,7 +84,8 @@ def _swept(frames: Frames) -> pd.DataFrame:
         for value, _, _ in _UPPER
     ]
     data = pd.concat(tables, ignore_index=True).rename(columns={"recipe": "objective"})
-    return data.assign(part=SWEEP)[["part", "value", "objective", "half_width", "mean", "low", "high", "n"]]  # fmt: skip
+    order = ["part", "value", "objective", "half_width", "mean", "low", "high", "n"]
+    return data.assign(part=SWEEP)[order]
 
 
 def _noise(frames: Frames) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from erc_bench.plots.frames import Drawing, Frames
-from erc_bench.plots.layout import legend_below, log_ticks, new_figure, plus_minus
+from erc_bench.plots.layout import legend_below, log_ticks, new_figure, plus_minus, subfigures
 from erc_bench.plots.per_run import KL, REWARD, group_bands, paired_bands, runs_of
 from erc_bench.plots.style import INK, MUTED, WIDE, arm_style, name_text, ordered, styled
 
@@ -41,7 +41,7 @@ def fig7_baselines(frames: Frames) -> Drawing:
     arms = ordered(runs["arm"])
     data = _measured(runs)
     figure = new_figure(WIDE, 1.1 + 0.19 * len(arms) + 2.4)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(0.6 + 0.19 * len(arms), 2.9))
+    upper, lower = subfigures(figure, (0.6 + 0.19 * len(arms), 2.9))
     for axes, (value, heading, scale, log) in zip(upper.subplots(1, 4), _COLUMNS, strict=True):
         _rows(axes, runs, data[data["value"] == value], arms, scale)
         axes.set_xlabel(heading)
@@ -127,6 +127,11 @@ def _trade_off(axes: Axes, data: pd.DataFrame, arms: list[str], value: str, scal
     axes.set_title("better: up and to the left", fontsize=6.5, fontweight="normal", color=MUTED)
 
 
+def _ends(row: pd.Series) -> str:
+    """The interval in brackets; nothing with one seed."""
+    return f" ({row['low']:+.3f} to {row['high']:+.3f})" if math.isfinite(row["low"]) else ""
+
+
 def _caption(runs: pd.DataFrame, data: pd.DataFrame, arms: list[str]) -> str:
     text = (
         f"Arms tuned with an equal budget, {runs['seed'].nunique()} paired seeds. Above: points are "
@@ -136,7 +141,7 @@ def _caption(runs: pd.DataFrame, data: pd.DataFrame, arms: list[str]) -> str:
     )
     found = data[data["value"] == DIFFERENCE].set_index("arm")
     words = [
-        f"{arm} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        f"{arm} {row['mean']:+.3f}" + _ends(row)
         for arm, row in ((a, found.loc[a]) for a in arms if a in found.index)
     ]
     if words:

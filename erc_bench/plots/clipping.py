@@ -85,7 +85,7 @@ def fig4_clip_fractions(frames: Frames) -> Drawing:
     by_name = {e: metrics[metrics["experiment"] == e] for e in experiments}
     for experiment, axes in over_training.items():
         _over_training(axes, by_name[experiment], data)
-        axes.set_title(name_text(experiment) + (", over training" if layout is _grid else ""))
+        axes.set_title(name_text(experiment) + (": course" if layout is _grid else ""))
     every = ordered({arm for e in experiments for arm in frames.arms(e)})
     for experiment, axes in whole_runs.items():
         here = by_name[experiment]

@@ -79,10 +79,11 @@ def _by_update(
     metrics: pd.DataFrame, metric: str, width: int
 ) -> tuple[pd.DataFrame, list[tuple[float, float]]]:
     """Band over seeds, each point the mean of ``width`` updates; and where diverged runs ended."""
+    metrics = metrics[["seed", "update", "diverged", metric]]
     metrics = metrics.assign(bin=metrics["update"] // width)
-    wide = metrics.where(np.isfinite(metrics[metric])).dropna(subset=[metric, "bin"]).pivot_table(
+    wide = metrics[np.isfinite(metrics[metric])].pivot_table(
         index="seed", columns="bin", values=metric
-    )  # fmt: skip
+    )
     data = band(wide.to_numpy())
     data.insert(0, "update", wide.columns.to_numpy() * width + (width - 1) / 2)
     diverged = metrics.loc[metrics["diverged"].astype(bool), "seed"].unique()
@@ -188,7 +189,8 @@ def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[flo
     interpolated linearly on a common grid between the largest first and the smallest last count.
     """
     curves, points = [], []
-    for _, run in metrics.sort_values("update").groupby("seed"):
+    columns = ["seed", "update", "rollout", "tokens", "reward/mean", "diverged"]
+    for _, run in metrics[columns].sort_values("update").groupby("seed"):
         rollouts = run.drop_duplicates("rollout")
         alive = rollouts[np.isfinite(rollouts["reward/mean"])]
         if alive.empty:

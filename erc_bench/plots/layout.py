@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -22,9 +22,9 @@ __all__ = [
     "arm_lines",
     "first_column",
     "legend_below",
-    "new_figure",
     "log_limits",
     "log_ticks",
+    "new_figure",
     "over_seeds",
     "paired_panels",
     "panel_grid",
@@ -32,6 +32,7 @@ __all__ = [
     "plus_minus",
     "power_text",
     "sentence_list",
+    "subfigures",
 ]
 
 
@@ -77,6 +78,12 @@ def paired_panels(
     for axes in (a for pair in panels[count:] for a in pair):
         axes.remove()
     return figure, panels[:count]
+
+
+def subfigures(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
+    """Parts of a figure below each other, each with a grid of its own."""
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=list(heights))
+    return [figure.add_subfigure(grid[row, 0]) for row in range(len(heights))]
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:

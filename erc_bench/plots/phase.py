@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_hex, to_rgb
@@ -62,8 +61,8 @@ def fig8_phase_diagram(frames: Frames) -> Drawing:
 
 
 def _draw(data: pd.DataFrame) -> Figure:
-    kinds = [(v, a) for v, a in data[["value", "objective"]].drop_duplicates().itertuples(index=False)
-             if np.isfinite(data.loc[(data["value"] == v) & (data["objective"] == a), "mean"]).any()]  # fmt: skip
+    known = data[np.isfinite(data["mean"])]
+    kinds = [(v, a) for v, a in known[["value", "objective"]].drop_duplicates().to_numpy()]
     bands = list(data[BAND].drop_duplicates().sort_values(BAND).itertuples(index=False, name=None))
     rates, updates = (sorted(data[name].unique()) for name in CELL)
     height = 0.26 * len(updates) + 0.32
@@ -86,7 +85,7 @@ def _draw(data: pd.DataFrame) -> Figure:
             grid[row, 0].set_ylabel(f"{name_text(kinds[row][1])}\nupdates / rollout")
         bar = figure.colorbar(ScalarMappable(norm, colors), ax=grid[rows].ravel().tolist(),
                               label=label, pad=0.02, aspect=12 * len(rows), fraction=0.05)  # fmt: skip
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         if value != REWARD:
             _ratio_bar(bar, reach)
     for axes, width in zip(grid[0], bands, strict=True):
@@ -122,11 +121,11 @@ def _heat_map(
             axes.text(x, y, "–", ha="center", va="center", fontsize=size, color=MUTED)
             continue
         clear = bool(cell["low"] > 0 or cell["high"] < 0)
-        face = to_rgb(colors.to_rgba(np.array([cell["mean"]]))[0])  # type: ignore[arg-type]
-        if not clear:
-            face = tuple(1 - 0.35 * (1 - c) for c in face)
+        depth = 1.0 if clear else 0.35
+        red, green, blue = to_rgb(colors.to_rgba(np.array([cell["mean"]]))[0])
+        face = (1 - depth * (1 - red), 1 - depth * (1 - green), 1 - depth * (1 - blue))
         axes.add_patch(
-            Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=to_hex(face), linewidth=0 if clear else 0,
+            Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=to_hex(face), linewidth=0,
                       edgecolor="#b4b4b4", hatch=None if clear else "////")
         )  # fmt: skip
         dark = sum(w * c for w, c in zip((0.299, 0.587, 0.114), face, strict=True)) < 0.5

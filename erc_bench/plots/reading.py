@@ -16,7 +16,7 @@ from erc_bench.plots.frames import Frames, NothingToDraw
 from erc_bench.plots.one_update import choose_token, experiments_in_order, hidden_violations
 from erc_bench.records import KEYS, Results
 
-__all__ = ["METRICS", "SIGNIFICANT_BITS", "TOKENS", "read_frames", "rounded"]
+__all__ = ["DISTRIBUTIONS", "METRICS", "SIGNIFICANT_BITS", "TOKENS", "read_frames", "rounded"]
 
 #: Columns of the metrics that figures 2 to 4 draw.
 METRICS = (
@@ -30,11 +30,10 @@ TOKENS = ("staleness", "log_ratio", "log_entropy_ratio", "kl_exact", "gate_dropp
 GATED, SHOWN = ("prob/old", "entropy/old"), ("action", "tv", "tv_unsampled")
 DISTRIBUTIONS = ("probs/old", "probs/new")
 #: Binary digits kept of a column, 24 (float32) where it is not named: a relative error below 2e-5.
-SIGNIFICANT_BITS = {
-    name: 15
-    for name in ("grad/norm", "drift/entropy_new", "log_ratio", "log_entropy_ratio", "kl_exact",
-                 "entropy/old")
-}  # fmt: skip
+SIGNIFICANT_BITS = dict.fromkeys(
+    ("grad/norm", "drift/entropy_new", "log_ratio", "log_entropy_ratio", "kl_exact", "entropy/old"),
+    15,
+)
 
 
 def rounded(values: np.ndarray, bits: int = 24) -> np.ndarray:
@@ -46,7 +45,8 @@ def rounded(values: np.ndarray, bits: int = 24) -> np.ndarray:
     (0.34375, 0.3333333432674408)
     """
     mantissa, exponent = np.frexp(np.asarray(values, dtype=np.float32).astype(np.float64))
-    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+    found: np.ndarray = np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+    return found
 
 
 def read_frames(results: Results) -> Frames:

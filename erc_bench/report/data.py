@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from erc_bench.errors import InputError
 from erc_bench.plots import Frames
-from erc_bench.records import KEYS, SCHEMA_VERSION, Results, Table, atomic_write
+from erc_bench.plots.reading import DISTRIBUTIONS
+from erc_bench.records import SCHEMA_VERSION, Results, Table, atomic_write
 
 __all__ = ["CONTENT", "is_figure_data", "open_data", "write_data"]
 
@@ -104,9 +105,7 @@ def _stored(frame: pd.DataFrame, *, whole: bool) -> pa.Table:
         kind = field.type
         if pa.types.is_floating(kind):
             kind = pa.float32()
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            kind = pa.list_(pa.float32())
-        elif field.name not in KEYS and pa.types.is_null(kind):
+        elif field.name in DISTRIBUTIONS:
             kind = pa.list_(pa.float32())
         fields.append(field.with_type(kind))
     return table.cast(pa.schema(fields, metadata=table.schema.metadata))

@@ -69,7 +69,7 @@ def table_bytes(data: pd.DataFrame) -> tuple[str, bytes]:
         text = data.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
         return "csv", text.encode()
     stream = io.BytesIO()
-    floats = {name: np.float32 for name in data.select_dtypes("float64")}
+    floats = dict.fromkeys(data.select_dtypes("float64"), np.float32)
     table = pa.Table.from_pandas(data.astype(floats), preserve_index=False)
     pq.write_table(table.replace_schema_metadata(None), stream, compression="zstd")
     return "parquet", stream.getvalue()

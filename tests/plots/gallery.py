@@ -127,14 +127,16 @@ def _sweeps(seed: int) -> list[dict[str, pd.DataFrame]]:
     arms = ("dapo", *ERC_GAIN)
     found = []
     for rate, epochs, recipe in itertools.product(RATES, EPOCHS, arms):
-        for band in (0.05,) if recipe == "dapo" else BANDS:
-            found.append(_swept("phase_diagram", recipe, seed, rate, 8 * epochs, band,
-                                learning_rate=rate, epochs=epochs, bands=1))  # fmt: skip
+        found += [
+            _swept("phase_diagram", recipe, seed, rate, 8 * epochs, band,
+                   learning_rate=rate, epochs=epochs, bands=1)
+            for band in ((0.05,) if recipe == "dapo" else BANDS)
+        ]  # fmt: skip
     for epochs, recipe in itertools.product(STALENESS, arms):
         found.append(_swept("staleness", recipe, seed, 1e-3, epochs, 0.05, epochs=epochs))
     for recipe in arms:
-        for band in (0.05,) if recipe == "dapo" else WIDTHS:
-            found.append(_swept("beta_sweep", recipe, seed, 1e-3, 8, band, bands=1))
+        widths = (0.05,) if recipe == "dapo" else WIDTHS
+        found += [_swept("beta_sweep", recipe, seed, 1e-3, 8, w, bands=1) for w in widths]
     for bits, jitter in itertools.product(BITS, JITTERS):
         share = NOISE_FLOOR[bits] + 4 * jitter * math.exp(noise(bits, jitter, seed, scale=0.1))
         values = {"mean/drift/out_of_band_fraction": share, "mean/drift/kl_exact": 1e-3 * share**2}

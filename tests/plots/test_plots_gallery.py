@@ -6,6 +6,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+
+from erc_bench.analysis import mean_interval, paired_difference
+from erc_bench.plots import FIGURES, Frames, NothingToDraw, arm_style, draw_all
+from erc_bench.plots.layout import power_text
+from erc_bench.plots.per_run import group_bands, paired_bands, runs_of
+from erc_bench.plots.reading import rounded
 from plots.gallery import (
     BANDS,
     BASELINES,
@@ -20,12 +26,6 @@ from plots.gallery import (
     make_gallery,
 )
 from plots.test_plots_figures import assert_legible
-
-from erc_bench.analysis import mean_interval, paired_difference
-from erc_bench.plots import FIGURES, Frames, NothingToDraw, arm_style, draw_all
-from erc_bench.plots.layout import power_text
-from erc_bench.plots.per_run import group_bands, paired_bands, runs_of
-from erc_bench.plots.reading import rounded
 
 SEEDS = 4
 OURS = ("fig7_baselines", "fig8_phase_diagram", "fig8b_staleness", "fig10_band_and_noise")

@@ -39,7 +39,7 @@ def test_figures_of_the_data_are_those_of_the_whole_records_byte_for_byte(galler
     write_figures(open_data(gallery / "data"), tmp_path / "again", data=True)
     first, again = everything(gallery), everything(tmp_path / "again")
     assert set(first) == set(again)
-    assert sum(p.suffix == ".png" for p in map(lambda p: p, first)) >= 5
+    assert sum(p.suffix == ".png" for p in first) >= 5
     for path, content in first.items():
         assert again[path] == content, path
 
