@@ -17,9 +17,10 @@ from erc_bench.plots import Drawing, Frames, draw_all, rc
 from erc_bench.records import Results, atomic_write
 from erc_bench.report.data import write_data
 
-__all__ = ["Gallery", "figure_bytes", "table_bytes", "write_figures"]
+__all__ = ["Gallery", "figure_bytes", "settle", "table_bytes", "write_figures"]
 
 DPI = 200
+PLACE_DIGITS = 6  # of a place as a share of the figure
 #: Longest table written as CSV, and its significant digits.
 CSV_ROWS, DIGITS = 20_000, 6
 
@@ -31,6 +32,16 @@ def figure_bytes(figure: Figure, kind: str) -> bytes:
     with rc():
         figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
     return stream.getvalue()
+
+
+def settle(figure: Figure) -> None:
+    """Keep a solved layout, without the last digits of places: they differ between processes."""
+    figure.set_layout_engine("none")
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), PLACE_DIGITS))
+    for axes in figure.get_axes():
+        place = axes.get_position(original=True)
+        axes.set_position(np.round(place.bounds, PLACE_DIGITS).tolist())
 
 
 class Gallery:
@@ -49,7 +60,7 @@ class Gallery:
             # Solve the layout here, once: it takes half the time, and every format then shows the same.
             with rc():
                 drawing.figure.draw_without_rendering()
-            drawing.figure.set_layout_engine("none")
+            settle(drawing.figure)
         self._bytes: dict[tuple[str, str], bytes] = {}
 
     def bytes(self, drawing: Drawing, kind: str) -> bytes:
