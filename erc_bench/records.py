@@ -20,7 +20,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -261,14 +261,15 @@ class Results:
         table: Table,
         columns: list[str] | None = None,
         *,
-        experiments: Sequence[str] | None = None,
+        where: list[tuple[str, str, Any]] | None = None,
     ) -> pd.DataFrame:
         """Rows of every finished part, in the parts' order.
 
         Args:
-            table: which one.
-            columns: names; a part gives those of them that it has. None: all.
-            experiments: whose rows. None: all.
+            table: which.
+            columns: those wanted, of which a part gives those that it has; None: all.
+            where: conditions that all rows meet, as ``("experiment", "==", "stress")``; what they
+                leave out is not held in memory.
 
         Raises:
             InputError: no part is finished yet, or a file is damaged.
@@ -278,7 +279,6 @@ class Results:
             raise InputError(
                 f"results: {self.path} has no finished part yet; finish it with --resume"
             )
-        rows = None if experiments is None else [("experiment", "in", list(experiments))]
         frames = []
         for name in finished:
             file = self.path / table / name
@@ -289,12 +289,14 @@ class Results:
                     pq.read_table(
                         file,
                         columns=columns and [c for c in columns if c in names],
-                        filters=rows,
+                        filters=where,
                     ).to_pandas()
                 )
             except (OSError, pa.ArrowException) as error:
                 line = str(error).splitlines()[0]
                 raise InputError(f"results: {file} cannot be read: {line}") from None
+        if where is not None:  # parts without such a row would only blur the columns' types
+            frames = [frame for frame in frames if len(frame)] or frames[:1]
         return pd.concat(frames, ignore_index=True)
 
 

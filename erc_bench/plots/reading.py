@@ -53,9 +53,10 @@ def read_frames(results: Results) -> Frames:
     """Read what the figures need of a results folder, in its order of rows."""
     runs = results.read("runs")
     panels = Frames(runs, pd.DataFrame(), pd.DataFrame(), results.config).panels
-    metrics = results.read("metrics", [*KEYS, *METRICS], experiments=panels)
+    here = [("experiment", "in", panels)]
+    metrics = results.read("metrics", [*KEYS, *METRICS], where=here)
     columns = [*KEYS, *TOKENS, *GATED, *SHOWN]
-    tokens = results.read("tokens", columns, experiments=panels)
+    tokens = results.read("tokens", columns, where=here)
     tokens = _few_digits(tokens[tokens["staleness"] > 0].reset_index(drop=True))
     frames = Frames(runs, _few_digits(metrics), tokens, results.config)
     return replace(frames, tokens=_blanked(frames, *_shown(frames, results)))
@@ -78,7 +79,7 @@ def _shown(frames: Frames, results: Results) -> tuple[pd.Series | None, pd.DataF
     for experiment in experiments_in_order(frames):
         here = frames.tokens[frames.tokens["experiment"] == experiment]
         columns = ["staleness", *DISTRIBUTIONS]
-        stored = results.read("tokens", columns, experiments=[experiment])
+        stored = results.read("tokens", columns, where=[("experiment", "==", experiment)])
         stored = stored[stored["staleness"] > 0]
         if not {*DISTRIBUTIONS} <= set(stored):
             continue

@@ -79,7 +79,8 @@ def fig5_probability_entropy(frames: Frames) -> Drawing:
     single = len(arms) == 1
     figure.colorbar(
         colors, ax=[upper for upper, _ in panels] if single else [a for p in panels for a in p],
-        label="dropped by the gate (% of a cell's tokens)", aspect=14 if single else 60,
+        label="dropped (%)" if single else "dropped by the gate (% of a cell's tokens)",
+        aspect=14 if single else 60,
         location="right" if single else "bottom", pad=0.02, fraction=0.1 if single else 0.03,
     )  # fmt: skip
     handles = [Line2D([], [], color=CUT), Line2D([], [], color=KEPT, linestyle=DASHED)]
