@@ -111,11 +111,15 @@ def claims(results: Results | Path | str) -> Assessment:
     return assess(_opened(results))
 
 
-def figures(results: Results | Path | str, folder: Path | str) -> list[Path]:
-    """Draw every figure the records allow, as PNG, SVG and the data drawn; returns their paths."""
+def figures(results: Results | Path | str, folder: Path | str, *, data: bool = False) -> list[Path]:
+    """Draw every figure the records allow, as PNG, SVG and a table of what it shows.
+
+    With ``data``, also ``folder/data``: what the figures need of the records, as a small results
+    folder that gives the same figures. Returns the paths.
+    """
     from erc_bench.report import write_figures  # noqa: PLC0415
 
-    return write_figures(_opened(results), Path(folder))
+    return write_figures(_opened(results), Path(folder), data=data)
 
 
 def report(results: Results | Path | str, path: Path | str) -> Path:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from erc_bench.conformance import PolicyLoss
     from erc_bench.conformance import Report as ConformanceReport
     from erc_bench.conformance.reports import Extra
+    from erc_bench.records import Results
 
 __all__ = ["main"]
 
@@ -88,12 +89,19 @@ class Report:
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw the figures of finished runs as PNG and SVG, with the data drawn beside each."""
+    """Draw the figures of finished runs as PNG and SVG, with the data drawn beside each.
 
-    results: Positional[Path]
+    Example: erc-bench figures results/latest --out figures --data; erc-bench figures --from figures/data
+    """
+
+    results: Positional[Path | None] = None
     """Results folder."""
+    source: Annotated[Path | None, arg(name="from", metavar="DATA")] = None
+    """In place of a results folder: a data folder that an earlier --data wrote."""
     out: Path | None = None
-    """Folder for the figures. None: figures in the results folder."""
+    """Folder for the figures. None: figures in the results folder; with --from, the folder DATA is in."""
+    data: bool = False
+    """Write OUT/data too: the little of the records that the figures need, to make them again."""
 
 
 @dataclass(frozen=True)
@@ -230,10 +238,19 @@ def _report(command: Report) -> None:
 
 def _figures(command: Figures) -> None:
     from erc_bench import api  # noqa: PLC0415
+    from erc_bench.report import open_data  # noqa: PLC0415
 
-    out = command.out or command.results / "figures"
+    if (command.results is None) == (command.source is None):
+        raise InputError("figures: give either a results folder or --from DATA")
+    source: Results | Path
+    if command.results is not None:
+        source, default = command.results, command.results / "figures"
+    else:
+        assert command.source is not None
+        source, default = open_data(command.source), command.source.resolve().parent
+    out = command.out or default
     with _writing(out):
-        for path in api.figures(command.results, out):
+        for path in api.figures(source, out, data=command.data):
             print(path)
 
 

@@ -267,7 +267,7 @@ class Results:
 
         Args:
             table: which.
-            columns: those wanted; None: all.
+            columns: those wanted, of which a part gives those that it has; None: all.
             where: conditions that all rows meet, as ``("experiment", "==", "stress")``; what they
                 leave out is not held in memory.
 
@@ -283,7 +283,15 @@ class Results:
         for name in finished:
             file = self.path / table / name
             try:
-                frames.append(pq.read_table(file, columns=columns, filters=where).to_pandas())
+                with pq.ParquetFile(file) as stored:
+                    names = set(stored.schema_arrow.names)
+                frames.append(
+                    pq.read_table(
+                        file,
+                        columns=columns and [c for c in columns if c in names],
+                        filters=where,
+                    ).to_pandas()
+                )
             except (OSError, pa.ArrowException) as error:
                 line = str(error).splitlines()[0]
                 raise InputError(f"results: {file} cannot be read: {line}") from None

@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
-from erc_bench.plots.layout import legend_below, new_figure, percent, plus_minus
+from erc_bench.plots.layout import first_column, legend_below, new_figure, percent, plus_minus
 from erc_bench.plots.style import (
     INK,
     MUTED,
@@ -40,6 +41,7 @@ _MARKS = {
     DROPPED: ("x", "same", "dropped by the gate"),
 }
 POINTS = 20
+FEW = 3  # experiments that have a row of their own
 _OFFSET = {BOUND: 0.0, BAND: -0.14, DROPPED: 0.16}  # rows are 1 apart
 _TICKS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
 
@@ -63,32 +65,34 @@ def _axis(axes: Axes, which: str) -> None:
 def fig4_clip_fractions(frames: Frames) -> Drawing:
     """Share of tokens over training and over whole runs, with the paper's two numbers as lines.
 
-    Left: at most ``POINTS`` points, each the mean over the updates of one or more whole rollouts;
-    bases show the share that their clip
-    determines, gated arms the share dropped. Right: means over all updates with 95 % intervals.
+    Curves: at most ``POINTS`` points, each the mean over the updates of one or more whole rollouts;
+    bases show the share that their clip determines, gated arms the share dropped. Rows: means over
+    all updates with 95 % intervals.
     """
     metrics = frames.metrics.reindex(
         columns=[*frames.metrics.columns.union([BOUND, BAND, DROPPED])]
     )
     experiments = [
         e
-        for e in frames.experiments
+        for e in frames.panels
         if np.isfinite(metrics.loc[metrics["experiment"] == e, [BOUND, BAND]]).any().any()
     ]
     if not experiments:
         raise NothingToDraw(f"no values of {BOUND} or {BAND}")
-    rows = max(len(frames.arms(e)) for e in experiments)
-    height = max(2.1, 0.6 + 0.2 * rows)
-    figure = new_figure(WIDE, height * len(experiments) + 0.7)
-    grid = figure.subplots(len(experiments), 2, squeeze=False, width_ratios=(1, 1.05))
+    layout = _rows if len(experiments) <= FEW else _grid
+    figure, over_training, whole_runs = layout(experiments, frames)
     data: list[pd.DataFrame] = []
-    for (left, right), experiment in zip(grid, experiments, strict=True):
-        here = metrics[metrics["experiment"] == experiment]
-        _over_training(left, here, data)
-        _whole_runs(right, here, data)
-        left.set_title(name_text(experiment))
-    for axes in grid[-1]:
-        axes.set_xlabel("rollout" if axes is grid[-1, 0] else "tokens (%), mean over all updates")
+    by_name = {e: metrics[metrics["experiment"] == e] for e in experiments}
+    for experiment, axes in over_training.items():
+        _over_training(axes, by_name[experiment], data)
+        axes.set_title(name_text(experiment) + (": course" if layout is _grid else ""))
+    every = ordered({arm for e in experiments for arm in frames.arms(e)})
+    for experiment, axes in whole_runs.items():
+        here = by_name[experiment]
+        _whole_runs(axes, here, every if layout is _grid else ordered(here["objective"]), data)
+        if layout is _grid:
+            axes.set_title(name_text(experiment))
+            axes.tick_params(labelleft=first_column(axes))
     drawn = ordered(
         {n for d in data if d["kind"].iloc[0] == "over training" for n in d["objective"]}
     )
@@ -107,6 +111,40 @@ def fig4_clip_fractions(frames: Frames) -> Drawing:
     return Drawing(
         "fig4_clip_fractions", "Clipped and dropped tokens", figure, frame, _caption(frame)
     )
+
+
+def _rows(
+    experiments: list[str], frames: Frames
+) -> tuple[Figure, dict[str, Axes], dict[str, Axes]]:
+    """Each experiment in a row of its own: over training on the left, whole runs on the right."""
+    rows = max(len(frames.arms(e)) for e in experiments)
+    figure = new_figure(WIDE, max(2.1, 0.6 + 0.2 * rows) * len(experiments) + 0.7)
+    grid = figure.subplots(len(experiments), 2, squeeze=False, width_ratios=(1, 1.05))
+    grid[-1, 0].set_xlabel("rollout")
+    grid[-1, 1].set_xlabel("tokens (%), mean over all updates")
+    return figure, dict(zip(experiments, grid[:, 0], strict=True)), dict(
+        zip(experiments, grid[:, 1], strict=True)
+    )  # fmt: skip
+
+
+def _grid(
+    experiments: list[str], frames: Frames
+) -> tuple[Figure, dict[str, Axes], dict[str, Axes]]:
+    """The first three experiments over training, then whole runs of all, with common rows."""
+    arms = len({arm for e in experiments for arm in frames.arms(e)})
+    blocks = math.ceil(len(experiments) / 3)
+    heights = [1.7] + [0.5 + 0.145 * arms] * blocks
+    figure = new_figure(WIDE, sum(heights) + 0.8)
+    grid = figure.subplots(1 + blocks, 3, squeeze=False, height_ratios=heights)
+    below = grid[1:].ravel().tolist()
+    for axes in below[len(experiments) :]:
+        axes.remove()
+    for axes in grid[0]:
+        axes.set_xlabel("rollout")
+    whole_runs = dict(zip(experiments, below, strict=False))
+    for axes in list(whole_runs.values())[-3:]:
+        axes.set_xlabel("tokens (%), mean over updates")
+    return figure, dict(zip(experiments, grid[0], strict=False)), whole_runs
 
 
 def _whole_rollout(here: pd.DataFrame) -> pd.Series:
@@ -147,13 +185,13 @@ def _over_training(axes: Axes, here: pd.DataFrame, data: list[pd.DataFrame]) -> 
     _axis(axes, "y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.01)
-    axes.set_ylabel("tokens (%)")
+    if first_column(axes):
+        axes.set_ylabel("tokens (%)")
     for value in (PAPER_BOUND, PAPER_DROPPED):
         axes.axhline(100 * value, color=MUTED, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
 
 
-def _whole_runs(axes: Axes, here: pd.DataFrame, data: list[pd.DataFrame]) -> None:
-    arms = ordered(here["objective"])
+def _whole_runs(axes: Axes, here: pd.DataFrame, arms: list[str], data: list[pd.DataFrame]) -> None:
     for place, name in enumerate(arms):
         arm = here[here["objective"] == name]
         for metric, (marker, face, _) in _MARKS.items():
@@ -188,7 +226,7 @@ def _whole_runs(axes: Axes, here: pd.DataFrame, data: list[pd.DataFrame]) -> Non
 def _caption(data: pd.DataFrame) -> str:
     text = (
         "Share of tokens whose loss PPO's clip determines against the share outside ERC's entropy "
-        "band. Left: over training, means over whole rollouts. Right: over whole runs, mean "
+        "band. Curves: over training, means over whole rollouts. Rows: over whole runs, mean "
         "and 95 % interval over seeds. Dotted: the paper's 0.02 % and 20.29 %. The axis is linear "
         "below 0.01 %."
     )

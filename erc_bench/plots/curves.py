@@ -16,6 +16,7 @@ from erc_bench.plots.layout import (
     first_column,
     new_figure,
     over_seeds,
+    paired_panels,
     panel_grid,
     plus_minus,
 )
@@ -78,10 +79,11 @@ def _by_update(
     metrics: pd.DataFrame, metric: str, width: int
 ) -> tuple[pd.DataFrame, list[tuple[float, float]]]:
     """Band over seeds, each point the mean of ``width`` updates; and where diverged runs ended."""
+    metrics = metrics[["seed", "update", "diverged", metric]]
     metrics = metrics.assign(bin=metrics["update"] // width)
-    wide = metrics.where(np.isfinite(metrics[metric])).dropna(subset=[metric, "bin"]).pivot_table(
+    wide = metrics[np.isfinite(metrics[metric])].pivot_table(
         index="seed", columns="bin", values=metric
-    )  # fmt: skip
+    )
     data = band(wide.to_numpy())
     data.insert(0, "update", wide.columns.to_numpy() * width + (width - 1) / 2)
     diverged = metrics.loc[metrics["diverged"].astype(bool), "seed"].unique()
@@ -110,23 +112,11 @@ def fig2_entropy_gradient(frames: Frames) -> Drawing:
     for metric in (ENTROPY, GRADIENT):
         if metric not in metrics or not np.isfinite(metrics[metric]).any():
             raise NothingToDraw(f"no values of {metric}")
-    experiments = frames.experiments
+    experiments = frames.panels
     count = len(experiments)
-    columns = min(count, 3)
-    blocks = math.ceil(count / columns)
-    if count == 1:
-        figure = new_figure(WIDE, 2.6)
-        panels = [tuple(figure.subplots(1, 2))]
-    else:
-        figure = new_figure(WIDE, 3.3 * blocks + 0.4)
-        grid = figure.subplots(2 * blocks, columns, squeeze=False)
-        places = [(2 * (i // columns), i % columns) for i in range(blocks * columns)]
-        panels = [(grid[row, column], grid[row + 1, column]) for row, column in places]
-        for upper, lower in panels[count:]:
-            upper.remove()
-            lower.remove()
+    figure, panels = paired_panels(count, 2.6, min(3.3, 8.6 / math.ceil(count / 3)))
     data, widths = [], set()
-    for experiment, (upper, lower) in zip(experiments, panels[:count], strict=True):
+    for experiment, (upper, lower) in zip(experiments, panels, strict=True):
         here = metrics[metrics["experiment"] == experiment]
         width = bin_width(here)
         widths.add(width)
@@ -143,9 +133,7 @@ def fig2_entropy_gradient(frames: Frames) -> Drawing:
             _frame(axes, drawn, 0.0 if metric == GRADIENT else math.nan)
             axes.margins(x=0.01)
             if count == 1 or first_column(axes):
-                axes.set_ylabel(
-                    "entropy (nats per token)" if metric == ENTROPY else "gradient norm"
-                )
+                axes.set_ylabel("entropy (nats)" if metric == ENTROPY else "gradient norm")
         upper.set_title(name_text(experiment))
         lower.set_ylim(bottom=0)
         lower.set_xlabel("update")
@@ -170,7 +158,7 @@ def _caption_entropy(frames: Frames, averaged: int) -> str:
     if averaged > 1:
         text += f" Points are means of up to {averaged} updates within a seed."
     findings = []
-    for experiment in frames.experiments:
+    for experiment in frames.panels:
         here = frames.metrics[frames.metrics["experiment"] == experiment]
         runs = frames.runs[frames.runs["experiment"] == experiment]
         for base, erc in pairs(frames.arms(experiment)):
@@ -201,7 +189,8 @@ def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[flo
     interpolated linearly on a common grid between the largest first and the smallest last count.
     """
     curves, points = [], []
-    for _, run in metrics.sort_values("update").groupby("seed"):
+    columns = ["seed", "update", "rollout", "tokens", "reward/mean", "diverged"]
+    for _, run in metrics[columns].sort_values("update").groupby("seed"):
         rollouts = run.drop_duplicates("rollout")
         alive = rollouts[np.isfinite(rollouts["reward/mean"])]
         if alive.empty:
@@ -234,7 +223,7 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
 
     Tokens, not updates, because dynamic sampling generates more for the same number of updates.
     """
-    experiments = frames.experiments
+    experiments = frames.panels
     figure = new_figure(
         COLUMN * 1.2 if len(experiments) == 1 else WIDE, 2.2 * math.ceil(len(experiments) / 3) + 0.6
     )
@@ -288,7 +277,7 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
 def _final_rewards(frames: Frames) -> list[str]:
     """Final evaluation of each pair, per experiment."""
     sentences = []
-    for experiment in frames.experiments[:4]:
+    for experiment in frames.panels[:4]:
         runs = frames.runs[frames.runs["experiment"] == experiment]
         failed = runs["diverged"].astype(bool)
         runs = runs.assign(value=runs["reward/final"].where(~failed, 0.0))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from erc_bench.plots.band_and_noise import fig10_band_and_noise
+from erc_bench.plots.baselines import fig7_baselines
 from erc_bench.plots.clipping import fig4_clip_fractions
 from erc_bench.plots.curves import fig2_entropy_gradient, fig3_learning_curves
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
 from erc_bench.plots.one_update import fig1_one_update
+from erc_bench.plots.phase import fig8_phase_diagram
+from erc_bench.plots.staleness import fig8b_staleness
 from erc_bench.plots.tokens import fig5_probability_entropy, fig6_ratios
 
 __all__ = ["FIGURES", "draw_all"]
@@ -19,6 +23,10 @@ FIGURES: dict[str, Callable[[Frames], Drawing]] = {
     "fig4_clip_fractions": fig4_clip_fractions,
     "fig5_probability_entropy": fig5_probability_entropy,
     "fig6_ratios": fig6_ratios,
+    "fig7_baselines": fig7_baselines,
+    "fig8_phase_diagram": fig8_phase_diagram,
+    "fig8b_staleness": fig8b_staleness,
+    "fig10_band_and_noise": fig10_band_and_noise,
 }
 
 

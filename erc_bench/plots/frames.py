@@ -16,6 +16,10 @@ from erc_bench.records import Results
 __all__ = ["Drawing", "Frames", "NothingToDraw", "Settings", "band"]
 
 
+#: Experiments that are no sweep and are left out of figures 1 to 6: what their own figure shows.
+OWN_FIGURE = ("baselines",)
+
+
 class NothingToDraw(LookupError):  # noqa: N818 - a finding about the records, not an error
     """The records lack what a figure shows; the message says what."""
 
@@ -31,7 +35,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Frames:
-    """All records of a results folder, read once."""
+    """What the figures show of a results folder's records, read once.
+
+    Attributes:
+        runs: every run.
+        metrics: updates, and tokens: sampled tokens, of the experiments in ``panels``.
+        config: the configuration.
+    """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
@@ -40,15 +50,31 @@ class Frames:
 
     @classmethod
     def read(cls, results: Results) -> Frames:
-        """Every finished part of a results folder."""
-        return cls(
-            results.read("runs"), results.read("metrics"), results.read("tokens"), results.config
-        )
+        """What the figures show of every finished part (see :mod:`erc_bench.plots.reading`)."""
+        from erc_bench.plots.reading import read_frames  # noqa: PLC0415 - it reads into this class
+
+        return read_frames(results)
 
     @property
     def experiments(self) -> list[str]:
         """In the records' order."""
         return list(dict.fromkeys(self.runs["experiment"]))
+
+    @property
+    def panels(self) -> list[str]:
+        """Experiments with a panel in figures 1 to 6, in the records' order.
+
+        Sweeps and tuned arms have figures of their own, 7, 8 and 10, where points of a grid are
+        axes and not arms; without any other experiment they are drawn here too.
+        """
+        plain = [e for e in self.experiments if self.about(e).get("regime") != "sweep"]
+        return [e for e in plain if e not in OWN_FIGURE] or plain or self.experiments
+
+    def about(self, experiment: str) -> dict[str, Any]:
+        """The configuration's entry of an experiment; empty where it has none."""
+        found = self.config.get("experiments")
+        entry = found.get(experiment) if isinstance(found, dict) else None
+        return entry if isinstance(entry, dict) else {}
 
     def arms(self, experiment: str) -> list[str]:
         """Objectives that ran in an experiment, in the records' order."""
@@ -57,9 +83,7 @@ class Frames:
 
     def settings(self, experiment: str) -> Settings:
         """Bounds from the configuration; what it does not say is as in the paper."""
-        found = self.config.get("experiments")
-        entry = found.get(experiment) if isinstance(found, dict) else None
-        entry = entry if isinstance(entry, dict) else {}
+        entry = self.about(experiment)
         default = Settings()
 
         def bounds(key: str, otherwise: tuple[float, float]) -> tuple[float, float]:

@@ -9,28 +9,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from erc_bench.plots.frames import Frames, band
-from erc_bench.plots.style import line_of, name_text, ordered
+from erc_bench.plots.style import WIDE, arm_style, line_of, name_text, ordered
 
 __all__ = [
     "arm_legend",
+    "arm_lines",
     "first_column",
     "legend_below",
+    "log_limits",
+    "log_ticks",
     "new_figure",
     "over_seeds",
+    "paired_panels",
     "panel_grid",
     "percent",
     "plus_minus",
+    "power_text",
     "sentence_list",
+    "subfigures",
 ]
 
 
 #: Rows of a legend that a figure's height allows for, and the height of one more.
 LEGEND_ROWS, ROW_INCHES = 3, 0.19
+MOST_TICKS = 4  # of a logarithmic axis of a small panel
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -47,6 +55,35 @@ def panel_grid(figure: Figure, count: int, columns: int = 3, **kwargs: Any) -> l
     for extra in axes[count:]:
         extra.remove()
     return axes[:count]
+
+
+def paired_panels(
+    count: int, single: float, block: float
+) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with two panels for each of ``count`` experiments.
+
+    One experiment has them side by side, ``single`` inches high; more have the second below the
+    first, in blocks of at most three, ``block`` inches high.
+    """
+    if count == 1:
+        figure = new_figure(WIDE, single)
+        left, right = figure.subplots(1, 2)
+        return figure, [(left, right)]
+    columns = min(count, 3)
+    blocks = math.ceil(count / columns)
+    figure = new_figure(WIDE, block * blocks + 0.4)
+    grid = figure.subplots(2 * blocks, columns, squeeze=False)
+    places = [(2 * (i // columns), i % columns) for i in range(blocks * columns)]
+    panels = [(grid[row, column], grid[row + 1, column]) for row, column in places]
+    for axes in (a for pair in panels[count:] for a in pair):
+        axes.remove()
+    return figure, panels[:count]
+
+
+def subfigures(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
+    """Parts of a figure below each other, each with a grid of its own."""
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=list(heights))
+    return [figure.add_subfigure(grid[row, 0]) for row in range(len(heights))]
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -85,10 +122,49 @@ def arm_legend(
     legend_below(figure, handles, labels)
 
 
+def arm_lines(figure: Figure, names: Sequence[str], extra: Sequence[tuple[Any, str]] = ()) -> None:
+    """Legend of objectives drawn as lines with marks, and of what else there is."""
+    handles: list[Any] = [
+        Line2D([], [], marker=arm_style(n).marker, markersize=4, **line_of(n)) for n in names
+    ]
+    labels = [name_text(n) for n in names]
+    legend_below(figure, handles + [h for h, _ in extra], labels + [t for _, t in extra])
+
+
 def first_column(axes: Axes) -> bool:
     """Whether a panel stands at the left edge of its grid."""
     place = axes.get_subplotspec()
     return place is None or place.is_first_col()
+
+
+def log_ticks(axes: Axes, which: str) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, as few as there is room for."""
+    low, high = sorted(getattr(axes, f"get_{which}lim")())
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        at = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+        if len(at) <= MOST_TICKS:
+            break
+    else:
+        at = at[:: math.ceil(len(at) / MOST_TICKS)]
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(FixedLocator(at))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: power_text(v)))
+    axis.set_minor_locator(NullLocator())
+
+
+def power_text(value: float) -> str:
+    """A number for a tick: plain near 1, else with a power of ten.
+
+    >>> power_text(0.02), power_text(0.0005), power_text(1e-4)
+    ('0.02', '5·10⁻⁴', '10⁻⁴')
+    """
+    if value == 0 or 0.01 <= abs(value) < 1000:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    factor = f"{value / 10.0**exponent:.3g}"
+    return power if factor == "1" else f"{factor}·{power}"
 
 
 def over_seeds(frame: pd.DataFrame, value: str) -> pd.Series:

@@ -13,18 +13,29 @@ from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, Settings
 from erc_bench.plots.layout import log_limits, new_figure, over_seeds, percent, plus_minus
 from erc_bench.plots.style import ACCENT, INK, WIDE, name_text, styled
 
-__all__ = ["choose_token", "fig1_one_update", "ratio_ticks"]
+__all__ = [
+    "choose_token",
+    "experiments_in_order",
+    "fig1_one_update",
+    "hidden_violations",
+    "ratio_ticks",
+]
 
 EXPERIMENTS = ("unsampled_shift",)
 ARMS = ("ppo-clip", "dapo", "grpo", "gppo")
 SHOWN = 12  # actions drawn one by one; the rest is one bar
 
 
-def _hidden(tokens: pd.DataFrame, settings: Settings) -> pd.Series:
+def hidden_violations(tokens: pd.DataFrame, settings: Settings) -> pd.Series:
     """Tokens with exact KL above delta and the sampled ratio inside the clip range."""
     low, high = math.log1p(-settings.clip[0]), math.log1p(settings.clip[1])
     inside = tokens["log_ratio"].between(low, high)
     return (tokens["kl_exact"] > settings.delta) & inside
+
+
+def experiments_in_order(frames: Frames) -> list[str]:
+    """Where the token shown is looked for: first in unsampled_shift."""
+    return sorted(frames.panels, key=lambda e: e not in EXPERIMENTS)
 
 
 def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
@@ -41,15 +52,15 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
     tokens = frames.tokens
     if not {"probs/old", "probs/new"} <= set(tokens):
         raise NothingToDraw("no token was stored with its whole distribution")
-    names = [e for e in EXPERIMENTS if e in frames.experiments]
-    names += [e for e in frames.experiments if e not in EXPERIMENTS]
-    for experiment in names:
+    for experiment in experiments_in_order(frames):
         for objective in ARMS:
             arm = tokens[(tokens["experiment"] == experiment) & (tokens["objective"] == objective)]
             arm = arm[(arm["staleness"] > 0) & np.isfinite(arm["kl_exact"])]
             if arm.empty:
                 continue
-            found = arm[_hidden(arm, frames.settings(experiment)) & arm["probs/old"].notna()]
+            found = arm[
+                hidden_violations(arm, frames.settings(experiment)) & arm["probs/old"].notna()
+            ]
             late = found[found["staleness"] >= arm["staleness"].max() / 2]
             found = late if len(late) else found
             if found.empty:
@@ -73,12 +84,12 @@ def fig1_one_update(frames: Frames) -> Drawing:
     figure = new_figure(WIDE, 3.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.08, 1))
     bars = _bars(left, token, settings)
-    hidden = _hidden(arm, settings)
+    hidden = hidden_violations(arm, settings)
     _cloud(right, arm, hidden, token, settings)
     share = over_seeds(arm.assign(hidden=hidden), "hidden")
     violating = int((arm["kl_exact"] > settings.delta).sum())
     right.set_title(f"{name_text(objective)}, {len(arm):,} sampled tokens")
-    points = arm[["seed", "update", "staleness", "log_ratio", "kl_exact"]].assign(
+    points = arm[["seed", "staleness", "log_ratio", "kl_exact"]].assign(
         panel="tokens", hidden=hidden
     )
     stale = int(token["staleness"])

@@ -111,6 +111,8 @@ _BASES: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "dapo-entropy": ("#b5651d", "#5e3206", _TWODOT, "v"),
     "dapo-tis": ("#1f78b4", "#0b3c5d", _DOT, "o"),
     "kl-gate-dapo": ("#ff6f91", "#9e1038", _DOT, "*"),
+    "dapo-kl": ("#3f9b57", "#14491f", _LONG, "^"),
+    "dapo-entropy": ("#a678de", "#451a73", _DASHDOT, "v"),
     "tv-gate-dapo": ("#c2185b", "#6a0032", _LONG, "*"),
 }
 #: other gates on a base: its dark hue, dash-dotted

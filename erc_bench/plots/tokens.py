@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.lines import Line2D
 
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, Settings, band
@@ -17,6 +19,7 @@ from erc_bench.plots.layout import (
     log_limits,
     new_figure,
     over_seeds,
+    paired_panels,
     panel_grid,
     percent,
     plus_minus,
@@ -28,6 +31,8 @@ __all__ = ["fig5_probability_entropy", "fig6_ratios", "lower_entropy_probability
 
 KEPT, CUT = "#7d8790", "#c1440e"
 SHARE = LinearSegmentedColormap.from_list("dropped", ["#e9ecef", "#f3b27a", CUT, "#5a1500"])
+DASHED = (0, (4, 1.6))
+CELL_TOKENS, STEPS = 3, 201  # tokens that a cell of the map needs; points of a curve
 BASES = ("dapo", "ppo-clip", "grpo", "gppo", "ce-gppo", "dual-clip", "dr-grpo", "reinforce")
 
 
@@ -59,37 +64,32 @@ def fig5_probability_entropy(frames: Frames) -> Drawing:
     arms = {e: ordered(g["objective"]) for e, g in gated.groupby("experiment", sort=False)}
     if not arms:
         raise NothingToDraw("no sampled token was dropped by a gate")
-    figure = new_figure(WIDE, 2.3 * len(arms) + 0.4)
-    grid = figure.subplots(len(arms), 2, squeeze=False, width_ratios=(1.15, 1))
+    figure, panels = paired_panels(len(arms), 2.5, min(3.3, 8.6 / math.ceil(len(arms) / 3)))
     data, findings = [], []
-    for (left, right), (experiment, names) in zip(grid, arms.items(), strict=True):
+    for (upper, lower), (experiment, names) in zip(panels, arms.items(), strict=True):
         here = tokens[(tokens["experiment"] == experiment) & tokens["objective"].isin(names)]
         here = here.assign(gate_dropped=here["gate_dropped"].astype(bool))
-        dropped = here["gate_dropped"]
         top = float(here["entropy/old"].max()) * 1.04 or 1.0
-        cells = left.hexbin(
-            here["prob/old"], here["entropy/old"], C=dropped.astype(float) * 100,
-            reduce_C_function=np.mean, gridsize=(20, 12), mincnt=3, extent=(0, 1, 0, top),
-            cmap=SHARE, vmin=0, vmax=100, linewidths=0.2, edgecolors="white",
-        )  # fmt: skip
-        figure.colorbar(cells, ax=left, label="dropped (%)", pad=0.02, aspect=14)
-        left.set(xlim=(0, 1), ylim=(0, top))
-        left.set_title(name_text(experiment))
-        left.set_xlabel("old probability of the sampled action")
-        left.set_ylabel("old entropy (nats)")
-        _entropies(right, here, top)
-        data.append(
-            here[
-                ["experiment", "objective", "seed", "update", "staleness", "prob/old",
-                 "entropy/old", "gate_dropped"]
-            ]
-        )  # fmt: skip
+        upper.set_title(name_text(experiment))
+        first = first_column(upper)
+        drawn = [_map(upper, here, top, first), _entropies(lower, here, top, first)]
+        data += [part.assign(experiment=experiment) for part in drawn]
         findings.append(_finding(experiment, here))
+    colors = ScalarMappable(Normalize(0, 100), SHARE)
+    single = len(arms) == 1
+    figure.colorbar(
+        colors, ax=[upper for upper, _ in panels] if single else [a for p in panels for a in p],
+        label="dropped (%)" if single else "dropped by the gate (% of a cell's tokens)",
+        aspect=14 if single else 60,
+        location="right" if single else "bottom", pad=0.02, fraction=0.1 if single else 0.03,
+    )  # fmt: skip
+    handles = [Line2D([], [], color=CUT), Line2D([], [], color=KEPT, linestyle=DASHED)]
+    legend_below(figure, handles, ["dropped tokens", "kept tokens"])
     caption = (
-        "Which tokens the gate drops. Left: share dropped among tokens of similar probability and "
-        "entropy (cells with at least 3 tokens). Right: entropy of dropped and of kept tokens, as "
-        "the share of each group below a value. Gated arms, staleness of at least 1. "
-        + " ".join(findings[:4])
+        "Which tokens the gate drops. Map: share dropped among tokens of similar probability and "
+        f"entropy (cells with at least {CELL_TOKENS} tokens). Curves: entropy of dropped and of "
+        "kept tokens, as the share of each group at or below a value. Gated arms, staleness of at "
+        "least 1. " + " ".join(findings[:4])
     )
     return Drawing(
         "fig5_probability_entropy",
@@ -100,26 +100,56 @@ def fig5_probability_entropy(frames: Frames) -> Drawing:
     )
 
 
-def _entropies(axes: Axes, here: pd.DataFrame, top: float) -> None:
+def _map(axes: Axes, here: pd.DataFrame, top: float, first: bool) -> pd.DataFrame:
+    """Draw the share dropped over probability and entropy; returns the cells with their counts."""
+    shared: dict[str, Any] = {
+        "gridsize": (20, 12), "mincnt": CELL_TOKENS, "extent": (0, 1, 0, top), "cmap": SHARE,
+        "vmin": 0, "vmax": 100, "linewidths": 0.2, "edgecolors": "white",
+    }  # fmt: skip
+    share = 100 * here["gate_dropped"].astype(float)
+    place = here["prob/old"].to_numpy(), here["entropy/old"].to_numpy()
+    counts = axes.hexbin(*place, C=np.ones(len(here)), reduce_C_function=len, **shared)
+    counts.remove()
+    cells = axes.hexbin(*place, C=share, reduce_C_function=np.mean, **shared)
+    axes.set(xlim=(0, 1), ylim=(0, top))
+    axes.set_xlabel("old probability of the sampled action")
+    if first:
+        axes.set_ylabel("old entropy (nats)")
+    x, y = np.asarray(cells.get_offsets()).T
+    return pd.DataFrame(
+        {
+            "panel": "map",
+            "prob/old": x,
+            "entropy/old": y,
+            "tokens": np.asarray(counts.get_array()).astype(int),
+            "dropped": np.asarray(cells.get_array()) / 100,
+        }
+    )
+
+
+def _entropies(axes: Axes, here: pd.DataFrame, top: float, first: bool) -> pd.DataFrame:
+    """Draw both groups' distribution of entropy, read off at ``STEPS`` values; returns them."""
     dropped = here["gate_dropped"]
-    share = percent(float(dropped.mean()))
-    for group, color, style, label in (
-        (here.loc[~dropped, "entropy/old"], KEPT, (0, (4, 1.6)), "kept"),
-        (here.loc[dropped, "entropy/old"], CUT, "-", f"dropped ({share})"),
+    at = np.linspace(0.0, top, STEPS)
+    data = []
+    for name, group, color, style in (
+        ("kept", here.loc[~dropped, "entropy/old"], KEPT, DASHED),
+        ("dropped", here.loc[dropped, "entropy/old"], CUT, "-"),
     ):
         if group.empty:
             continue
         values = np.sort(group.to_numpy())
-        axes.step(
-            np.concatenate([[0.0], values, [top]]),
-            np.concatenate([[0.0], np.arange(1, len(values) + 1) / len(values), [1.0]]) * 100,
-            where="post", color=color, linestyle=style, label=label, linewidth=1.5,
-        )  # fmt: skip
+        below = np.searchsorted(values, at, side="right") / len(values)
+        axes.plot(at, 100 * below, color=color, linestyle=style, linewidth=1.5)
         axes.plot([np.median(values)], [50], marker="o", markersize=4, color=color)
+        data.append(pd.DataFrame({"panel": name, "entropy/old": at, "share_at_or_below": below,
+                                  "tokens": len(values)}))  # fmt: skip
     axes.set(xlim=(0, top), ylim=(0, 102))
     axes.set_xlabel("old entropy (nats); dot: median")
-    axes.set_ylabel("tokens below (%)")
-    axes.legend(loc="lower right")
+    if first:
+        axes.set_ylabel("tokens at or below (%)")
+    axes.set_title(f"dropped: {percent(float(dropped.mean()))}", fontsize=7, fontweight="normal")
+    return pd.concat(data)
 
 
 def _finding(experiment: str, here: pd.DataFrame) -> str:
@@ -176,7 +206,7 @@ def fig6_ratios(frames: Frames) -> Drawing:
     """
     tokens = _stale(frames)
     chosen = {}
-    for experiment in frames.experiments:
+    for experiment in frames.panels:
         here = tokens[tokens["experiment"] == experiment]
         arms = ordered(here["objective"])
         plain = (
@@ -210,7 +240,7 @@ def fig6_ratios(frames: Frames) -> Drawing:
             + (f" ({percent(frame_out)} lie outside the frame)." if frame_out else ".")
         )
         data.append(
-            here[["experiment", "objective", "seed", "update", "staleness", "log_ratio",
+            here[["experiment", "objective", "seed", "staleness", "log_ratio",
                   "log_entropy_ratio", "region"]]
         )  # fmt: skip
     handles = [

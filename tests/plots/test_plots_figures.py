@@ -26,6 +26,11 @@ def frames(tmp_path_factory):
     return Frames.read(make_results(path, seeds=3, tokens=120, diverged=(("gppo", 1),)))
 
 
+#: Figures of experiments that the small records here lack; see test_plots_gallery.py.
+OWN_EXPERIMENT = {name for name in FIGURES if int(name[3:].split("_")[0].rstrip("b")) > 6}
+FIRST_SIX = [name for name in FIGURES if name not in OWN_EXPERIMENT]
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("records") / "r"
@@ -36,7 +41,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def drawings(frames):
     drawn, skipped = draw_all(frames)
-    assert skipped == {}
+    assert set(skipped) == OWN_EXPERIMENT
     return {d.name: d for d in drawn}
 
 
@@ -68,7 +73,7 @@ def assert_legible(figure):
             assert not box.overlaps(box2), f"{name!r} overlaps {other!r}"
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", FIRST_SIX)
 def test_no_text_overlaps_another_or_leaves_the_figure(drawings, name):
     assert_legible(drawings[name].figure)
 
@@ -95,7 +100,7 @@ def test_ten_objectives_one_seed_and_hostile_names_draw(tmp_path):
 def test_what_cannot_be_drawn_is_named_with_the_reason(tmp_path):
     results = make_results(tmp_path / "r", experiments=("e",), arms=("reinforce",), seeds=2)
     drawn, skipped = draw_all(Frames.read(results))
-    assert set(skipped) == {"fig1_one_update", "fig5_probability_entropy"}
+    assert set(skipped) - OWN_EXPERIMENT == {"fig1_one_update", "fig5_probability_entropy"}
     assert len(drawn) == 4
     assert all(skipped.values())
 
@@ -108,7 +113,9 @@ def test_missing_columns_raise_nothing_to_draw(frames):
         tokens=frames.tokens.drop(columns=["probs/old", "probs/new"]),
     )  # fmt: skip
     _, skipped = draw_all(bare)
-    assert set(skipped) == {"fig1_one_update", "fig2_entropy_gradient", "fig4_clip_fractions"}
+    assert set(skipped) - OWN_EXPERIMENT == {
+        "fig1_one_update", "fig2_entropy_gradient", "fig4_clip_fractions",
+    }  # fmt: skip
     with pytest.raises(NothingToDraw, match="drift/entropy_new"):
         FIGURES["fig2_entropy_gradient"](bare)
 
@@ -228,7 +235,7 @@ def test_settings_are_read_defensively(frames):
     assert dataclasses.replace(frames, config={}).settings("e").band == (0.05, 0.05)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", FIRST_SIX)
 def test_two_drawings_have_the_same_bytes(small, name):
     one, two = (figure_bytes(FIGURES[name](small).figure, "svg") for _ in range(2))
     assert one == two
