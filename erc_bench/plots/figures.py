@@ -8,6 +8,8 @@ from erc_bench.plots.clipping import fig4_clip_fractions
 from erc_bench.plots.curves import fig2_entropy_gradient, fig3_learning_curves
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
 from erc_bench.plots.one_update import fig1_one_update
+from erc_bench.plots.profiles import fig11_profiles
+from erc_bench.plots.scorecard import fig9_scorecard
 from erc_bench.plots.tokens import fig5_probability_entropy, fig6_ratios
 
 __all__ = ["FIGURES", "draw_all"]
@@ -19,6 +21,8 @@ FIGURES: dict[str, Callable[[Frames], Drawing]] = {
     "fig4_clip_fractions": fig4_clip_fractions,
     "fig5_probability_entropy": fig5_probability_entropy,
     "fig6_ratios": fig6_ratios,
+    "fig9_scorecard": fig9_scorecard,
+    "fig11_profiles": fig11_profiles,
 }
 
 

@@ -73,7 +73,10 @@ def resampling_counts(runs: int, replicates: int, rng: np.random.Generator) -> A
 
     A statistic that is linear in the runs is a matrix product with these counts.
     """
-    return rng.multinomial(runs, np.full(runs, 1 / runs), size=replicates).astype(np.float64)
+    drawn = rng.integers(0, runs, size=(replicates, runs))
+    drawn += runs * np.arange(replicates)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=replicates * runs)
+    return counts.reshape(replicates, runs).astype(np.float64)
 
 
 def stratified_bootstrap(

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 #: Up to so many pairs all sign patterns are counted (half a million by symmetry), above them drawn.
 EXACT_PAIRS = 20
-_DRAWN = 100_000
+_DRAWN = 20_000
 
 
 def _differences(values: Any) -> Array:
@@ -46,7 +46,7 @@ def sign_flip_test(differences: Any, *, replicates: int = _DRAWN, seed: Seed = 0
     rng = np.random.default_rng(seed)
     hits, left = 0, replicates
     while left > 0:
-        count = min(left, 10_000)
+        count = min(left, 5_000)
         signs = rng.integers(0, 2, size=(count, len(d))) * 2 - 1
         hits += int((np.abs(signs @ d) >= observed).sum())
         left -= count

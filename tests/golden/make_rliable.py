@@ -9,7 +9,7 @@ they agree with another implementation up to Monte-Carlo error only. Point estim
 import json
 from pathlib import Path
 
-REPLICATES = 50_000
+REPLICATES = 5_000
 TAUS = [0.0, 0.1, 0.25, 0.3, 0.5, 0.75, 0.9, 1.0]
 
 
