@@ -132,9 +132,7 @@ class Scores:
     @cached_property
     def ranked(self) -> list[str]:
         """The objectives that ran in every common experiment: those with an aggregate."""
-        return [
-            o for o in self.objectives if self.common and set(self.common) <= set(self.ran(o))
-        ]
+        return [o for o in self.objectives if self.common and set(self.common) <= set(self.ran(o))]
 
     def strata(self, objective: str, experiments: Sequence[str]) -> list[Array]:
         """Scores of an objective, one vector per experiment, ordered by seed."""

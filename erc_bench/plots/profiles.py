@@ -44,9 +44,7 @@ def fig11_profiles(frames: Frames) -> Drawing:
         data.append(table.assign(kind="improvement"))
     _legend(figure, names, others)
     frame = pd.concat(data, ignore_index=True)
-    return Drawing(
-        "fig11_profiles", "Performance profiles", figure, frame, _caption(scores, table)
-    )
+    return Drawing("fig11_profiles", "Performance profiles", figure, frame, _caption(scores, table))
 
 
 def _profiled(scores: Scores) -> list[str]:

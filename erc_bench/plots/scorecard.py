@@ -102,7 +102,9 @@ def fig9_scorecard(frames: Frames) -> Drawing:
         lower.subplots(len(blocks), 1, squeeze=False)[:, 0], blocks, strict=True
     ):
         _table(axes, scores, names, block, last=block is blocks[-1])
-    drawn = ordered({n for axes, arms in zip(polar, radars, strict=True) for n in _shown(scores, arms)})
+    drawn = ordered(
+        {n for axes, arms in zip(polar, radars, strict=True) for n in _shown(scores, arms)}
+    )
     legend_below(figure, [Line2D([], [], **line_of(n), marker=arm_style(n).marker, markersize=4)
                           for n in drawn], [name_text(n) for n in drawn])  # fmt: skip
     return Drawing(
@@ -181,9 +183,7 @@ def _table(
         axes.get_xticklabels()[-1].set_fontweight("bold")
 
 
-def _cell(
-    axes: Axes, x: float, y: float, found: Interval | Estimate, breadth: float = 1.0
-) -> None:
+def _cell(axes: Axes, x: float, y: float, found: Interval | Estimate, breadth: float = 1.0) -> None:
     value = found.mean if isinstance(found, Interval) else found.value
     if not math.isfinite(value):
         return
@@ -220,9 +220,7 @@ def _data(scores: Scores, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _caption(
-    frames: Frames, scores: Scores, names: Sequence[str], data: pd.DataFrame
-) -> str:
+def _caption(frames: Frames, scores: Scores, names: Sequence[str], data: pd.DataFrame) -> str:
     text = (
         "Scores in [0, 1], 1 is best. Radars: mean and 95 % interval over seeds, in the experiments "
         "that the base and its gated arms share; the area means nothing, the order of the axes is "

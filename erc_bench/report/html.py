@@ -14,7 +14,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, NOTE, Interval, Measure
-from erc_bench.analysis.tables import GROUPS, RUNS, heading, interval_of, runs_text
+from erc_bench.analysis.tables import (
+    GROUPS,
+    RUNS,
+    heading,
+    interval_of,
+    runs_text,
+    score_rows,
+    scores_note,
+)
 from erc_bench.plots import arm_style, ordered
 from erc_bench.records import Results, atomic_write
 from erc_bench.report.files import Gallery
@@ -85,6 +93,7 @@ def render(results: Results, gallery: Gallery) -> str:
     return environment.get_template("report.html.j2").render(
         headlines=headlines(results, summary),
         sections=list(_sections(results, summary)),
+        scorecard=_scorecard(results),
         counts=_counts(summary),
         measures=[(heading(m), m) for m in MEASURES],
         groups=[
@@ -157,6 +166,17 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
     seeds = int(table["difference/n"].max())
     basis = "paired seeds, 95 % intervals" if seeds > 1 else "one seed, no interval"
     return f"{where}: {'; '.join(parts)} ({basis})."
+
+
+def _scorecard(results: Results) -> dict[str, Any]:
+    """Header, rows and note of the table of scores; without scores, the reason as its note."""
+    try:
+        scores = analysis.scores(results)
+    except LookupError as reason:
+        return {"header": [], "rows": [], "note": f"Not shown: {reason.args[0]}."}
+    header, rows = score_rows(scores, " ± ")
+    rows = [[arm_style(row[0]).color, *row] for row in rows]
+    return {"header": header, "rows": rows, "note": scores_note(scores)}
 
 
 def _counts(summary: pd.DataFrame) -> str:

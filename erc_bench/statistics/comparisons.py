@@ -77,11 +77,14 @@ def probability_of_improvement(
     """P(X > Y), a tie counted one half, averaged over tasks, with a stratified bootstrap interval.
 
     Args:
-        x, y: one vector of runs per task, the tasks in the same order.
+        x: one vector of runs per task.
+        y: the same of the other arm, the tasks in the same order.
         paired: False compares every run of X with every run of Y, the Mann-Whitney statistic
             U / (n m), and draws both arms' runs independently. True compares runs at the same place
             (the same seed) only, and draws pairs.
-        replicates, level, seed: as in :func:`.stratified_bootstrap`.
+        replicates: number of resamples.
+        level: probability that the interval shall cover.
+        seed: decides every draw.
 
     An interval of no width means that no replicate can differ: every comparison came out alike. It is
     no proof of certainty. Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.2.

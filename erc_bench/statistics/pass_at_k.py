@@ -80,7 +80,9 @@ def pass_at_k_estimate(
         over: what is drawn anew: "seeds" answers for other trainings on these prompts, "prompts" for
             these policies on other prompts, "both" for both, drawn independently, which is
             conservative (Owen 2007, arXiv:0712.1111).
-        replicates, level, seed: as in :func:`.stratified_bootstrap`.
+        replicates: number of resamples.
+        level: probability that the interval shall cover.
+        seed: decides every draw.
 
     The ends are NaN where an axis that is drawn anew has length 1.
     """
