@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
@@ -74,7 +75,10 @@ def _profiles(axes: Axes, scores: Scores, names: Sequence[str]) -> pd.DataFrame:
     axes.set_xlabel("score τ")
     axes.set_ylabel("share of runs with score > τ")
     count = len(scores.common)
-    axes.set_title(f"{count} experiments" if count > 1 else name_text(scores.common[0]))
+    axes.set_title(
+        "performance profiles, "
+        + (f"{count} experiments" if count > 1 else name_text(scores.common[0]))
+    )
     return pd.concat(data, ignore_index=True)
 
 
@@ -92,7 +96,7 @@ def _improvements(
             point = here.loc[experiment]
             if math.isfinite(point["any/low"]):
                 axes.plot([point["any/low"], point["any/high"]], [y, y], color=style.color,
-                          linewidth=1.1, linestyle=style.dash, zorder=3)  # fmt: skip
+                          linewidth=1.1, zorder=3)  # fmt: skip
             filled = point["p_holm"] < FOUND
             axes.plot([point["any/value"]], [y], marker=style.marker, markersize=4.4, color=style.color,
                       markerfacecolor=style.color if filled else "white", markeredgewidth=0.9,
@@ -113,7 +117,7 @@ def _improvements(
     axes.set_title("probability of improvement")
 
 
-def _legend(figure: object, names: Sequence[str], others: Sequence[str]) -> None:
+def _legend(figure: Figure, names: Sequence[str], others: Sequence[str]) -> None:
     handles = [
         Line2D([], [], **line_of(n), marker=arm_style(n).marker if n in others else "",
                markersize=4.4)
@@ -128,7 +132,7 @@ def _legend(figure: object, names: Sequence[str], others: Sequence[str]) -> None
             handles.append(Line2D([], [], color=INK, marker="o", linestyle="none", markersize=4.4,
                                   markerfacecolor=face, markeredgewidth=0.9))  # fmt: skip
             labels.append(text)
-    legend_below(figure, handles, labels)  # type: ignore[arg-type]
+    legend_below(figure, handles, labels)
 
 
 def _caption(scores: Scores, table: pd.DataFrame) -> str:
