@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from plots.test_plots_figures import assert_legible
 
 from erc_bench.plots import FIGURES, Frames, NothingToDraw
 from erc_bench.plots.scorecard import families, wrapped
 from erc_bench.scores import OVERALL, Scores
 from erc_bench.statistics import interquartile_mean, mean_interval, performance_profile
+from plots.test_plots_figures import assert_legible
 
 SEVEN = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
 GATES = ("ppo-clip", "dapo", "erc-dapo", "erc-directional-dapo", "kl-gate-dapo", "tv-gate-dapo")
