@@ -1,3 +1,4 @@
+import io
 import math
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_improvements_are_those_of_the_runs(results):
 def test_both_tables_show_every_score(results):
     found = scores(results)
     markdown = scores_as_markdown(found)
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(scores_as_rich(found))
     text = console.export_text()
     assert "| erc-dapo | 0.615 ± 0.021 | 0.615 ± 0.021 | 0.615 ± 0.021 | 0.615 (" in markdown

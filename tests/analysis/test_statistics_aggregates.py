@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -70,6 +70,7 @@ def test_the_probability_of_improvement_is_rliables(case):
     assert_ends_agree(got, found["improvement_ends"])
 
 
+@settings(deadline=None, max_examples=60)
 @given(scores)
 def test_the_interquartile_mean_is_scipys_trimmed_mean_within_the_range(matrix):
     got = interquartile_mean(*strata(matrix))
@@ -77,6 +78,7 @@ def test_the_interquartile_mean_is_scipys_trimmed_mean_within_the_range(matrix):
     assert matrix.min() - 1e-12 <= got <= matrix.max() + 1e-12
 
 
+@settings(deadline=None, max_examples=60)
 @given(scores, st.randoms(use_true_random=False))
 def test_aggregates_do_not_depend_on_the_order_of_runs_or_tasks(matrix, random):
     columns = [
@@ -87,6 +89,7 @@ def test_aggregates_do_not_depend_on_the_order_of_runs_or_tasks(matrix, random):
         assert aggregate(*columns) == pytest.approx(aggregate(*strata(matrix)))
 
 
+@settings(deadline=None, max_examples=60)
 @given(scores)
 def test_leading_axes_are_kept(matrix):
     """Many replicates in one call give what each gives alone."""

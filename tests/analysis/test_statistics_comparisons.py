@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -25,12 +25,14 @@ runs = st.lists(st.integers(0, 6).map(lambda i: i / 6), min_size=2, max_size=6)
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
 
+@settings(deadline=None, max_examples=60)
 @given(runs, runs)
 def test_the_probability_of_improvement_is_the_mann_whitney_statistic(x, y):
     got = probability_of_improvement([x], [y], replicates=10).value
     assert got == pytest.approx(stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)))
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(runs, runs), min_size=1, max_size=3))
 def test_the_two_directions_sum_to_one(tasks):
     x, y = zip(*tasks, strict=True)
@@ -66,6 +68,7 @@ def test_other_tasks_or_other_seeds_cannot_be_compared():
         probability_of_improvement([[1.0, 2.0]], [[1.0]], paired=True)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(runs, min_size=1, max_size=3))
 def test_a_profile_falls_from_all_to_none_and_lies_within_its_band(tasks):
     got = performance_profile(tasks, np.linspace(-0.1, 1, 23), replicates=400)
@@ -84,6 +87,7 @@ def test_the_area_below_a_profile_is_the_mean_score():
     assert got.share.mean() == pytest.approx(tasks.mean())
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(-9, 9).map(float), min_size=1, max_size=8))
 def test_the_sign_flip_test_counts_every_pattern(differences):
     patterns = itertools.product([-1, 1], repeat=len(differences))
@@ -125,6 +129,7 @@ def test_differences_must_be_numbers(test, bad):
         test(bad)
 
 
+@settings(deadline=None, max_examples=60)
 @given(p_values)
 def test_holm_is_never_below_and_keeps_the_order(p):
     adjusted = holm(p)
@@ -134,6 +139,7 @@ def test_holm_is_never_below_and_keeps_the_order(p):
     assert (np.diff(adjusted[order]) >= 0).all()
 
 
+@settings(deadline=None, max_examples=60)
 @given(p_values, st.floats(0.01, 0.5))
 def test_holm_rejects_what_stepping_down_rejects(p, alpha):
     """The procedure as Holm states it: go on while the smallest p left is at most alpha / left."""
@@ -160,6 +166,7 @@ def test_p_values_must_be_probabilities(correct):
             correct(bad)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 8).flatmap(
     lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))  # fmt: skip
 def test_pass_at_k_counts_the_draws_that_hold_a_correct_answer(drawn):
