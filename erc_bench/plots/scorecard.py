@@ -93,7 +93,8 @@ def fig9_scorecard(frames: Frames) -> Drawing:
     header = max(wrapped(e).count("\n") + 1 for e in scores.experiments)
     table = 0.27 * len(names) + 0.11 * header + 0.3
     figure = new_figure(WIDE, 3.0 + table * len(blocks) + 0.35)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(3.0, table * len(blocks)))
+    halves = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.0, table * len(blocks)))
+    upper, lower = halves[:, 0]
     polar = upper.subplots(1, len(radars), subplot_kw={"projection": "polar"}, squeeze=False)[0]
     for axes, arms in zip(polar, radars, strict=True):
         _radar(axes, scores, arms)
@@ -167,7 +168,7 @@ def _table(
             _cell(axes, column, row, scores.mean(experiment, name))
         if last:
             _cell(axes, width + 0.15, row, scores.iqm(name), breadth=1.35)
-    places, labels = list(range(width)), [wrapped(e) for e in experiments]
+    places, labels = [float(i) for i in range(width)], [wrapped(e) for e in experiments]
     if last:
         places, labels = [*places, width + 0.325], [*labels, IQM]
     axes.set_xlim(-0.5, width - 0.5 + (1.5 if last else 0))

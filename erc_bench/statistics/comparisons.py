@@ -116,4 +116,4 @@ def probability_of_improvement(
 
 def _wins(a: Array, b: Array) -> Array:
     """1 where a is larger, 1/2 where they are equal."""
-    return (a > b) + 0.5 * (a == b)
+    return np.asarray((a > b) + 0.5 * (a == b), dtype=np.float64)
