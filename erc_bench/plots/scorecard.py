@@ -41,10 +41,10 @@ def scores_of(frames: Frames) -> Scores:
 
 
 def wrapped(name: str, width: int = 11) -> str:
-    """A name on lines of at most ``width`` characters, broken at underscores where it has them."""
+    """A name on lines of its words; only a word of more than ``width`` characters is broken."""
     words = name_text(name).replace("_", " ").replace("-", "- ")
     lines: list[str] = []
-    for line in textwrap.wrap(words, width, break_on_hyphens=False, break_long_words=False):
+    for line in textwrap.wrap(words, width - 2, break_on_hyphens=False, break_long_words=False):
         parts = -(-len(line) // width)
         size = -(-len(line) // parts)
         lines += [line[i : i + size] + "-" for i in range(0, len(line), size)]
