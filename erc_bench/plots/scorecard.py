@@ -41,8 +41,8 @@ def scores_of(frames: Frames) -> Scores:
 
 
 def wrapped(name: str, width: int = 11) -> str:
-    """A name on lines of its words; only a word of more than ``width`` characters is broken."""
-    words = name_text(name).replace("_", " ").replace("-", "- ")
+    """A name on short lines, broken between words; a word only above ``width`` characters."""
+    words = name_text(name).replace("_", " ")
     lines: list[str] = []
     for line in textwrap.wrap(words, width - 2, break_on_hyphens=False, break_long_words=False):
         parts = -(-len(line) // width)
