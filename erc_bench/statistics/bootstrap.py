@@ -107,7 +107,7 @@ def stratified_bootstrap(
     if min(len(r) for r in runs) < 2:
         return Estimate(value, math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
             runs, statistic, n_resamples=replicates, batch=_BATCH, vectorized=True, axis=-1,
