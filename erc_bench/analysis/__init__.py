@@ -8,10 +8,19 @@ from erc_bench.analysis.scorecard import (
     out_of_band_to_bound,
     paired,
     per_seed,
+    scores,
     summary,
 )
-from erc_bench.analysis.stats import Interval, mean_interval, paired_difference, ratio_interval
-from erc_bench.analysis.tables import as_markdown, as_rich, format_interval
+from erc_bench.analysis.tables import (
+    as_markdown,
+    as_rich,
+    format_estimate,
+    format_interval,
+    scores_as_markdown,
+    scores_as_rich,
+)
+from erc_bench.scores import Scores, improvements
+from erc_bench.statistics import Interval, mean_interval, paired_difference, ratio_interval
 
 __all__ = [
     "MEASURES",
@@ -19,14 +28,20 @@ __all__ = [
     "Contrast",
     "Interval",
     "Measure",
+    "Scores",
     "as_markdown",
     "as_rich",
+    "format_estimate",
     "format_interval",
+    "improvements",
     "mean_interval",
     "out_of_band_to_bound",
     "paired",
     "paired_difference",
     "per_seed",
     "ratio_interval",
+    "scores",
+    "scores_as_markdown",
+    "scores_as_rich",
     "summary",
 ]

@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from erc_bench.analysis.stats import Interval, mean_interval, paired_difference, ratio_interval
 from erc_bench.records import KEYS, Results
+from erc_bench.scores import Scores
+from erc_bench.statistics import Interval, mean_interval, paired_difference, ratio_interval
 
 __all__ = [
     "MEASURES",
@@ -25,6 +26,7 @@ __all__ = [
     "out_of_band_to_bound",
     "paired",
     "per_seed",
+    "scores",
     "summary",
 ]
 
@@ -143,6 +145,15 @@ def per_seed(results: Results) -> pd.DataFrame:
     within["grad_norm_spread"] = by_run["grad/norm"].std(ddof=1)
     frame = frame.join(within.astype(np.float64), on=keys)
     return frame[[*keys, "diverged", *(m.key for m in MEASURES)]]
+
+
+def scores(results: Results) -> Scores:
+    """The score of every run of every arm at one setting.
+
+    Raises:
+        LookupError: the records have none, or only sweeps.
+    """
+    return Scores.of(results.read("runs"), results.config)
 
 
 def summary(results: Results) -> pd.DataFrame:

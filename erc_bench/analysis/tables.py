@@ -1,4 +1,4 @@
-"""The scorecard as text: for the terminal (rich) and as Markdown."""
+"""The scorecard and the scores as text: for the terminal (rich) and as Markdown."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from erc_bench.analysis.scorecard import MEASURES, NOTE, Measure
-from erc_bench.analysis.stats import Interval
+from erc_bench.scores import Scores
+from erc_bench.statistics import Estimate, Interval
 
-__all__ = ["as_markdown", "as_rich", "format_interval"]
+__all__ = [
+    "as_markdown",
+    "as_rich",
+    "format_estimate",
+    "format_interval",
+    "score_rows",
+    "scores_as_markdown",
+    "scores_as_rich",
+    "scores_note",
+]
 
 RUNS = "diverged / runs"
 GROUPS = {"learning": "what was learned", "drift": "how far an update went"}
@@ -117,3 +127,67 @@ def plain(text: str) -> str:
     """Text that stays text in a Markdown table, also where HTML is let through."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """A statistic with the ends of its bootstrap interval.
+
+    >>> format_estimate(Estimate(0.5, 0.41, 0.562))
+    '0.500 (0.410 to 0.562)'
+    """
+    if not math.isfinite(estimate.value):
+        return "–"
+    if not math.isfinite(estimate.low):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of scores: an experiment per column, and the IQM.
+
+    Rows with an aggregate come first, otherwise in the records' order.
+    """
+    header = ["objective", *scores.experiments, "IQM"]
+    rows = []
+    for name in sorted(scores.objectives, key=lambda n: n not in scores.ranked):
+        cells = [
+            format_interval(scores.mean(e, name), separator=separator) for e in scores.experiments
+        ]
+        rows.append([name, *cells, format_estimate(scores.iqm(name))])
+    return header, rows
+
+
+def scores_note(scores: Scores) -> str:
+    """What the table of scores shows."""
+    text = (
+        "Score in [0, 1], 1 is best: mean over seeds ± half of the 95 % Student-t interval; a diverged "
+        "run counts as 0."
+    )
+    if scores.ranked:
+        text += (
+            f" IQM: interquartile mean over all runs of {', '.join(scores.common)}, with its 95 % "
+            "stratified bootstrap interval; – for objectives that did not run in all of them."
+        )
+    return text
+
+
+def scores_as_rich(scores: Scores) -> Group:
+    """The table of scores for the terminal, its heads folded to the width."""
+    header, rows = score_rows(scores)
+    table = Table(title="scores", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+                  padding=(0, 1, 0, 0))  # fmt: skip
+    table.add_column(header[0], overflow="fold")
+    for name in header[1:]:
+        table.add_column(escape(name.replace("_", " ")), justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return Group(table, Text(scores_note(scores), style="dim"))
+
+
+def scores_as_markdown(scores: Scores) -> str:
+    """The table of scores as Markdown, and the note below it."""
+    header, rows = score_rows(scores, " ± ")
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    lines = [[*map(_plain, header)], rule, *([*map(_plain, row)] for row in rows)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\n{_plain(scores_note(scores))}\n"

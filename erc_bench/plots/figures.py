@@ -11,6 +11,8 @@ from erc_bench.plots.curves import fig2_entropy_gradient, fig3_learning_curves
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
 from erc_bench.plots.one_update import fig1_one_update
 from erc_bench.plots.phase import fig8_phase_diagram
+from erc_bench.plots.profiles import fig11_profiles
+from erc_bench.plots.scorecard import fig9_scorecard
 from erc_bench.plots.staleness import fig8b_staleness
 from erc_bench.plots.tokens import fig5_probability_entropy, fig6_ratios
 
@@ -26,7 +28,9 @@ FIGURES: dict[str, Callable[[Frames], Drawing]] = {
     "fig7_baselines": fig7_baselines,
     "fig8_phase_diagram": fig8_phase_diagram,
     "fig8b_staleness": fig8b_staleness,
+    "fig9_scorecard": fig9_scorecard,
     "fig10_band_and_noise": fig10_band_and_noise,
+    "fig11_profiles": fig11_profiles,
 }
 
 

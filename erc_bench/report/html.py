@@ -15,7 +15,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, NOTE, Interval, Measure
 from erc_bench.analysis.claims import Assessment, Verdict, assess, ours, unmeasured_lines
-from erc_bench.analysis.tables import GROUPS, RUNS, heading, interval_of, runs_text
+from erc_bench.analysis.tables import (
+    GROUPS,
+    RUNS,
+    heading,
+    interval_of,
+    runs_text,
+    score_rows,
+    scores_note,
+)
 from erc_bench.plots import arm_style, ordered
 from erc_bench.records import Results, atomic_write
 from erc_bench.report.files import Gallery
@@ -87,6 +95,7 @@ def render(results: Results, gallery: Gallery) -> str:
         headlines=headlines(results, summary),
         claims=_claims(assess(results), {d.name for d in gallery.drawings}),
         sections=list(_sections(results, summary)),
+        scorecard=_scorecard(results),
         counts=_counts(summary),
         measures=[(heading(m), m) for m in MEASURES],
         groups=[
@@ -192,6 +201,17 @@ def _figures(verdict: Verdict, drawn: Collection[str]) -> list[tuple[int, str]]:
         for name in sorted(drawn)
         if name.startswith(f"fig{number}_")
     ]
+
+
+def _scorecard(results: Results) -> dict[str, Any]:
+    """Header, rows and note of the table of scores; without scores, the reason as its note."""
+    try:
+        scores = analysis.scores(results)
+    except LookupError as reason:
+        return {"header": [], "rows": [], "note": f"Not shown: {reason.args[0]}."}
+    header, rows = score_rows(scores, " ± ")
+    rows = [[arm_style(row[0]).color, *row] for row in rows]
+    return {"header": header, "rows": rows, "note": scores_note(scores)}
 
 
 def _counts(summary: pd.DataFrame) -> str:

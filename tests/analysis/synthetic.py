@@ -24,6 +24,11 @@ def seed_factor(seed: int) -> float:
     return 1.0 + 0.1 * (seed - 1)
 
 
+def score(objective: str, seed: int) -> float:
+    """A run's score: the gate adds 0.1, every seed 0.01."""
+    return 0.5 + 0.1 * objective.startswith("erc-") + 0.01 * seed
+
+
 def spread_over_updates(mean: float, staleness: np.ndarray) -> np.ndarray:
     """A share that is 0 at staleness 0, grows with it, and has the given mean over a rollout."""
     return mean * staleness / np.arange(UPDATES).mean()
@@ -139,6 +144,7 @@ def make_run(
                 "entropy/final": final["drift/entropy_new"],
                 "tokens": int(final["tokens"]),
                 "diverged": diverged,
+                "score": np.nan if diverged else score(objective, seed),
             }
         ]
     )

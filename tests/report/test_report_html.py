@@ -7,11 +7,17 @@ import pandas as pd
 import pytest
 from analysis.synthetic import ARMS, make_results
 
-from erc_bench.analysis import MEASURES, format_interval, summary
+from erc_bench.analysis import MEASURES, format_interval, scores, summary
 from erc_bench.analysis.tables import interval_of
+from erc_bench.plots import FIGURES
 from erc_bench.records import InputError, Results
 from erc_bench.report import write_figures, write_report
 from erc_bench.report.html import headlines
+
+DRAWN = {
+    "fig1_one_update", "fig2_entropy_gradient", "fig3_learning_curves", "fig4_clip_fractions",
+    "fig5_probability_entropy", "fig6_ratios", "fig11_profiles",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,7 @@ def test_diverged_runs_are_counted_in_the_table_and_the_summary(page):
 
 
 def test_best_marks_every_interval_that_overlaps_the_best(page, results):
+    page = page.partition('<section id="experiments">')[2]
     row = re.search(r'title="erc-dapo".*?</tr>', page, re.DOTALL)
     assert row
     assert 'class="best">0.850 ± 0' in row[0]
@@ -86,9 +93,30 @@ def test_best_marks_every_interval_that_overlaps_the_best(page, results):
     assert 'class="best">0.7' not in row[0]
 
 
+def test_the_scorecard_section_holds_every_score(page, results):
+    section = page.partition('<section id="scorecard">')[2].partition("</section>")[0]
+    found = scores(results)
+    for objective in found.objectives:
+        row = re.search(rf'title="{objective}".*?</tr>', section, re.DOTALL)[0]
+        for experiment in found.experiments:
+            text = format_interval(found.mean(experiment, objective), separator=" ± ")
+            assert f"<td>{text}</td>" in row
+        assert f"<td>{found.iqm(objective).value:.3f} (" in row
+
+
+def test_without_scores_the_section_says_why(tmp_path):
+    results = make_results(tmp_path / "r", experiments=("e",), arms=("dapo",), seeds=1, tokens=10)
+    for part in (tmp_path / "r" / "runs").iterdir():
+        pd.read_parquet(part).drop(columns="score").to_parquet(part)
+    assert (
+        "Not shown: the records have no scores"
+        in write_report(results, tmp_path / "report.html").read_text()
+    )
+
+
 def test_every_figure_stands_in_the_page_with_a_text_alternative(page):
     images = re.findall(r"<img [^>]*>", page)
-    assert len(images) == 6
+    assert len(images) == len(re.findall("<figure id=", page)) >= len(DRAWN)
     for image in images:
         assert "data:image/svg+xml;base64," in image
         assert len(re.search(r'alt="([^"]*)"', image)[1]) > 60
@@ -159,8 +187,11 @@ def test_figures_come_with_data_captions_and_provenance(results, tmp_path):
     assert paths[-1].name == "figures.json"
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(p.name for p in paths)
     index = json.loads(paths[-1].read_text())
-    assert len(index["figures"]) == 6
-    assert all("no runs of" in why for why in index["not_drawn"].values())
+    drawn = {figure["name"] for figure in index["figures"]}
+    assert drawn >= DRAWN
+    assert drawn.isdisjoint(index["not_drawn"])
+    assert drawn | set(index["not_drawn"]) == set(FIGURES)
+    assert "radar" in index["not_drawn"]["fig9_scorecard"]  # two experiments are too few
     assert index["provenance"] == results.provenance
     for figure in index["figures"]:
         assert figure["caption"]

@@ -1,0 +1,83 @@
+"""Means over seeds with Student-t intervals: single, paired and as ratios.
+
+One seed is one independent observation. Whatever happens within a run (updates, tokens) is reduced
+to one number per run before anything here is called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+__all__ = ["Interval", "mean_interval", "paired_difference", "ratio_interval"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over ``n`` seeds and the ends of its confidence interval.
+
+    With one seed the ends are NaN: one observation says nothing about its spread. Without any, the
+    mean is NaN too.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def half(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether two intervals share a point; False where either is unknown."""
+        return self.low <= other.high and other.low <= self.high
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval is known and ``value`` lies outside it."""
+        return value < self.low or value > self.high
+
+
+def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
+    """Mean with the two-sided Student-t interval, mean -+ t(n-1) s / sqrt(n); NaN are left out.
+
+    >>> round(mean_interval([1.0, 2.0, 3.0]).half, 3)
+    2.484
+    >>> mean_interval([1.0])
+    Interval(mean=1.0, low=nan, high=nan, n=1)
+    """
+    x = np.asarray(list(values), dtype=np.float64)
+    x = x[np.isfinite(x)]
+    n = len(x)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(x.mean())
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * x.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_difference(base: pd.Series, other: pd.Series, level: float = 0.95) -> Interval:
+    """Interval of ``other - base`` over the seeds, the index of both, that have a value in each."""
+    joined = pd.concat([base.rename("base"), other.rename("other")], axis=1, join="inner")
+    return mean_interval((joined["other"] - joined["base"]).to_numpy(), level)
+
+
+def ratio_interval(base: pd.Series, other: pd.Series, level: float = 0.95) -> Interval:
+    """Geometric mean of ``other / base`` over paired seeds; its interval is that of the log ratio.
+
+    Undefined (NaN) as soon as one pair holds a value that is not positive: leaving that seed out
+    would hide the seeds with the most extreme ratio.
+    """
+    joined = pd.concat([base.rename("base"), other.rename("other")], axis=1, join="inner").dropna()
+    if joined.empty or (joined <= 0).to_numpy().any():
+        return Interval(math.nan, math.nan, math.nan, len(joined))
+    log = mean_interval(np.log(joined["other"] / joined["base"]).to_numpy(), level)
+    return Interval(math.exp(log.mean), math.exp(log.low), math.exp(log.high), log.n)

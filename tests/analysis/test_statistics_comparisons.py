@@ -1,0 +1,216 @@
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from erc_bench.errors import InputError
+from erc_bench.statistics import (
+    avg_at_k,
+    benjamini_hochberg,
+    holm,
+    pass_at_k,
+    pass_at_k_estimate,
+    performance_profile,
+    probability_of_improvement,
+    sign_flip_test,
+    wilcoxon_test,
+)
+
+runs = st.lists(st.integers(0, 6).map(lambda i: i / 6), min_size=2, max_size=6)
+p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(runs, runs)
+def test_the_probability_of_improvement_is_the_mann_whitney_statistic(x, y):
+    got = probability_of_improvement([x], [y], replicates=10).value
+    assert got == pytest.approx(stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(runs, runs), min_size=1, max_size=3))
+def test_the_two_directions_sum_to_one(tasks):
+    x, y = zip(*tasks, strict=True)
+    forth = probability_of_improvement(x, y, replicates=10).value
+    assert forth + probability_of_improvement(y, x, replicates=10).value == pytest.approx(1)
+
+
+def test_pairs_are_runs_of_the_same_seed():
+    """A small gain on every seed is certain in pairs and hidden by the spread between seeds."""
+    base = np.linspace(0, 0.9, 10)
+    same = probability_of_improvement([base + 0.01], [base], paired=True)
+    other = probability_of_improvement([base + 0.01], [base])
+    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
+    assert other.value == 0.55
+    assert other.low < 0.5 < other.high
+
+
+def test_pairs_are_drawn_together():
+    """Their interval is that of a mean of independent pairs, the percentile bootstrap by scipy."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random(20), rng.random(20)
+    got = probability_of_improvement([x], [y], paired=True)
+    expected = stats.bootstrap(
+        ((x > y).astype(float),), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    np.testing.assert_allclose([got.low, got.high], expected, atol=0.051)  # one run
+
+
+def test_other_tasks_or_other_seeds_cannot_be_compared():
+    with pytest.raises(InputError, match="same tasks"):
+        probability_of_improvement([[1.0, 2.0]], [[1.0], [2.0]])
+    with pytest.raises(InputError, match="paired"):
+        probability_of_improvement([[1.0, 2.0]], [[1.0]], paired=True)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(runs, min_size=1, max_size=3))
+def test_a_profile_falls_from_all_to_none_and_lies_within_its_band(tasks):
+    got = performance_profile(tasks, np.linspace(-0.1, 1, 23), replicates=400)
+    assert (np.diff(got.share) <= 1e-12).all()
+    assert got.share[0] == 1.0
+    assert got.share[-1] == 0.0
+    assert (got.low <= got.share + 1e-12).all()
+    assert (got.share <= got.high + 1e-12).all()
+
+
+def test_the_area_below_a_profile_is_the_mean_score():
+    rng = np.random.default_rng(0)
+    tasks = rng.integers(0, 101, (3, 10)) / 100
+    taus = (np.arange(100) + 0.5) / 100
+    got = performance_profile(tasks, taus, replicates=10)
+    assert got.share.mean() == pytest.approx(tasks.mean())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(-9, 9).map(float), min_size=1, max_size=8))
+def test_the_sign_flip_test_counts_every_pattern(differences):
+    patterns = itertools.product([-1, 1], repeat=len(differences))
+    sums = [abs(sum(s * d for s, d in zip(p, differences, strict=True))) for p in patterns]
+    expected = np.mean([s >= abs(sum(differences)) for s in sums])
+    assert sign_flip_test(differences) == pytest.approx(expected)
+
+
+def test_the_sign_flip_test_is_scipys_permutation_test():
+    d = np.random.default_rng(3).normal(0.4, 1, 12)
+    expected = stats.permutation_test(
+        (d,), np.mean, permutation_type="samples", vectorized=True, n_resamples=np.inf
+    ).pvalue
+    assert sign_flip_test(d) == pytest.approx(expected)
+
+
+def test_drawn_patterns_agree_with_the_normal_limit_and_never_give_zero():
+    d = np.random.default_rng(0).normal(0.2, 1, 200)
+    z = abs(d.sum()) / np.sqrt((d**2).sum())
+    assert sign_flip_test(d) == pytest.approx(2 * stats.norm.sf(z), abs=0.02)
+    assert sign_flip_test(np.ones(50)) == 1 / 20_001
+
+
+def test_order_does_not_matter_to_a_sign_flip_where_sums_round():
+    d = np.array([0.1, 0.2, 0.3, -0.6, 0.7])
+    assert len({sign_flip_test(np.array(p)) for p in itertools.permutations(d)}) == 1
+
+
+def test_wilcoxon_is_scipys_and_no_difference_is_no_finding():
+    d = np.random.default_rng(1).normal(0.5, 1, 15)
+    assert wilcoxon_test(d) == stats.wilcoxon(d).pvalue
+    assert wilcoxon_test(np.zeros(5)) == 1.0
+
+
+@pytest.mark.parametrize("test", [sign_flip_test, wilcoxon_test])
+@pytest.mark.parametrize("bad", [[], [math.nan, 1.0], [[1.0]]])
+def test_differences_must_be_numbers(test, bad):
+    with pytest.raises(InputError, match="differences"):
+        test(bad)
+
+
+@settings(deadline=None, max_examples=60)
+@given(p_values)
+def test_holm_is_never_below_and_keeps_the_order(p):
+    adjusted = holm(p)
+    assert (adjusted >= np.array(p)).all()
+    assert (adjusted <= np.minimum(1, len(p) * np.array(p)) + 1e-15).all()  # Bonferroni is coarser
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(adjusted[order]) >= 0).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(p_values, st.floats(0.01, 0.5))
+def test_holm_rejects_what_stepping_down_rejects(p, alpha):
+    """The procedure as Holm states it: go on while the smallest p left is at most alpha / left."""
+    rejected = np.zeros(len(p), bool)
+    for step, i in enumerate(np.argsort(p, kind="stable")):
+        if p[i] * (len(p) - step) > alpha:
+            break
+        rejected[i] = True
+    assert ((holm(p) <= alpha) == rejected).all()
+
+
+def test_worked_examples_of_both_corrections():
+    """As statsmodels 0.15 ``multipletests`` gives them with methods holm and fdr_bh."""
+    p = [0.01, 0.005, 0.03, 0.04, 0.5]
+    np.testing.assert_allclose(holm(p), [0.04, 0.025, 0.09, 0.09, 0.5])
+    np.testing.assert_allclose(benjamini_hochberg(p), [0.025, 0.025, 0.05, 0.05, 0.5])
+
+
+@pytest.mark.parametrize("correct", [holm, benjamini_hochberg])
+def test_p_values_must_be_probabilities(correct):
+    assert correct([]).size == 0
+    for bad in ([1.2], [math.nan], [[0.1]]):
+        with pytest.raises(InputError, match="p-values"):
+            correct(bad)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 8).flatmap(
+    lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))  # fmt: skip
+def test_pass_at_k_counts_the_draws_that_hold_a_correct_answer(drawn):
+    n, c, k = drawn
+    draws = list(itertools.combinations(range(n), k))
+    expected = Fraction(sum(min(draw) < c for draw in draws), len(draws))
+    assert pass_at_k(c, n, k) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_pass_at_k_is_unbiased(k):
+    """Its expectation over binomial counts is the chance of one success in k: exact sum."""
+    n, p = 8, 0.3
+    c = np.arange(n + 1)
+    expected = (stats.binom.pmf(c, n, p) * pass_at_k(c, n, k)).sum()
+    assert expected == pytest.approx(1 - (1 - p) ** k)
+
+
+def test_avg_at_k_is_pass_at_one():
+    np.testing.assert_allclose(avg_at_k([0, 3, 8], 8), pass_at_k([0, 3, 8], 8, 1))
+
+
+def test_pass_at_k_of_many_answers_does_not_overflow():
+    assert pass_at_k(1, 5000, 2500) == pytest.approx(0.5)
+
+
+def test_the_source_of_the_spread_decides_the_interval():
+    """Prompts differ and seeds do not: seeds drawn anew change nothing, prompts do."""
+    correct = np.tile([0, 0, 0, 4, 8, 8], (5, 1))
+    seeds = pass_at_k_estimate(correct, 8, 2, over="seeds")
+    prompts = pass_at_k_estimate(correct, 8, 2, over="prompts")
+    both = pass_at_k_estimate(correct, 8, 2, over="both")
+    assert seeds.value == prompts.value == pytest.approx((0 + 0 + 0 + 11 / 14 + 2) / 6)
+    assert (seeds.low, seeds.high) == pytest.approx((seeds.value, seeds.value))
+    assert prompts.high - prompts.low > 0.5
+    np.testing.assert_allclose([both.low, both.high], [prompts.low, prompts.high], atol=0.1)
+    assert math.isnan(pass_at_k_estimate(correct[:1], 8, 2).low)
+
+
+@pytest.mark.parametrize(
+    ("correct", "samples", "k", "field"),
+    [(3, 2, 1, "correct"), (-1, 2, 1, "correct"), (0.5, 2, 1, "correct"), (0, 0, 1, "samples"),
+     (1, 4, 5, "k"), (1, 4, 0, "k"), (1, 4, 1.5, "k")],
+)  # fmt: skip
+def test_impossible_counts_are_refused_by_name(correct, samples, k, field):
+    with pytest.raises(InputError, match=f"^{field}"):
+        pass_at_k(correct, samples, k)
