@@ -107,8 +107,6 @@ _BASES: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "ppo-entropy": ("#b5651d", "#5e3206", _LONG, "v"),
     "ppo-kl": ("#7d7db3", "#33335e", _LONG, "s"),
     "ppo-kl-adaptive": ("#9c9cc9", "#44447a", _TWODOT, "s"),
-    "dapo-kl": ("#7d7db3", "#33335e", _DASHDOT, "s"),
-    "dapo-entropy": ("#b5651d", "#5e3206", _TWODOT, "v"),
     "dapo-tis": ("#1f78b4", "#0b3c5d", _DOT, "o"),
     "kl-gate-dapo": ("#ff6f91", "#9e1038", _DOT, "*"),
     "dapo-kl": ("#3f9b57", "#14491f", _LONG, "^"),
