@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(command: Run) -> None:
     from erc_bench import api  # noqa: PLC0415
-    from erc_bench.analysis import as_rich  # noqa: PLC0415
+    from erc_bench.analysis import as_rich, scores, scores_as_rich  # noqa: PLC0415
     from erc_bench.experiments import grid_axis, setting  # noqa: PLC0415
     from erc_bench.trainer.memory import keep_freed_memory  # noqa: PLC0415
 
@@ -203,6 +203,8 @@ def _run(command: Run) -> None:
         workers=command.workers, backend=command.backend,
     )  # fmt: skip
     _console().print(as_rich(api.summary(results)))
+    with suppress(LookupError):
+        _console().print(scores_as_rich(scores(results)))
     print(f"records  {results.path}")
     if command.report:
         drawn, page = api.present(results)

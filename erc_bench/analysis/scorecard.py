@@ -126,7 +126,6 @@ NOTE = (
 def per_seed(results: Results) -> pd.DataFrame:
     """One row per run: its keys, ``diverged`` and every measure of :data:`MEASURES`."""
     runs = results.read("runs")
-    metrics = results.read("metrics")
     keys = list(KEYS)
     diverged = runs["diverged"].astype(bool)
     reward = runs["reward/final"].where(~diverged, 0.0)
@@ -137,6 +136,14 @@ def per_seed(results: Results) -> pd.DataFrame:
     frame["entropy_change"] = (runs["entropy/final"] - runs["entropy/initial"]).where(~diverged)
     frame["tokens"] = runs["tokens"].astype(np.float64)
     wanted = {m.metric: m.key for m in MEASURES if m.metric is not None}
+    if "std/grad/norm" in runs:  # each run's own summary
+        for metric, key in wanted.items():
+            frame[key] = runs.get(f"mean/{metric}", np.nan)
+        frame["grad_norm_spread"] = runs["std/grad/norm"]
+        return frame[[*keys, "diverged", *(m.key for m in MEASURES)]].astype(
+            {m.key: np.float64 for m in MEASURES}
+        )
+    metrics = results.read("metrics")
     finite = metrics.replace([np.inf, -np.inf], np.nan).reindex(
         columns=[*keys, "grad/norm", *wanted]
     )

@@ -188,6 +188,6 @@ def scores_as_markdown(scores: Scores) -> str:
     """The table of scores as Markdown, and the note below it."""
     header, rows = score_rows(scores, " ± ")
     rule = [":--", *["--:"] * (len(header) - 1)]
-    lines = [[*map(_plain, header)], rule, *([*map(_plain, row)] for row in rows)]
+    lines = [[*map(plain, header)], rule, *([*map(plain, row)] for row in rows)]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\n{_plain(scores_note(scores))}\n"
+    return f"{text}\n\n{plain(scores_note(scores))}\n"
