@@ -285,18 +285,19 @@ class Results:
             try:
                 with pq.ParquetFile(file) as stored:
                     names = set(stored.schema_arrow.names)
+                    empty = stored.metadata.num_rows == 0
                 frames.append(
                     pq.read_table(
                         file,
                         columns=columns and [c for c in columns if c in names],
-                        filters=where,
+                        filters=None if empty else where,  # an empty column has any type
                     ).to_pandas()
                 )
             except (OSError, pa.ArrowException) as error:
                 line = str(error).splitlines()[0]
                 raise InputError(f"results: {file} cannot be read: {line}") from None
-        if where is not None:  # parts without such a row would only blur the columns' types
-            frames = [frame for frame in frames if len(frame)] or frames[:1]
+        # Parts without such a row would only blur the columns' types.
+        frames = [frame for frame in frames if len(frame)] or frames[:1]
         return pd.concat(frames, ignore_index=True)
 
 

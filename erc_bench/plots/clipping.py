@@ -183,7 +183,7 @@ def _over_training(axes: Axes, here: pd.DataFrame, data: list[pd.DataFrame]) -> 
             )
         )  # fmt: skip
     _axis(axes, "y")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.margins(x=0.01)
     if first_column(axes):
         axes.set_ylabel("tokens (%)")

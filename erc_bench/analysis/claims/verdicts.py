@@ -138,6 +138,10 @@ def _phase(rows: Sequence[Row]) -> tuple[str, str]:
     return "; ".join(words) or "not measured", "; ".join(texts) or "no records"
 
 
+#: Cells that a verdict names; of more it gives the number alone.
+FEW = 4
+
+
 def _direction(better: bool, worse: bool) -> str:
     if better and worse:
         return "helps and hurts"
@@ -145,7 +149,8 @@ def _direction(better: bool, worse: bool) -> str:
 
 
 def _where(what: str, points: Sequence[str]) -> str:
-    return f" ({what} {' | '.join(points)})" if points else ""
+    """The cells by name, if they are few; figure 8 shows them all."""
+    return f" ({what} {' | '.join(points)})" if 0 < len(points) <= FEW else ""
 
 
 def _count(number: int, word: str) -> str:
