@@ -22,16 +22,16 @@ ARITHMETIC = register(
         config=TrainConfig(
             policy="transformer",
             hidden=48,
-            warm_start_steps=1000,
+            warm_start_steps=1500,
             warm_start_learning_rate=3e-3,
             rollouts=40,
-            learning_rate=5e-4,
+            learning_rate=5e-5,
             evaluation_answers=16,
             token_samples=4,
         ),
         tiers={
             "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 30},
-            "full": {"rollouts": 80, "evaluation_episodes": 4096, "token_samples": 8},
+            "full": {"rollouts": 60, "evaluation_episodes": 4096, "token_samples": 6},
         },
         objectives=("dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo"),
     )
