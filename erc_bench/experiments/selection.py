@@ -111,8 +111,6 @@ def main() -> None:
     text = json.dumps(found, indent=2) + "\n"
     target = Path(__file__).with_name("selected.json")
     atomic_write(target, lambda stream: stream.write(text.encode()))
-    for arm, entry in found["arms"].items():
-        print(f"{arm:24} {entry['chosen']}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from erc_bench.plots.frames import Frames, NothingToDraw
-from erc_bench.plots.one_update import choose_token, experiments_in_order, hidden_violations
+from erc_bench.plots.one_update import ARMS, choose_token, experiments_in_order, hidden_violations
+from erc_bench.plots.tokens import BASES
 from erc_bench.records import KEYS, Results
 
 __all__ = ["DISTRIBUTIONS", "METRICS", "SIGNIFICANT_BITS", "TOKENS", "read_frames", "rounded"]
@@ -57,9 +58,28 @@ def read_frames(results: Results) -> Frames:
     metrics = results.read("metrics", [*KEYS, *METRICS], where=here)
     columns = [*KEYS, *TOKENS, *GATED, *SHOWN]
     tokens = results.read("tokens", columns, where=here)
-    tokens = _few_digits(tokens[tokens["staleness"] > 0].reset_index(drop=True))
+    tokens = tokens[
+        (tokens["staleness"] > 0) & _used(tokens, Frames(runs, metrics, tokens, results.config))
+    ]
+    tokens = _few_digits(tokens.reset_index(drop=True))
     frames = Frames(runs, _few_digits(metrics), tokens, results.config)
     return replace(frames, tokens=_blanked(frames, *_shown(frames, results)))
+
+
+def _used(tokens: pd.DataFrame, frames: Frames) -> pd.Series:
+    """Tokens of the arms that a figure or a claim looks at: gated ones, and the first base of figure 6.
+
+    In the experiment in which figure 1 looks first, also its arms.
+    """
+    used = tokens.groupby(["experiment", "objective"])["gate_dropped"].transform("any").astype(bool)
+    for experiment in frames.panels:
+        here = tokens["experiment"] == experiment
+        present = set(tokens.loc[here, "objective"])
+        wanted = {next(arm for arm in BASES if arm in present)} if present & {*BASES} else present
+        if experiment == experiments_in_order(frames)[0]:
+            wanted = wanted | {*ARMS}
+        used |= here & tokens["objective"].isin(wanted)
+    return used
 
 
 def _few_digits(table: pd.DataFrame) -> pd.DataFrame:
@@ -78,9 +98,10 @@ def _shown(frames: Frames, results: Results) -> tuple[pd.Series | None, pd.DataF
     """
     for experiment in experiments_in_order(frames):
         here = frames.tokens[frames.tokens["experiment"] == experiment]
-        columns = ["staleness", *DISTRIBUTIONS]
+        columns = ["objective", "staleness", *DISTRIBUTIONS]
         stored = results.read("tokens", columns, where=[("experiment", "==", experiment)])
         stored = stored[stored["staleness"] > 0]
+        stored = stored[stored["objective"].isin(here["objective"].unique())]
         if not {*DISTRIBUTIONS} <= set(stored):
             continue
         whole = here.assign(**{name: stored[name].to_numpy() for name in DISTRIBUTIONS})
