@@ -1,0 +1,1 @@
+"""Whole jobs around the adapters, each one command: train, record, draw."""
