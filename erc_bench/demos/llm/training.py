@@ -1,0 +1,173 @@
+"""One arm with one seed: a fresh model trained by TRL under our objective, and what it wrote down."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erc_bench.demos.llm.models import Loaded, load
+from erc_bench.demos.llm.task import Addition, reward
+from erc_bench.errors import InputError
+from erc_bench.records import atomic_write
+
+__all__ = ["Settings", "evaluate", "train"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both arms share. The shape is the paper's: 8 responses a prompt, 8 updates a rollout.
+
+    Attributes:
+        model: see :func:`erc_bench.demos.llm.models.load`.
+        rollouts: generations of responses.
+        prompts: of a rollout.
+        responses: of a prompt.
+        updates: optimizer steps on each rollout.
+        length: most tokens of a response.
+        learning_rate: of AdamW, constant after the warm-up; weight decay 0.1, gradients clipped to 1.
+        warmup: optimizer steps over which it rises from 0.
+        evaluation_samples: responses to each held-out prompt, before and after training.
+    """
+
+    model: str = "smollm2"
+    rollouts: int = 16
+    prompts: int = 8
+    responses: int = 8
+    updates: int = 8
+    length: int = 10
+    learning_rate: float = 1e-5
+    warmup: int = 10
+    evaluation_samples: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("rollouts", "prompts", "updates", "length", "evaluation_samples"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name}: {getattr(self, name)} is not allowed; must be at least 1"
+                )
+        if self.warmup < 0:
+            raise InputError(f"warmup: {self.warmup} is not allowed; must not be negative")
+        if self.responses < 2:
+            raise InputError(f"responses: {self.responses} is not allowed; must be at least 2")
+        if self.prompts * self.responses % self.updates:
+            raise InputError(
+                f"updates: {self.updates} must divide the {self.prompts * self.responses} responses"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(
+                f"learning_rate: {self.learning_rate} is not allowed; must be positive"
+            )
+
+
+def train(
+    settings: Settings, objective: str, seed: int, folder: Path, on_step: Callable[[], None]
+) -> None:
+    """Train and write ``trainer_state.json`` (TRL's log) and then ``evaluation.json`` into ``folder``.
+
+    The seed chooses prompts, their order and the samples; every arm with it starts alike.
+    """
+    quiet()
+    from datasets import Dataset  # noqa: PLC0415
+    from transformers import PrinterCallback, TrainerCallback  # noqa: PLC0415
+    from trl import GRPOConfig  # noqa: PLC0415
+
+    from erc_bench.adapters.trl import ObjectiveGRPOTrainer  # noqa: PLC0415
+
+    class Progress(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            on_step()
+
+    task, loaded = Addition(), load(settings.model)
+    pairs = task.prompts(settings.rollouts * settings.prompts, seed)
+    rows = [{"prompt": task.messages(pair), "answer": sum(pair)} for pair in pairs]
+    before = evaluate(loaded, task, settings, seed)
+    loaded.model.train()
+    name, _, parameters = objective.partition(":")
+    values = dict(part.split("=") for part in parameters.split(",") if part)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TRL and what it imports
+        trainer = ObjectiveGRPOTrainer(
+            model=loaded.model,
+            reward_funcs=reward,
+            objective=name,
+            parameters={key: float(value) for key, value in values.items()},
+            args=GRPOConfig(
+                output_dir=str(folder / "trl"), seed=seed, data_seed=seed, report_to="none",
+                use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False,
+                num_generations=settings.responses, steps_per_generation=settings.updates,
+                per_device_train_batch_size=settings.prompts * settings.responses // settings.updates,
+                gradient_accumulation_steps=1, max_completion_length=settings.length,
+                max_steps=settings.rollouts * settings.updates, save_strategy="no",
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type="constant_with_warmup", warmup_steps=settings.warmup,
+                weight_decay=0.1, max_grad_norm=1.0, logging_steps=1, disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=loaded.tokenizer,
+            callbacks=[Progress()],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "trainer_state.json", {"log_history": trainer.state.log_history})
+    after = evaluate(loaded, task, settings, seed)
+    _write(
+        folder / "evaluation.json",
+        {"objective": objective, "seed": seed, "settings": asdict(settings)}
+        | {"reward/initial": before, "reward/final": after},
+    )
+
+
+@torch.no_grad()
+def evaluate(loaded: Loaded, task: Addition, settings: Settings, seed: int) -> float:
+    """Mean reward on the held-out prompts, sampled at temperature 1 with a stream of its own."""
+    model, tokenizer = loaded.model.eval(), loaded.tokenizer
+    state = torch.random.get_rng_state()
+    torch.manual_seed(10_000 + seed)
+    total, pairs = 0.0, task.pairs(held_out=True)
+    for first in range(0, len(pairs), 16):
+        part = pairs[first : first + 16]
+        texts = [
+            tokenizer.apply_chat_template(
+                task.messages(pair), tokenize=False, add_generation_prompt=True
+            )
+            for pair in part
+        ]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(model.device)
+        made = model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+            max_new_tokens=settings.length, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            num_return_sequences=settings.evaluation_samples,
+        )  # fmt: skip
+        said = tokenizer.batch_decode(
+            made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        answers = [sum(pair) for pair in part for _ in range(settings.evaluation_samples)]
+        total += sum(reward(said, answers))
+    torch.random.set_rng_state(state)
+    return total / (len(pairs) * settings.evaluation_samples)
+
+
+def quiet() -> None:
+    """No hub, no telemetry, no progress bars but ours."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import datasets  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _write(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1) + "\n"
+    atomic_write(path, lambda stream: stream.write(text.encode()))
