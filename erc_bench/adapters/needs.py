@@ -28,7 +28,7 @@ def require_fields(objective: Objective, available: Collection[str], *, by: str)
     >>> require_fields(make("erc-dapo"), ["entropy", "old_entropy"], by="TRL")
     >>> require_fields(make("kl-gate-dapo"), ["entropy", "old_entropy"], by="TRL")
     Traceback (most recent call last):
-    erc_bench.errors.InputError: objective: TRL gives no log_probs, but KLTrustRegion needs it
+    erc_bench.errors.InputError: objective: TRL gives no old_log_probs, but KLTrustRegion needs it
     """
     shape = (1, 2)
     given = {

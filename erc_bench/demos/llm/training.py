@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class Settings:
 
     Attributes:
         model: see :func:`erc_bench.demos.llm.models.load`.
+        largest: of the numbers to add.
         rollouts: generations of responses.
         prompts: of a rollout.
         responses: of a prompt.
@@ -37,6 +39,7 @@ class Settings:
     """
 
     model: str = "smollm2"
+    largest: int = 20
     rollouts: int = 16
     prompts: int = 8
     responses: int = 8
@@ -47,7 +50,7 @@ class Settings:
     evaluation_samples: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("rollouts", "prompts", "updates", "length", "evaluation_samples"):
+        for name in ("largest", "rollouts", "prompts", "updates", "length", "evaluation_samples"):
             if getattr(self, name) < 1:
                 raise InputError(
                     f"{name}: {getattr(self, name)} is not allowed; must be at least 1"
@@ -84,7 +87,8 @@ def train(
         def on_step_end(self, *_: Any, **__: Any) -> None:
             on_step()
 
-    task, loaded = Addition(), load(settings.model)
+    task = Addition(settings.largest)
+    loaded = load(settings.model, task)
     pairs = task.prompts(settings.rollouts * settings.prompts, seed)
     rows = [{"prompt": task.messages(pair), "answer": sum(pair)} for pair in pairs]
     before = evaluate(loaded, task, settings, seed)
@@ -160,6 +164,7 @@ def quiet() -> None:
     """No hub, no telemetry, no progress bars but ours."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of every missing timeout
     import datasets  # noqa: PLC0415
     import transformers  # noqa: PLC0415
 
