@@ -31,10 +31,12 @@ def require_fields(objective: Objective, available: Collection[str], *, by: str)
     erc_bench.errors.InputError: objective: TRL gives no old_log_probs, but KLTrustRegion needs it
     """
     shape = (1, 2)
+    whole = torch.full((*shape, 2), 0.5).log()
     given = {
         "entropy": torch.ones(shape), "old_entropy": torch.ones(shape),
         "action": torch.zeros(shape, dtype=torch.long), "ref_logp": -torch.ones(shape),
         "rollout_logp": -torch.ones(shape), "reward": torch.ones(1),
+        "log_probs": whole, "old_log_probs": whole,
     }  # fmt: skip
     batch = TokenBatch(
         logp=-torch.ones(shape),
