@@ -1,0 +1,131 @@
+"""All runs, resumable, and what is made of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from erc_bench.demos.sb3.training import ARMS, ROLLOUT, require_environment, train
+from erc_bench.errors import InputError
+from erc_bench.records import atomic_write
+
+__all__ = ["demo"]
+
+
+def demo(
+    out: Path,
+    environments: Mapping[str, int],
+    seeds: int,
+    *,
+    workers: int = 1,
+    resume: bool = False,
+) -> list[Path]:
+    """Train both arms on every environment with seeds 0, 1, ...; draw and tabulate.
+
+    Args:
+        out: a new or empty folder, or with ``resume`` one of the same settings.
+        environments: steps by Gymnasium id.
+        seeds: per arm, shared by the arms.
+        workers: processes.
+        resume: go on with what is not finished.
+
+    Raises:
+        InputError: names what is not allowed; nothing was done.
+    """
+    if seeds < 2:
+        raise InputError(f"seeds: {seeds} is not allowed; must be at least 2")
+    if workers < 1:
+        raise InputError(f"workers: {workers} is not allowed; must be at least 1")
+    for name, steps in environments.items():
+        if steps < ROLLOUT:
+            raise InputError(f"steps: {steps} is not allowed; must be at least {ROLLOUT}")
+        require_environment(name)
+    _claim(out, {"environments": dict(environments), "arms": list(ARMS)}, resume=resume)
+    _train(out, environments, seeds, workers)
+    parts = [
+        pd.read_parquet(_part(out, name, arm, seed))
+        for name in environments
+        for arm in ARMS
+        for seed in range(seeds)
+    ]
+    return _present(out, pd.concat(parts, ignore_index=True))
+
+
+def _part(out: Path, environment: str, arm: str, seed: int) -> Path:
+    return out / "runs" / f"{environment.replace('/', '-')}-{arm}-{seed}.parquet"
+
+
+def _claim(out: Path, settings: dict[str, object], *, resume: bool) -> None:
+    path = out / "settings.json"
+    if path.is_file():
+        if not resume:
+            raise InputError(f"out: {out} already holds a comparison; add --resume to go on")
+        found = json.loads(path.read_text())
+        if found != settings:
+            raise InputError(f"resume: {out} was made with {found}, now {settings}")
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"out: {out} is not empty; choose another folder")
+    else:
+        text = json.dumps(settings, indent=1) + "\n"
+        atomic_write(path, lambda stream: stream.write(text.encode()))
+
+
+def _train(out: Path, environments: Mapping[str, int], seeds: int, workers: int) -> None:
+    from joblib import Parallel, delayed  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress, TimeRemainingColumn  # noqa: PLC0415
+
+    work = [
+        (name, arm, seed, steps)
+        for name, steps in environments.items()
+        for seed in range(seeds)
+        for arm in ARMS
+    ]
+    left = [w for w in work if not _part(out, *w[:3]).is_file()]
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        task = bar.add_task("runs", total=len(work), completed=len(work) - len(left))
+        calls = (delayed(_one)(w, _part(out, *w[:3])) for w in left)
+        for _ in Parallel(workers, return_as="generator_unordered")(calls):
+            bar.advance(task)
+
+
+def _one(work: tuple[str, str, int, int], path: Path) -> None:
+    train(*work, path, lambda _: None)
+
+
+def _present(out: Path, runs: pd.DataFrame) -> list[Path]:
+    from erc_bench.demos.sb3.figure import compared, draw  # noqa: PLC0415
+    from erc_bench.report.files import figure_bytes  # noqa: PLC0415
+
+    drawing, table = draw(runs), compared(runs)
+    files = {
+        f"{drawing.name}.{kind}": figure_bytes(drawing.figure, kind) for kind in ("png", "svg")
+    }
+    files["table.csv"] = table.to_csv(index=False, float_format="%.5g").encode()
+    files["table.md"] = markdown(table).encode()
+    for name, content in files.items():
+        atomic_write(out / name, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
+    return [out / name for name in files]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for people."""
+    lines = [
+        "| environment | arm | seeds | return (95 % interval) | ERC-PPO - PPO, paired | clip binds | "
+        "outside the band | dropped |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table.to_dict("records"):
+        low, high = row.get("difference_low"), row.get("difference_high")
+        difference = "" if pd.isna(low) else f"{row['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+        shares = (f"{100 * row[k]:.1f} %" for k in ("clip binds", "outside the band", "dropped"))
+        lines.append(
+            f"| {row['environment']} | {row['objective']} | {row['seeds']} | {row['return']:.1f} "
+            f"({row['low']:.1f} to {row['high']:.1f}) | {difference} | {' | '.join(shares)} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,104 @@
+"""The comparison as a figure: learning curves above, shares of transitions below, returns at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from erc_bench.plots.frames import Drawing, band
+from erc_bench.plots.layout import legend_below, new_figure
+from erc_bench.plots.style import INK, WIDE, line_of, name_text, ordered, styled
+from erc_bench.statistics.intervals import paired_difference
+
+__all__ = ["compared", "draw"]
+
+SHARES: dict[str, tuple[str, dict[str, Any]]] = {
+    "clip/ratio_bound_fraction": ("clip binds", {"linestyle": (0, (1, 1.2))}),
+    "drift/out_of_band_fraction": ("outside the band", {}),
+}
+
+
+def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
+    """Per environment and arm: mean evaluation return, and its paired difference to the base."""
+    rows = []
+    for environment, here in runs.groupby("environment", sort=False):
+        final = here.drop_duplicates(["objective", "seed"]).set_index(["objective", "seed"])[
+            "final"
+        ]
+        for arm in ordered(here["objective"]):
+            mean = band(final[arm].to_numpy()[:, None]).iloc[0]
+            row = {
+                "environment": environment, "objective": arm, "seeds": int(mean["n"]),
+                "return": mean["mean"], "low": mean["low"], "high": mean["high"],
+            }  # fmt: skip
+            for metric, (name, _) in SHARES.items():
+                row[name] = here.loc[here["objective"] == arm, metric].mean()
+            row["dropped"] = here.loc[here["objective"] == arm, "gate/dropped_fraction"].mean()
+            if arm != base and base in final:
+                found = paired_difference(final[base], final[arm])
+                row |= {
+                    "difference": found.mean, "difference_low": found.low,
+                    "difference_high": found.high,
+                }  # fmt: skip
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _curve(
+    axes: Axes, here: pd.DataFrame, arm: str, metric: str, scale: float, **extra: object
+) -> pd.DataFrame:
+    wide = here[here["objective"] == arm].pivot_table(index="seed", columns="steps", values=metric)
+    curve = band(wide.to_numpy() * scale)
+    curve.insert(0, "steps", wide.columns.to_numpy())
+    line = line_of(arm, **extra)
+    axes.plot(curve["steps"] / 1e3, curve["mean"], **line)
+    shaded = curve.dropna(subset=["low"])
+    axes.fill_between(
+        shaded["steps"] / 1e3, shaded["low"], shaded["high"], color=line["color"], alpha=0.15,
+        linewidth=0,
+    )  # fmt: skip
+    return curve.assign(objective=arm, metric=metric)
+
+
+@styled
+def draw(runs: pd.DataFrame) -> Drawing:
+    """Mean and 95 % interval over seeds."""
+    environments = list(dict.fromkeys(runs["environment"]))
+    figure = new_figure(WIDE, 4.0)
+    grid = figure.subplots(2, len(environments), squeeze=False, sharex="col")
+    table, data = compared(runs).set_index(["environment", "objective"]), []
+    for environment, (above, below) in zip(environments, grid.T, strict=True):
+        here = runs[runs["environment"] == environment]
+        for arm in ordered(here["objective"]):
+            data.append(_curve(above, here, arm, "return", 1.0).assign(environment=environment))
+            for metric, (_, style) in SHARES.items():
+                curve = _curve(below, here, arm, metric, 100.0, **style)
+                data.append(curve.assign(environment=environment))
+        title = environment.partition("-")[0]
+        if "erc-ppo" in set(here["objective"]):
+            row = table.loc[(environment, "erc-ppo")]
+            title += (
+                f"\nERC-PPO - PPO: {row['difference']:+.0f} "
+                f"[{row['difference_low']:+.0f}, {row['difference_high']:+.0f}]"
+            )
+        above.set_title(title)
+        below.set_xlabel("thousand steps")
+        below.set_ylim(bottom=0)
+    grid[0, 0].set_ylabel("return, last 100 episodes")
+    grid[1, 0].set_ylabel("transitions (%)")
+    arms = ordered(runs["objective"])
+    handles = [Line2D([], [], **line_of(arm)) for arm in arms]
+    labels = [name_text(arm) for arm in arms]
+    for name, style in SHARES.values():
+        handles.append(Line2D([], [], color=INK, **{"linestyle": "-"} | style))
+        labels.append(name)
+    legend_below(figure, handles, labels)
+    seeds = runs.groupby("environment")["seed"].nunique().min()
+    caption = (
+        f"SB3's PPO with and without the entropy-ratio band, mean and 95 % interval over {seeds} paired "
+        "seeds. In the titles: difference of returns after training, 20 evaluation episodes a seed."
+    )
+    return Drawing("sb3_control", "PPO with the band", figure, pd.concat(data), caption)
