@@ -8,16 +8,57 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from erc_bench.demos.llm.training import Settings, train
+from erc_bench.adapters.needs import require_fields
+from erc_bench.demos.llm.models import load, require
+from erc_bench.demos.llm.noise import measure
+from erc_bench.demos.llm.present import present, run_folder
+from erc_bench.demos.llm.task import Addition
+from erc_bench.demos.llm.training import FIELDS, Settings, parsed, quiet, train
 from erc_bench.errors import InputError
+from erc_bench.objectives import make
 from erc_bench.records import atomic_write
 
-__all__ = ["run_folder", "train_all"]
+__all__ = ["demo", "train_all"]
 
 
-def run_folder(out: Path, objective: str, seed: int) -> Path:
-    """Where one run lies."""
-    return out / "runs" / f"{objective.replace(':', '-').replace(',', '-')}-seed{seed}"
+def demo(
+    out: Path,
+    settings: Settings,
+    objectives: Sequence[str] = ("dapo", "erc-dapo"),
+    seeds: int = 3,
+    *,
+    noise: bool = True,
+    resume: bool = False,
+) -> list[Path]:
+    """Train every objective with seeds 0, 1, ..., measure the noise floor, draw; the files written.
+
+    Args:
+        out: a new or empty folder, or with ``resume`` one of the same settings.
+        settings: shared by the arms.
+        objectives: labels as in the toy suite, ``name`` or ``name:parameter=value,...``.
+        seeds: per arm, shared by the arms.
+        noise: measure the noise floor of the untrained model too.
+        resume: go on with the runs that are not finished.
+
+    Raises:
+        InputError: names what is not allowed; nothing was done.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds: {seeds} is not allowed; must be at least 1")
+    for label in objectives:
+        name, parameters = parsed(label)
+        require_fields(make(name, **parameters), FIELDS, by="TRL")
+    require(settings.model)
+    claim(out, settings, objectives, resume=resume)
+    train_all(settings, objectives, range(seeds), out)
+    if noise and not (out / "noise.parquet").is_file():
+        quiet()
+        task = Addition(settings.largest)
+        tokens = measure(
+            load(settings.model, task), task, length=settings.length, prompts=80, seed=0
+        )
+        atomic_write(out / "noise.parquet", lambda stream: tokens.to_parquet(stream, index=False))
+    return present(out, settings, objectives, range(seeds))
 
 
 def claim(out: Path, settings: Settings, objectives: Sequence[str], *, resume: bool) -> None:

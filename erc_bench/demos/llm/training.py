@@ -18,7 +18,10 @@ from erc_bench.demos.llm.task import Addition, reward
 from erc_bench.errors import InputError
 from erc_bench.records import atomic_write
 
-__all__ = ["Settings", "evaluate", "train"]
+__all__ = ["FIELDS", "Settings", "evaluate", "parsed", "quiet", "train"]
+
+#: What TRL gives an objective of a batch; as in ``erc_bench.adapters.trl``, which needs TRL itself.
+FIELDS = ("entropy", "old_entropy", "action", "ref_logp", "reward")
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,14 @@ def train(
     rows = [{"prompt": task.messages(pair), "answer": sum(pair)} for pair in pairs]
     before = evaluate(loaded, task, settings, seed)
     loaded.model.train()
-    name, _, parameters = objective.partition(":")
-    values = dict(part.split("=") for part in parameters.split(",") if part)
+    name, parameters = parsed(objective)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TRL and what it imports
         trainer = ObjectiveGRPOTrainer(
             model=loaded.model,
             reward_funcs=reward,
             objective=name,
-            parameters={key: float(value) for key, value in values.items()},
+            parameters=parameters,
             args=GRPOConfig(
                 output_dir=str(folder / "trl"), seed=seed, data_seed=seed, report_to="none",
                 use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False,
@@ -127,6 +129,23 @@ def train(
         {"objective": objective, "seed": seed, "settings": asdict(settings)}
         | {"reward/initial": before, "reward/final": after},
     )
+
+
+def parsed(label: str) -> tuple[str, dict[str, float]]:
+    """A recipe's name and parameters, of a label ``name:parameter=value,...``.
+
+    Raises:
+        InputError: not of this form.
+    """
+    name, _, text = label.partition(":")
+    parameters = {}
+    for part in text.split(",") if text else ():
+        key, _, value = part.partition("=")
+        try:
+            parameters[key] = float(value)
+        except ValueError:
+            raise InputError(f"objectives: {label!r} must be name:parameter=number,...") from None
+    return name, parameters
 
 
 @torch.no_grad()

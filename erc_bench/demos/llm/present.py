@@ -1,0 +1,100 @@
+"""What the demo's runs became: records, the suite's own figures 2 to 4, a table, the noise floor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from erc_bench import api
+from erc_bench.adapters.logs import read_trl, write_records
+from erc_bench.demos.llm.noise import tabulate
+from erc_bench.demos.llm.training import Settings
+from erc_bench.records import atomic_write
+from erc_bench.statistics.intervals import Interval, mean_interval, paired_difference
+
+__all__ = ["present", "run_folder", "table"]
+
+SHOWN = {
+    "reward/initial": ("reward before", 1.0, ""),
+    "reward/final": ("reward after", 1.0, ""),
+    "mean/clip/ratio_bound_fraction": ("clip binds", 100.0, " %"),
+    "mean/drift/out_of_band_fraction": ("outside the band", 100.0, " %"),
+    "mean/gate/dropped_fraction": ("dropped", 100.0, " %"),
+    "mean/drift/kl_k3": ("KL (k3), nats", 1.0, ""),
+    "entropy/final": ("entropy after, nats", 1.0, ""),
+    "std/grad/norm": ("spread of the gradient norm", 1.0, ""),
+}
+
+
+def run_folder(out: Path, objective: str, seed: int) -> Path:
+    """Where one run lies."""
+    return out / "runs" / f"{objective.replace(':', '-').replace(',', '-')}-seed{seed}"
+
+
+def present(
+    out: Path, settings: Settings, objectives: Sequence[str], seeds: Sequence[int]
+) -> list[Path]:
+    """Write ``records/``, ``figures/``, ``table.md`` and, where it was measured, ``noise.md``."""
+    keys = [(name, seed) for seed in seeds for name in objectives]
+    runs = {key: read_trl(run_folder(out, *key) / "trainer_state.json") for key in keys}
+    ends = {}
+    for key in keys:
+        found = json.loads((run_folder(out, *key) / "evaluation.json").read_text())
+        ends[key] = (found["reward/initial"], found["reward/final"])
+    shutil.rmtree(out / "records", ignore_errors=True)  # made anew from the runs, which stay
+    results = write_records(
+        out / "records", runs, experiment=f"addition_{Path(settings.model).name}",
+        settings=settings.__dict__, evaluations=ends,
+    )  # fmt: skip
+    text = table(results.read("runs"))
+    atomic_write(out / "table.md", lambda stream: stream.write(text.encode()))
+    written = [*api.figures(results, out / "figures"), out / "table.md"]
+    if (out / "noise.parquet").is_file():
+        noise = noise_markdown(tabulate(pd.read_parquet(out / "noise.parquet")))
+        atomic_write(out / "noise.md", lambda stream: stream.write(noise.encode()))
+        written.append(out / "noise.md")
+    return written
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Means over seeds with 95 % intervals, and paired differences to the first arm."""
+    arms = list(dict.fromkeys(runs["objective"]))
+    by_arm = {arm: runs[runs["objective"] == arm].set_index("seed") for arm in arms}
+    others = [f"{arm} - {arms[0]}, paired" for arm in arms[1:]]
+    lines = [f"| mean over {runs['seed'].nunique()} seeds | {' | '.join([*arms, *others])} |"]
+    lines.append("|---" * (1 + len(arms) + len(others)) + "|")
+    for column, (name, scale, unit) in SHOWN.items():
+        cells = [_text(mean_interval(by_arm[arm][column]), scale, unit) for arm in arms]
+        cells += [
+            _text(paired_difference(by_arm[arms[0]][column], by_arm[arm][column]), scale, unit)
+            for arm in arms[1:]
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(interval: Interval, scale: float, unit: str) -> str:
+    mean = f"{interval.mean * scale:.3g}"
+    if pd.isna(interval.low):
+        return f"{mean}{unit}"
+    return f"{mean} ({interval.low * scale:.3g} to {interval.high * scale:.3g}){unit}"
+
+
+def noise_markdown(rows: pd.DataFrame) -> str:
+    """The noise floor for people."""
+    lines = [
+        "| same policy, computed in | old entropy (nats) | tokens | outside the 5 % band | "
+        "ratio outside 0.8 to 1.28 | median abs log rho |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['comparison']} | {row['entropy']} | {row['tokens']} | "
+        f"{100 * row['out_of_band']:.2f} % | {100 * row['out_of_clip']:.2f} % | "
+        f"{row['median_abs_log_rho']:.2g} |"
+        for row in rows.to_dict("records")
+    ]
+    return "\n".join(lines) + "\n"
