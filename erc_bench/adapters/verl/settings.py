@@ -1,0 +1,216 @@
+"""``trainer.v1.erc_bench`` of verl's configuration, and what the rest of it must say beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from erc_bench.adapters.verl.reads import WHOLE_DISTRIBUTIONS, fields_read
+from erc_bench.errors import InputError
+from erc_bench.objectives import (
+    CEGPPO,
+    GPPO,
+    DualClip,
+    FixedHorizon,
+    Objective,
+    PositiveNLL,
+    PPOClip,
+    SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
+    TokenMean,
+    make,
+)
+
+__all__ = ["NAME", "Aggregation", "Settings"]
+
+#: Of the policy loss, of the trainer, and of the configuration's section.
+NAME = "erc_bench"
+
+SECTION = f"trainer.v1.{NAME}"
+_ACTOR = "actor_rollout_ref.actor"
+
+Aggregation = Literal["global", "micro-batch"]
+
+#: verl's names of our aggregates.
+_MODES = {
+    TokenMean: "token-mean",
+    SequenceMeanTokenMean: "seq-mean-token-mean",
+    SequenceMeanTokenSum: "seq-mean-token-sum",
+    FixedHorizon: "seq-mean-token-sum-norm",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the plug-in trains with; the fields are the keys under ``trainer.v1.erc_bench``.
+
+    Attributes:
+        objective: a recipe's name (``erc-bench list objectives``).
+        parameters: of the recipe.
+        positive_nll: weight of the negative log-likelihood of responses with reward 1, as in ERC's
+            release (0.1 there, not in the paper); 0: off.
+        dual_clip: bound c of a second clip at negative advantages, as verl's ``clip_ratio_c`` (ERC's
+            release uses 10); 0: off.
+        aggregation: what a mini-batch's loss is. ``global``: the objective of the whole mini-batch,
+            over all ranks, however it is split. ``micro-batch``: of each micro-batch alone, weighted
+            by its share of the responses, as in ERC's release.
+
+    Raises:
+        InputError: a value that is not allowed, or an objective that needs whole distributions.
+
+    >>> Settings("erc-dapo", {"band_low": 0.1}).built.gates[0].low
+    0.1
+    >>> Settings("kl-gate-dapo")
+    Traceback (most recent call last):
+    erc_bench.errors.InputError: trainer.v1.erc_bench.objective: kl-gate-dapo needs whole distributions \
+(log_probs, old_log_probs), which verl does not keep
+    """
+
+    objective: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    positive_nll: float = 0.0
+    dual_clip: float = 0.0
+    aggregation: Aggregation = "global"
+
+    def __post_init__(self) -> None:
+        for name in ("positive_nll", "dual_clip"):
+            _require_number(name, getattr(self, name), at_least=0)
+        if self.aggregation not in get_args(Aggregation):
+            allowed = " or ".join(get_args(Aggregation))
+            raise InputError(f"{SECTION}.aggregation: {self.aggregation!r}, must be {allowed}")
+        for name, value in self.parameters.items():
+            _require_number(f"parameters.{name}", value)
+        whole = sorted(WHOLE_DISTRIBUTIONS & self.reads)
+        if whole:
+            raise InputError(
+                f"{SECTION}.objective: {self.objective} needs whole distributions "
+                f"({', '.join(whole)}), which verl does not keep"
+            )
+
+    @property
+    def built(self) -> Objective:
+        """The objective."""
+        made = make(self.objective, **self.parameters)
+        if self.dual_clip:
+            if type(made.surrogate) not in (PPOClip, GPPO, CEGPPO):
+                raise InputError(
+                    f"{SECTION}.dual_clip: {self.objective} has no clip of a token's ratio to bound"
+                )
+            made = replace(made, surrogate=DualClip(made.surrogate, self.dual_clip))
+        return made.regularized(PositiveNLL(self.positive_nll)) if self.positive_nll else made
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Fields of a batch that the objective looks at."""
+        return fields_read(self.built)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Settings:
+        """Read ``trainer.v1.erc_bench`` of verl's configuration, and check the keys it depends on.
+
+        Args:
+            config: verl's, a ``DictConfig`` or nested dictionaries.
+
+        Raises:
+            InputError: names the key, its value and what is needed.
+        """
+        settings = cls(**_section(config))
+        _require_wiring(config)
+        _require_fields(config, settings)
+        _require_no_contradiction(config, settings.built)
+        return settings
+
+
+def _section(config: Any) -> dict[str, Any]:
+    """The section as plain values, its keys known and its objective there."""
+    section = _plain(_at(config, SECTION))
+    known = tuple(Settings.__dataclass_fields__)
+    if not isinstance(section, dict) or "objective" not in section:
+        raise InputError(f"{SECTION}.objective: not set; add +{SECTION}.objective=erc-dapo")
+    for key in section:
+        if key not in known:
+            raise InputError(f"{SECTION}.{key}: unknown (allowed: {', '.join(known)})")
+    if not isinstance(section.get("parameters", {}), dict):
+        raise InputError(f"{SECTION}.parameters: {section['parameters']!r}, must be name=value")
+    return section
+
+
+def _require_wiring(config: Any) -> None:
+    needed = {
+        f"{_ACTOR}.policy_loss.loss_mode": NAME,
+        f"{_ACTOR}.calculate_entropy": True,
+    }
+    for key, value in needed.items():
+        found = _at(config, key)
+        if found != value:
+            raise InputError(f"{key}: {found!r}, must be {value} with trainer_mode={NAME}")
+    correction = "algorithm.rollout_correction"
+    if _at(config, f"{correction}.bypass_mode"):
+        raise InputError(
+            f"{correction}.bypass_mode: True, must be False: it leaves old entropies uncomputed"
+        )
+    if _at(config, f"{correction}.rollout_is") is not None:
+        raise InputError(
+            f"{correction}.rollout_is: {_at(config, f'{correction}.rollout_is')!r}, must be null; "
+            f"the objective dapo-tis has these weights"
+        )
+    if _at(config, "distillation.enabled"):
+        raise InputError(f"distillation.enabled: True, must be False with trainer_mode={NAME}")
+
+
+def _require_fields(config: Any, settings: Settings) -> None:
+    """What the objective reads is computed by verl only where the configuration asks for it."""
+    logged = "actor_rollout_ref.rollout.calculate_log_probs"
+    if "rollout_logp" in settings.reads and not _at(config, logged):
+        raise InputError(f"{logged}: False, must be True: {settings.objective} reads them")
+    if "ref_logp" in settings.reads:
+        weight = _at(config, f"{_ACTOR}.kl_loss_coef")
+        if not _at(config, f"{_ACTOR}.use_kl_loss") or weight != 0:
+            raise InputError(
+                f"{_ACTOR}.use_kl_loss: {settings.objective} reads the reference policy; set it to "
+                f"True and {_ACTOR}.kl_loss_coef to 0, so that verl adds no second penalty"
+            )
+
+
+def _require_no_contradiction(config: Any, objective: Objective) -> None:
+    """A key of verl's own losses that was set says what the objective says, or nothing would read it."""
+    surrogate, range_ = objective.surrogate, objective.surrogate.clip_range
+    low, high = (None, None) if range_ is None else range_
+    says: dict[str, tuple[Any, Any]] = {
+        "clip_ratio": (0.2, low if low == high else None),
+        "clip_ratio_low": (0.2, low),
+        "clip_ratio_high": (0.2, high),
+        "clip_ratio_c": (3.0, surrogate.c if isinstance(surrogate, DualClip) else None),
+        "loss_agg_mode": ("token-mean", _MODES.get(type(objective.aggregate))),
+    }
+    for key, (default, ours) in says.items():
+        found = _at(config, f"{_ACTOR}.{key}")
+        if found not in (None, default, ours):
+            hint = f"; set {SECTION}.dual_clip" if key == "clip_ratio_c" else ""
+            raise InputError(
+                f"{_ACTOR}.{key}: {found!r}, but the objective has {ours} and decides{hint}; "
+                f"leave the key at {default}"
+            )
+
+
+def _at(config: Any, key: str) -> Any:
+    """The value at a dotted key; None where a part is missing."""
+    for part in key.split("."):
+        if config is None or not hasattr(config, "get"):
+            return None
+        config = config.get(part)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "items"):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return value
+
+
+def _require_number(name: str, value: object, at_least: float = -math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= at_least:
+        wanted = "a number" if at_least == -math.inf else f"a number >= {at_least:g}"
+        raise InputError(f"{SECTION}.{name}: {value!r}, must be {wanted}")
