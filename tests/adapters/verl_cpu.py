@@ -1,8 +1,9 @@
 """verl on a machine without a GPU: a platform, an engine and a rollout by transformers, for tests.
 
 verl loads this as an external module; it has no CPU path of its own. All of it goes through verl's
-registries but one function: the process group is named ``gloo`` where verl would say
-``cpu:gloo,cpu:gloo``, which torch refuses.
+registries but two functions: the process group is named ``gloo`` where verl would say
+``cpu:gloo,cpu:gloo``, which torch refuses; and verl does not see TRL, of which it would import a class
+that TRL 1.16 no longer has (it patches that class for value models, which are not used here).
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class CPUPlatform(PlatformBase):
 
 
 # verl asks for the platform while these are imported
+import verl.models.transformers.monkey_patch  # noqa: E402
 import verl.utils.distributed  # noqa: E402
 import verl.workers.engine_workers  # noqa: E402
 from verl.workers.engine.base import EngineRegistry  # noqa: E402
@@ -176,3 +178,4 @@ def _gloo(timeout_second=None, backend=None):
 
 verl.utils.distributed.initialize_global_process_group_ray = _gloo
 verl.workers.engine_workers.initialize_global_process_group_ray = _gloo
+verl.models.transformers.monkey_patch.is_trl_available = lambda: False
