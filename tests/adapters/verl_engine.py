@@ -142,7 +142,9 @@ def gradients_at_the_step(engine: Any) -> dict[str, Any]:
 
     def noted() -> Any:
         for name, p in engine.module.named_parameters():
-            found[name] = (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad).clone()
+            found[name] = (
+                p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+            ).clone()
         return step()
 
     engine.optimizer_step = noted

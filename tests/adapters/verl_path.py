@@ -64,9 +64,7 @@ def drive(
     )
     loss_fn = Loss(config, Settings(objective_name, parameters or {}, **settings))
     data = _data(fields)
-    leaves = {
-        name: fields[name].detach().clone().requires_grad_() for name in ("logp", "entropy")
-    }
+    leaves = {name: fields[name].detach().clone().requires_grad_() for name in ("logp", "entropy")}
     attach_denominators(data, loss_fn.objective, group=None)
     total, metrics = torch.zeros(()), {}
     rows = torch.arange(len(fields["logp"])).chunk(micro_batches)

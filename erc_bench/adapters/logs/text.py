@@ -66,7 +66,9 @@ def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: no JSON ({error.msg}, column {error.colno})") from None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: no JSON that can be read ({type(error).__name__})") from None
+            raise InputError(
+                f"{where}: no JSON that can be read ({type(error).__name__})"
+            ) from None
         if not isinstance(value, dict):
             raise InputError(f"{where}: {type(value).__name__}, must be an object")
         yield where, value

@@ -61,7 +61,9 @@ def _found(line: str) -> re.Match[str] | None:
 def _lines(path: Path, text: str) -> Iterator[Entry]:
     for where, value in json_lines(path, text):
         if "step" not in value or "data" not in value:
-            raise InputError(f"{where}: no step and data in it; a log of verl's file logger has both")
+            raise InputError(
+                f"{where}: no step and data in it; a log of verl's file logger has both"
+            )
         yield require_step(where, value["step"], value["data"])
 
 

@@ -220,9 +220,7 @@ def _attached(data: Any, objective: Objective, device: torch.device) -> Denomina
             f"{SECTION}: the mini-batch carries no denominators; run with trainer.v1.trainer_mode={NAME}"
         )
     count = 2 + len(objective.regularizers)
-    values = [
-        torch.tensor(data[_key(i)], dtype=torch.float64, device=device) for i in range(count)
-    ]
+    values = [torch.tensor(data[_key(i)], dtype=torch.float64, device=device) for i in range(count)]
     return Denominators(values[0], values[1], tuple(values[2:]))
 
 
