@@ -64,7 +64,7 @@ def run_of(
     """Entries as a run, in the order of their steps; of entries with one step the last counts.
 
     A resumed run logs some steps twice. From the first gradient norm that is not finite on, the run
-    counts as diverged. Where no rollout was logged, each entry is one.
+    counts as diverged. Where no rollout was logged, each entry with a reward begins one.
 
     Args:
         entries: of one run.
@@ -89,9 +89,7 @@ def run_of(
     frame.insert(0, "update", [step - first for step in sorted(rows)])
     if (frame["update"] < 0).any():
         raise InputError(f"{source}: step {min(rows)}, must be {first} or more")
-    if "rollout" not in frame or frame["rollout"].isna().any():
-        frame["rollout"] = frame["update"]
-        used.pop("rollout", None)
+    frame = _with_rollouts(frame)
     broken = ~frame[_FINITE].map(math.isfinite) if _FINITE in used else False
     frame["diverged"] = pd.Series(broken, index=frame.index).cummax().astype(bool)
     further = [name for name in frame if name not in COLUMNS]
@@ -99,6 +97,22 @@ def run_of(
     counted = frame.astype({"rollout": "int64", "update": "int64"})
     floats = [c for c in counted if c not in ("rollout", "update", "diverged")]
     return LoggedRun(environment, counted.astype(dict.fromkeys(floats, float)), source, used)
+
+
+def _with_rollouts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rollout of each row, and its reward and tokens on every row of it.
+
+    A rollout begins where it was logged that it does, or else with each entry that has a reward: TRL
+    logs none while it goes on with the same completions.
+    """
+    if "rollout" not in frame or frame["rollout"].isna().any():
+        reward = frame.get("reward/mean")
+        begins = pd.Series(True, index=frame.index) if reward is None else reward.notna()
+        frame["rollout"] = (begins.cumsum() - 1).clip(lower=0) if begins.any() else frame["update"]
+    for name in ("reward/mean", "tokens"):
+        if name in frame:
+            frame[name] = frame.groupby("rollout")[name].ffill()
+    return frame
 
 
 def _row(entry: Entry, names: Names, used: dict[str, str]) -> dict[str, float]:

@@ -36,8 +36,8 @@ def read_trl(path: Path | str) -> LoggedRun:
     """A run of TRL's GRPOTrainer, stock or ours.
 
     A row is one entry of ``log_history``: one optimizer step with ``logging_steps=1``, a mean over
-    several otherwise. The stock trainer logs neither rollout nor staleness: each entry then counts
-    as a rollout, and staleness is NaN.
+    several otherwise. The stock trainer logs neither rollout nor staleness: each entry with a reward
+    then begins a rollout, and staleness is NaN.
 
     Args:
         path: ``trainer_state.json``, a checkpoint's folder, or a file with one entry per line.
