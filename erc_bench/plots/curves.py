@@ -254,7 +254,9 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
         axes.margins(x=0.01)
     if not data:
         raise NothingToDraw("no rollout with a finite return and its number of tokens")
-    known = frames.runs.loc[frames.runs["experiment"].isin(experiments), "reward/optimal"].notna().any()
+    known = (
+        frames.runs.loc[frames.runs["experiment"].isin(experiments), "reward/optimal"].notna().any()
+    )
     arm_legend(
         figure,
         frames,

@@ -72,7 +72,7 @@ def directly(objective, given):
 @pytest.mark.parametrize("name", TOKEN_LEVEL)
 def test_loss_and_gradients_of_every_token_level_recipe(name):
     """Value, gradients and metrics are the Objective's, to 1e-9 in float64."""
-    from verl_path import drive
+    from verl_path import drive  # noqa: PLC0415
 
     given = fields()
     loss, grads, metrics = drive(given, name)
@@ -100,7 +100,7 @@ def test_loss_and_gradients_of_every_token_level_recipe(name):
 )
 def test_one_and_four_micro_batches_add_up_to_the_same(name, further):
     """With aggregation=global, a mini-batch's gradient and metrics do not depend on its split."""
-    from verl_path import drive
+    from verl_path import drive  # noqa: PLC0415
 
     given = fields(rows=8)
     whole, split = (drive(given, name, micro_batches=n, **further) for n in (1, 4))
@@ -114,7 +114,7 @@ def test_one_and_four_micro_batches_add_up_to_the_same(name, further):
 @with_verl
 def test_aggregation_by_micro_batch_is_the_release_s():
     """Each micro-batch's own token mean, weighted by its share of the responses."""
-    from verl_path import drive
+    from verl_path import drive  # noqa: PLC0415
 
     given = fields(rows=8)
     settings = {"positive_nll": 0.1, "aggregation": "micro-batch"}
@@ -139,7 +139,7 @@ def test_aggregation_by_micro_batch_is_the_release_s():
 )
 def test_gradient_equals_the_official_release(case):
     """The release's own numbers, through verl, to 1e-9 in float64."""
-    from verl_path import verl_loss
+    from verl_path import verl_loss  # noqa: PLC0415
 
     names = {
         "logp": "log_prob", "old_logp": "old_log_prob", "advantage": "advantages", "mask": "mask",
@@ -165,7 +165,7 @@ def test_gradient_equals_the_official_release(case):
 @with_verl
 def test_metrics_keep_their_names_through_verl_s_reduction():
     """verl takes the maximum of a metric whose name contains max, and the minimum with min."""
-    from verl_path import drive
+    from verl_path import drive  # noqa: PLC0415
 
     for name in TOKEN_LEVEL:
         metrics = drive(fields(), name, positive_nll=0.0)[2]
@@ -177,7 +177,7 @@ def test_metrics_keep_their_names_through_verl_s_reduction():
 @with_verl
 def test_drift_metrics_are_token_means():
     """Entropies, k3 and the share outside the band are plain means over unmasked tokens."""
-    from verl_path import drive
+    from verl_path import drive  # noqa: PLC0415
 
     given = fields()
     metrics = drive(given, "dapo", micro_batches=3)[2]
@@ -199,9 +199,9 @@ def test_drift_metrics_are_token_means():
 @with_verl
 def test_the_loss_without_our_trainer_says_so():
     """loss_mode=erc_bench under a stock trainer is an error, not a loss without its gate."""
-    from verl.trainer.ppo.core_algos import get_policy_loss_fn
+    from verl.trainer.ppo.core_algos import get_policy_loss_fn  # noqa: PLC0415
 
-    import erc_bench.adapters.verl  # noqa: F401
+    import erc_bench.adapters.verl  # noqa: F401, PLC0415
 
     x = torch.zeros(1, 2)
     with pytest.raises(InputError, match="trainer_mode: must be erc_bench"):
@@ -313,7 +313,7 @@ def test_a_missing_verl_leaves_nothing_registered_and_no_error():
 )
 def test_one_update_by_verl_s_worker(tmp_path, settings, ranks, micro_tokens):
     """The gradient that reaches the parameters is the Objective's, over micro-batches and ranks."""
-    import verl_tiny
+    import verl_tiny  # noqa: PLC0415
 
     request = {
         "model": str(verl_tiny.write_model(tmp_path / "model")), "settings": settings,

@@ -91,9 +91,9 @@ def actor_name(rank):
 
 
 def load_replica():
-    import ray
-    from verl.workers.rollout.replica import RolloutReplica
-    from verl_sampler import Sampler
+    import ray  # noqa: PLC0415
+    from verl.workers.rollout.replica import RolloutReplica  # noqa: PLC0415
+    from verl_sampler import Sampler  # noqa: PLC0415
 
     class Replica(RolloutReplica):
         async def launch_servers(self):
@@ -117,7 +117,7 @@ class Weights(BaseRollout):
         pass
 
     async def update_weights(self, weights, **extra):
-        import ray
+        import ray  # noqa: PLC0415
 
         plain = {name: x.detach().float().cpu().numpy() for name, x in weights}
         sampler = ray.get_actor(actor_name(torch.distributed.get_rank()))

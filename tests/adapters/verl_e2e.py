@@ -76,7 +76,7 @@ def run(folder: Path, objective: str, steps: int, *further: str) -> Path:
     Raises:
         subprocess.CalledProcessError: verl failed.
     """
-    import verl_tiny
+    import verl_tiny  # noqa: PLC0415
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").exists():

@@ -18,7 +18,7 @@ ROWS, PROMPT, RESPONSE = 8, 6, 10
 
 def batch(model: Any) -> dict[str, Any]:
     """Fixed prompts and responses, with old values that lie a little beside the model's own."""
-    import torch
+    import torch  # noqa: PLC0415
 
     g = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, 90, (ROWS, PROMPT + RESPONSE), generator=g)
@@ -41,7 +41,7 @@ def batch(model: Any) -> dict[str, Any]:
 
 def evaluate(model: Any, tokens: Any, attention: Any) -> tuple[Any, Any, Any]:
     """Log-probabilities and entropies of the responses' tokens, and the logits."""
-    import torch
+    import torch  # noqa: PLC0415
 
     logits = model(input_ids=tokens, attention_mask=attention).logits[:, PROMPT - 1 : -1]
     log_probs = logits.float().log_softmax(-1)
@@ -51,7 +51,7 @@ def evaluate(model: Any, tokens: Any, attention: Any) -> tuple[Any, Any, Any]:
 
 def direct(model: Any, given: dict[str, Any], settings: Any) -> tuple[float, dict[str, Any]]:
     """Our Objective on the whole batch, and its gradient with respect to the parameters."""
-    from erc_bench.batch import TokenBatch
+    from erc_bench.batch import TokenBatch  # noqa: PLC0415
 
     logp, entropy, _ = evaluate(model, given["tokens"], given["attention"])
     loss, _ = settings.built(
@@ -67,7 +67,7 @@ def direct(model: Any, given: dict[str, Any], settings: Any) -> tuple[float, dic
 
 def worker(model: str, strategy: str, micro_tokens: int, settings: Any) -> Any:
     """verl's training worker as our trainer makes it, without Ray around it."""
-    from verl.workers.config import (
+    from verl.workers.config import (  # noqa: PLC0415
         FSDPActorConfig,
         FSDPEngineConfig,
         FSDPOptimizerConfig,
@@ -76,8 +76,8 @@ def worker(model: str, strategy: str, micro_tokens: int, settings: Any) -> Any:
         TrainingWorkerConfig,
     )
 
-    from erc_bench.adapters.verl.loss import Loss
-    from erc_bench.adapters.verl.trainer import role_worker
+    from erc_bench.adapters.verl.loss import Loss  # noqa: PLC0415
+    from erc_bench.adapters.verl.trainer import role_worker  # noqa: PLC0415
 
     fp32 = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
     made = role_worker(settings).actor_worker_cls(
@@ -110,11 +110,11 @@ def worker(model: str, strategy: str, micro_tokens: int, settings: Any) -> Any:
 
 def update(made: Any, given: dict[str, Any], rows: slice) -> dict[str, Any]:
     """One optimizer step on this rank's rows; the metrics that the trainer would log."""
-    import torch
-    from verl import DataProto
-    from verl.utils import tensordict_utils as tu
-    from verl.utils.metric import reduce_metrics
-    from verl.workers.utils.padding import left_right_2_no_padding
+    import torch  # noqa: PLC0415
+    from verl import DataProto  # noqa: PLC0415
+    from verl.utils import tensordict_utils as tu  # noqa: PLC0415
+    from verl.utils.metric import reduce_metrics  # noqa: PLC0415
+    from verl.workers.utils.padding import left_right_2_no_padding  # noqa: PLC0415
 
     tensors = {
         "input_ids": given["tokens"], "prompts": given["tokens"][:, :PROMPT],
@@ -152,11 +152,11 @@ def gradients_at_the_step(engine: Any) -> dict[str, Any]:
 
 
 def main(request: dict[str, Any]) -> None:
-    import torch
-    import verl_cpu  # noqa: F401
-    from transformers import AutoModelForCausalLM
+    import torch  # noqa: PLC0415
+    import verl_cpu  # noqa: F401, PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    from erc_bench.adapters.verl import Settings
+    from erc_bench.adapters.verl import Settings  # noqa: PLC0415
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")

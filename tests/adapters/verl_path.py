@@ -47,12 +47,12 @@ def drive(
     **settings: Any,
 ) -> tuple[Tensor, Fields, dict[str, float]]:
     """As :func:`verl_loss`, with both leaves' gradients; ``actor`` sets keys of verl's actor."""
-    from verl.utils import tensordict_utils as tu
-    from verl.utils.metric import Metric
-    from verl.workers.config import ActorConfig, PolicyLossConfig
+    from verl.utils import tensordict_utils as tu  # noqa: PLC0415
+    from verl.utils.metric import Metric  # noqa: PLC0415
+    from verl.workers.config import ActorConfig, PolicyLossConfig  # noqa: PLC0415
 
-    from erc_bench.adapters.verl import NAME, Settings
-    from erc_bench.adapters.verl.loss import Loss, attach_denominators
+    from erc_bench.adapters.verl import NAME, Settings  # noqa: PLC0415
+    from erc_bench.adapters.verl.loss import Loss, attach_denominators  # noqa: PLC0415
 
     config = ActorConfig(
         strategy="fsdp",
@@ -87,8 +87,8 @@ def drive(
 
 def _data(fields: Fields) -> Any:
     """What verl's worker has of a mini-batch; prompts of one token, responses padded to T."""
-    from tensordict import TensorDict
-    from verl.utils import tensordict_utils as tu
+    from tensordict import TensorDict  # noqa: PLC0415
+    from verl.utils import tensordict_utils as tu  # noqa: PLC0415
 
     shape = fields["logp"].shape
     tokens = torch.ones(shape[0], shape[1] + 1, dtype=torch.long)

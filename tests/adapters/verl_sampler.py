@@ -11,7 +11,7 @@ class Sampler:
     """Answers verl's requests with ``generate``, one at a time, from a seed of its own."""
 
     def __init__(self, path, length, seed):
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
         torch.set_num_threads(1)
         torch.manual_seed(seed)
@@ -23,7 +23,7 @@ class Sampler:
         self.step = step
 
     def generate(self, request_id, prompt_ids, sampling_params, **_):
-        from verl.workers.rollout.replica import TokenOutput
+        from verl.workers.rollout.replica import TokenOutput  # noqa: PLC0415
 
         prompt = torch.tensor([list(prompt_ids)])
         with self.lock, torch.no_grad():

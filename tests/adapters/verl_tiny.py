@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+
+import pandas as pd
 
 TOKENS = 261  # five special ones and every byte
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
     """A Qwen2 of 100 thousand parameters with a byte tokenizer, from its configuration alone."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    import torch  # noqa: PLC0415
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415
 
     special = ["<pad>", "<eos>", "<unk>", "<start>", "<end>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -36,9 +39,6 @@ def write_model(folder: Path, seed: int = 0) -> Path:
 
 def write_data(path: Path) -> Path:
     """Sixty-four sums as verl's Parquet rows."""
-    import random
-
-    import pandas as pd
 
     rng = random.Random(0)
     rows = []

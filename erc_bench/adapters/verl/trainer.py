@@ -25,7 +25,7 @@ class ObjectiveWorker:
 
 
 def role_worker(settings: Settings) -> type:
-    """verl's worker of actor, rollout and reference, its actor with :class:`ObjectiveWorker`.
+    """Verl's worker of actor, rollout and reference, its actor with :class:`ObjectiveWorker`.
 
     The class is made here so that Ray sends it, and the objective in it, by value.
     """
@@ -60,7 +60,7 @@ class ObjectiveTrainer:
 
         super()._init_resource_pool_mgr()  # type: ignore[misc]
         mapping: dict[Any, Any] = self.role_worker_mapping  # type: ignore[attr-defined]
-        worker = ray.remote(role_worker(self.settings))
+        worker: Any = ray.remote(role_worker(self.settings))
         for role in mapping:
             if str(role) in ("actor", "actor_rollout", "actor_rollout_ref"):
                 mapping[role] = worker
