@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
-from erc_bench.adapters.needs import require_fields
+from erc_bench.adapters.reads import WHOLE_DISTRIBUTIONS, fields_read, require_fields
 from erc_bench.batch import TokenBatch
 from erc_bench.errors import InputError
 from erc_bench.numerics import entropy_ratio, k3
@@ -156,7 +156,7 @@ class ERCPPO(PPO):
         chosen = self._policy_objective(0.2)
         discrete = isinstance(self.action_space, spaces.Discrete)
         require_fields(chosen, (*FIELDS, *WHOLE) if discrete else FIELDS, by="SB3")
-        self._whole = _reads_whole(chosen)
+        self._whole = bool(fields_read(chosen) & WHOLE_DISTRIBUTIONS)
         bonus = any(isinstance(r, EntropyBonus) for r in chosen.regularizers)
         if bonus and isinstance(self.action_space, spaces.Box):
             raise InputError("objective: an entropy bonus for Box actions is SB3's ent_coef")
@@ -297,15 +297,6 @@ def _drift(batch: TokenBatch) -> dict[str, Tensor]:
         "drift/entropy_new": new.mean(),
         "drift/kl_k3": k3(batch.log_ratio).mean(),
     }
-
-
-def _reads_whole(objective: Objective) -> bool:
-    """Whether it reads distributions, and not only sampled log-probabilities and entropies."""
-    try:
-        require_fields(objective, (*FIELDS, "action"), by="SB3")
-    except InputError:
-        return True
-    return False
 
 
 def _logits(distribution: Any) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import trl
 from torch import Tensor
 
-from erc_bench.adapters.needs import require_fields
+from erc_bench.adapters.reads import require_fields
 from erc_bench.batch import TokenBatch
 from erc_bench.errors import InputError
 from erc_bench.numerics import entropy_ratio, k3

@@ -97,7 +97,8 @@ def bin_width(metrics: pd.DataFrame) -> int:
     updates = int(metrics["update"].max()) + 1
     if updates <= POINTS:
         return 1
-    per_rollout = int(metrics["staleness"].max()) + 1
+    stale = metrics["staleness"].max()  # NaN in logs of trainers that do not say
+    per_rollout = int(stale) + 1 if math.isfinite(stale) else 1
     return per_rollout * math.ceil(updates / (POINTS * per_rollout))
 
 
@@ -192,7 +193,7 @@ def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[flo
     columns = ["seed", "update", "rollout", "tokens", "reward/mean", "diverged"]
     for _, run in metrics[columns].sort_values("update").groupby("seed"):
         rollouts = run.drop_duplicates("rollout")
-        alive = rollouts[np.isfinite(rollouts["reward/mean"])]
+        alive = rollouts[np.isfinite(rollouts[["reward/mean", "tokens"]].astype(float)).all(axis=1)]
         if alive.empty:
             continue
         block = np.arange(len(alive)) // math.ceil(len(rollouts) / ROLLOUTS)
@@ -252,17 +253,20 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
             axes.set_ylabel("mean return")
         axes.margins(x=0.01)
     if not data:
-        raise NothingToDraw("no finite return in any rollout")
+        raise NothingToDraw("no rollout with a finite return and its number of tokens")
+    known = (
+        frames.runs.loc[frames.runs["experiment"].isin(experiments), "reward/optimal"].notna().any()
+    )
     arm_legend(
         figure,
         frames,
         {e: frames.arms(e) for e in experiments},
-        [(Line2D([], [], **_OPTIMUM), "optimum")],
+        [(Line2D([], [], **_OPTIMUM), "optimum")] if known else [],
     )
     text = (
         "Mean return of rollouts against the tokens generated for training: mean and 95 % interval "
-        f"over seeds, at most {ROLLOUTS} points, each the mean of a seed's consecutive rollouts; "
-        "dotted: expected return of the best policy. A diverged run has "
+        f"over seeds, at most {ROLLOUTS} points, each the mean of a seed's consecutive rollouts"
+        f"{'; dotted: expected return of the best policy' if known else ''}. A diverged run has "
         "return 0 from its divergence on."
     )
     return Drawing(
@@ -287,5 +291,7 @@ def _final_rewards(frames: Frames) -> list[str]:
             for name in pair
         ]
         if parts:
-            sentences.append(f"Final evaluation, {experiment}: {', '.join(parts)}.")
+            imported = "imported" in frames.about(experiment)  # a log: it has no evaluation
+            measured = "Last rollout" if imported else "Final evaluation"
+            sentences.append(f"{measured}, {experiment}: {', '.join(parts)}.")
     return sentences

@@ -7,11 +7,12 @@ import warnings
 import pytest
 import torch
 from adapters.tiny_trl import make_trainer, require_trl
+from adapters.verl_path import verl_loss
 
 from erc_bench.batch import TokenBatch
 from erc_bench.objectives import PositiveNLL, make
 
-ROWS, LENGTH, PROMPT = 5, 7, 3
+ROWS, LENGTH = 5, 7
 OBJECTIVES = ("dapo", "gppo", "erc-dapo", "erc-gppo", "erc-gppo+nll", "dual-clip", "cispo", "gmpo")
 
 
@@ -72,48 +73,6 @@ def through_trl(objective, given, folder, monkeypatch):
     return trainer._compute_loss(trainer.model, inputs)
 
 
-def through_verl(objective, given):
-    """The loss function as the worker calls it: ragged prompt and response in one row of values."""
-    pytest.importorskip("transfer_queue", reason="verl's trainer needs TransferQueue")
-    from tensordict import TensorDict
-    from verl.utils import tensordict_utils as tu
-
-    from erc_bench.adapters.verl import ObjectiveLoss
-
-    lengths = given["mask"].sum(1).tolist()
-
-    def rows(values):
-        """Of the prompt and the response; a response's values lie one place before its tokens."""
-        parts = []
-        for row, length in zip(values, lengths, strict=True):
-            parts += [row.new_zeros(PROMPT - 1), row[:length], row.new_zeros(1)]
-        return torch.cat(parts)
-
-    def ragged(values):
-        parts = [row[:length] for row, length in zip(values, lengths, strict=True)]
-        return torch.nested.nested_tensor(parts, layout=torch.jagged)
-
-    tokens = torch.full((ROWS, LENGTH), 3)
-    prompts = torch.nested.nested_tensor([torch.full((PROMPT,), 2)] * ROWS, layout=torch.jagged)
-    scores = torch.zeros(ROWS, LENGTH, dtype=torch.float64)
-    scores[:, 0] = given["reward"]
-    advantage = given["advantage"][:, None].expand(ROWS, LENGTH)
-    data = TensorDict(
-        {
-            "prompts": prompts, "responses": ragged(tokens),
-            "response_mask": ragged(given["mask"].long()),
-            "old_log_probs": ragged(given["old_logp"]), "entropy": ragged(given["old_entropy"]),
-            "advantages": ragged(advantage), "rm_scores": ragged(scores),
-        },
-        batch_size=[ROWS],
-    )  # fmt: skip
-    tu.assign_non_tensor(
-        data, dp_size=1, batch_num_tokens=int(sum(lengths)), global_batch_size=ROWS
-    )
-    output = {"log_probs": rows(given["logp"]), "entropy": rows(given["entropy"])}
-    return ObjectiveLoss(objective)(model_output=output, data=data)[0]
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_one_batch_through_objective_trl_and_verl(name, tmp_path, monkeypatch):
     """The same number and the same gradient of every token's log-probability, to 1e-6."""
@@ -122,15 +81,17 @@ def test_one_batch_through_objective_trl_and_verl(name, tmp_path, monkeypatch):
     losses, gradients = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nested tensors are a prototype
-        for path in (
-            direct,
-            through_verl,
-            lambda o, given: through_trl(o, given, tmp_path, monkeypatch),
-        ):
+        for path in (direct, lambda o, g: through_trl(o, g, tmp_path, monkeypatch)):
             given = fixed()
             loss = path(objective, given)
             losses.append(loss.item())
             gradients.append(torch.autograd.grad(loss, given["logp"])[0])
+        given = fixed()
+        fields = given | {"advantage": given["advantage"][:, None].expand(ROWS, LENGTH)}
+        nll = 0.1 if name.endswith("+nll") else 0.0
+        loss, gradient, _ = verl_loss(fields, name.removesuffix("+nll"), positive_nll=nll)
+        losses.append(loss.item())
+        gradients.append(gradient)
     assert gradients[0].abs().max() > 1e-3
     for loss, gradient in zip(losses[1:], gradients[1:], strict=True):
         assert loss == pytest.approx(losses[0], abs=1e-6)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
-import erc_envs  # noqa: F401  # registers
 import gymnasium
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+import erc_envs  # noqa: F401  # registers
 from erc_bench.adapters.sb3 import ERCPPO
 from erc_bench.errors import InputError
 from erc_bench.objectives import EntropyRatio, make
@@ -178,7 +179,8 @@ def test_recipes_train(name):
     assert not torch.equal(start, weights(model))
     log = model.logger.name_to_value
     assert log["drift/entropy_new"] > 0
-    assert ("gate/dropped_fraction" in log) and log["train/approx_kl"] > 0
+    assert "gate/dropped_fraction" in log
+    assert log["train/approx_kl"] > 0
 
 
 def test_save_and_load_go_on_alike(tmp_path):
@@ -200,7 +202,7 @@ def test_save_and_load_go_on_alike(tmp_path):
 
 def test_callbacks_see_our_metrics():
     class Keep(BaseCallback):
-        found: dict[str, float] = {}
+        found: ClassVar[dict[str, float]] = {}
 
         def _on_step(self) -> bool:
             return True
@@ -236,7 +238,7 @@ def _policy(environment):
         ("discrete", {"band_high": -1.0}, "high"),
         ("discrete", {"objective": "gspo"}, "over whole responses"),
         ("discrete", {"objective": "grpo"}, "over whole responses"),
-        ("box", {"objective": "tv-gate-dapo"}, "SB3 gives no"),
+        ("box", {"objective": "tv-gate-dapo"}, "which SB3 does not keep"),
         ("box", {"objective": "ppo-entropy"}, "SB3's ent_coef"),
         ("discrete", {"objective": "dapo", "clip_range": 0.1}, "clip_range: 0.1 has no effect"),
         ("discrete", {"objective": "dapo", "band_low": 0.1}, "band_low: 0.1 has no effect"),

@@ -151,7 +151,7 @@ def test_positive_nll_sees_each_responses_reward(tmp_path):
 
 def test_reference_kl_uses_trls_reference_model(tmp_path):
     """GRPO with beta: zero at the first step, as the policy is its reference; not later."""
-    model, tokenizer = make_model()
+    model, _ = make_model()
     model.save_pretrained(tmp_path / "model")
     from transformers import AutoModelForCausalLM
 
@@ -175,9 +175,9 @@ def test_reference_kl_uses_trls_reference_model(tmp_path):
         (
             {"objective": "kl-gate-dapo"},
             {},
-            "TRL gives no old_log_probs, but KLTrustRegion needs it",
+            "reads log_probs, old_log_probs, which TRL does not keep",
         ),
-        ({"objective": "erc-directional-dapo"}, {}, "TRL gives no log_probs"),
+        ({"objective": "erc-directional-dapo"}, {}, "which TRL does not keep"),
         ({"objective": "erc-dap"}, {}, "did you mean"),
         ({"objective": "dapo"}, {"epsilon": 0.1}, "GRPOConfig.epsilon: 0.1 has no effect"),
         ({"objective": "dapo"}, {"loss_type": "grpo"}, "GRPOConfig.loss_type"),

@@ -1,14 +1,20 @@
-"""Logs of real training runs as our records, so that an LLM run is drawn by the code that draws toys.
+"""Logs of other trainers as records of ours: TRL, verl, TensorBoard; imports records and errors only.
 
-``reading`` turns a log of TRL, verl or TensorBoard into rows, ``names`` says what is called what there,
-``writing`` makes a results folder of them.
+    run = read_log("run1/trainer_state.json")
+    results = write_records("results/llm", {("dapo", 0): run}, experiment="llm")
+
+``results`` is a results folder like any other: figures 2 to 4 are drawn from it by the same code.
 """
 
-from erc_bench.adapters.logs.names import LoggedRun
-from erc_bench.adapters.logs.reading import read_log, read_tensorboard, read_trl, read_verl
-from erc_bench.adapters.logs.writing import write_records
+from erc_bench.adapters.logs.guess import read_log
+from erc_bench.adapters.logs.records import write_records
+from erc_bench.adapters.logs.runs import COLUMNS, LoggedRun
+from erc_bench.adapters.logs.tensorboard import read_tensorboard
+from erc_bench.adapters.logs.trl import read_trl
+from erc_bench.adapters.logs.verl import read_verl
 
 __all__ = [
+    "COLUMNS",
     "LoggedRun",
     "read_log",
     "read_tensorboard",

@@ -1,11 +1,22 @@
-"""Any objective in unmodified verl 0.9: ``VERL_USE_EXTERNAL_MODULES=erc_bench.adapters.verl``.
+"""Plug-in for unmodified verl 0.9: the policy loss and the trainer ``erc_bench``; imports objectives only.
 
-verl imports this module in every process; doing so registers the trainer and the policy loss, both
-named ``erc_bench``. ``loss`` is what runs for each micro-batch, ``trainer`` installs it after it has
-checked the configuration. Needs verl (``erc-bench[verl]`` and ``pip install --no-deps verl==0.9.1``).
+``VERL_USE_EXTERNAL_MODULES=erc_bench.adapters.verl`` makes verl import this module in every
+process, which registers both (see ``docs/verl.md`` for the configuration). Where verl is not
+installed, importing it registers nothing.
+
+There is no ``verl.plugins`` entry point on purpose: verl logs a failed entry point at debug level
+and goes on, so that a broken installation would train something else.
 """
 
-from erc_bench.adapters.verl.loss import ObjectiveLoss
-from erc_bench.adapters.verl.trainer import NAME, ObjectiveTrainer, objective_loss
+from importlib.util import find_spec
 
-__all__ = ["NAME", "ObjectiveLoss", "ObjectiveTrainer", "objective_loss"]
+from erc_bench.adapters.verl.settings import NAME, Settings
+
+__all__ = ["NAME", "Settings"]
+
+if find_spec("verl") is not None:
+    from erc_bench.adapters.verl.loss import register_loss
+    from erc_bench.adapters.verl.trainer import register_trainer
+
+    register_loss()
+    register_trainer()

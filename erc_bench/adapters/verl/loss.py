@@ -1,138 +1,235 @@
-"""The loss of one micro-batch as verl's workers call it."""
+"""The policy loss ``erc_bench``: verl's micro-batch as a TokenBatch, and our Objective on it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from verl.utils.metric import AggregationType, Metric
-from verl.workers.utils.padding import no_padding_2_padding
 
-from erc_bench.adapters.verl.names import Aggregation
+from erc_bench.adapters.verl.settings import NAME, SECTION, Settings
 from erc_bench.batch import TokenBatch
 from erc_bench.errors import InputError
 from erc_bench.numerics import entropy_ratio, k3
-from erc_bench.objectives import (
-    FixedHorizon,
-    Objective,
-    SequenceMeanTokenMean,
-    SequenceMeanTokenSum,
-    TokenMean,
-)
-from erc_bench.objectives.base import Denominators
+from erc_bench.objectives import Denominators, EntropyRatio, Objective
 
-__all__ = ["ObjectiveLoss"]
+__all__ = ["Loss", "attach_denominators", "register_loss"]
 
-#: Fields of verl's batch, where they are there, and ours.
-OPTIONAL = {
-    "entropy": "old_entropy", "responses": "action", "ref_log_prob": "ref_logp",
-    "rollout_log_probs": "rollout_logp",
-}  # fmt: skip
+#: Band of ``drift/out_of_band_fraction`` where the objective has no entropy gate: the paper's.
+BAND = EntropyRatio(0.05, 0.05)
 
 
-@dataclass(frozen=True)
-class ObjectiveLoss:
-    """A loss function for ``set_loss_fn``: one micro-batch's share of the mini-batch's loss.
+@dataclass
+class _Call:
+    """What verl's signature of a policy loss has no argument for, and the metrics it gave."""
 
-    With ``global`` aggregation the shares of all micro-batches and data-parallel ranks add up to the
-    objective on the whole mini-batch, as verl 0.9's own losses do. With ``micro-batch``, ERC's
-    release: the objective on each micro-batch by itself, weighted by its number of responses.
-    A regularizer over some responses only (``PositiveNLL``) is averaged within each micro-batch, which
-    is weighted by its share of the tokens: verl does not say how many such tokens the others have.
-
-    Attributes:
-        objective: what is minimised.
-        aggregation: see above.
-    """
-
+    settings: Settings
     objective: Objective
-    aggregation: Aggregation = "global"
+    fields: dict[str, Tensor]
+    denominators: Denominators
+    weight: float | None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
-    def __call__(self, *, model_output: Any, data: Any, dp_group: Any = None) -> tuple[Tensor, Any]:
-        """Loss and metrics as verl's ``ppo_loss`` gives them; gradients are averaged over ranks."""
-        batch = token_batch(model_output, data)
-        ranks, responses = int(data["dp_size"]), int(data["global_batch_size"])
-        tokens = int(data["batch_num_tokens"])
-        if self.aggregation == "global":
-            whole = self._denominators(batch, tokens, responses)
-            loss, metrics = self.objective(batch, whole)
-            measured = drift(batch, tokens)
-            scale = float(ranks)
-        else:
-            loss, metrics = self.objective(batch)
-            measured = drift(batch, int(batch.mask.sum()))
-            scale = ranks * batch.mask.shape[0] / responses
-        named = {f"actor/{name}": value * scale for name, value in (metrics | measured).items()}
-        named["actor/pg_loss"] = loss.detach() * scale
-        return loss * scale, Metric.from_dict(
-            {name: value.item() for name, value in named.items()}, aggregation=AggregationType.SUM
-        )
 
-    def _denominators(self, batch: TokenBatch, tokens: int, responses: int) -> Denominators:
-        """Of the whole mini-batch, of which verl tells the numbers of tokens and of responses."""
-        like = batch.logp
+_CALL: ContextVar[_Call | None] = ContextVar("erc_bench_verl_call", default=None)
 
-        def number(value: Tensor | float) -> Tensor:
-            return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
-        here = batch.mask.sum().clamp(min=1)
-        parts = []
-        for piece in self.objective.regularizers:
-            mask = piece.mask(batch)
-            if torch.equal(mask, batch.mask):
-                parts.append(number(self._whole(tokens, responses)))
-            else:
-                parts.append(number(self.objective.aggregate.denominator(mask) * tokens / here))
-        return Denominators(number(tokens), number(self._whole(tokens, responses)), tuple(parts))
+@contextmanager
+def _calling(call: _Call) -> Iterator[None]:
+    token = _CALL.set(call)
+    try:
+        yield
+    finally:
+        _CALL.reset(token)
 
-    def _whole(self, tokens: int, responses: int) -> float:
-        aggregate = self.objective.aggregate
-        match aggregate:
-            case TokenMean():
-                return float(tokens)
-            case SequenceMeanTokenMean() | SequenceMeanTokenSum():
-                return float(responses)
-            case FixedHorizon():
-                return float(responses * aggregate.horizon)
+
+def policy_loss(
+    old_log_prob: Tensor,
+    log_prob: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    loss_agg_mode: str = "token-mean",
+    config: Any = None,
+    rollout_is_weights: Tensor | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of a micro-batch with verl's signature, tensors ``(B, T)``; its metrics go to the caller.
+
+    Raises:
+        InputError: called without :class:`Loss` around it.
+    """
+    call = _CALL.get()
+    if call is None:
         raise InputError(
-            f"objective: verl cannot add up {type(aggregate).__name__} over micro-batches"
+            f"trainer.v1.trainer_mode: must be {NAME} with policy_loss.loss_mode={NAME}; another "
+            f"trainer gives the loss no entropies"
         )
-
-
-def token_batch(model_output: Any, data: Any) -> TokenBatch:
-    """Padded to ``(responses, tokens)`` from verl's ragged tensors."""
-    logp = no_padding_2_padding(model_output["log_probs"], data)
-    if model_output.get("entropy") is None:
-        raise InputError("actor.calculate_entropy: must be True, the objective's metrics need it")
-    entropy = no_padding_2_padding(model_output["entropy"], data)
-    wanted = [name for name in (*OPTIONAL, "rm_scores") if name in data.keys()]  # noqa: SIM118
-    padded = data.select("response_mask", "old_log_probs", "advantages", *wanted)
-    padded = padded.to_padded_tensor()
-    width = logp.shape[-1]
-    given = {OPTIONAL[name]: padded[name][..., :width] for name in wanted if name in OPTIONAL}
-    if "rm_scores" in wanted:
-        given["reward"] = padded["rm_scores"].to(logp.dtype).sum(-1)
-    return TokenBatch(
-        logp=logp,
-        old_logp=padded["old_log_probs"],
-        advantage=padded["advantages"],
-        mask=padded["response_mask"].bool(),
-        entropy=entropy,
-        **given,
+    if rollout_is_weights is not None:
+        raise InputError("algorithm.rollout_correction.rollout_is: must be null")
+    batch = TokenBatch(
+        logp=log_prob,
+        old_logp=old_log_prob,
+        advantage=advantages.to(log_prob),
+        mask=response_mask,
+        **call.fields,
     )
+    loss, metrics = call.objective(batch, None if call.weight is not None else call.denominators)
+    local = call.objective.denominators(batch).tokens if call.weight is not None else None
+    if call.weight is not None and local is not None:
+        loss = loss * call.weight
+        share = local / call.denominators.tokens.clamp(min=1)
+        metrics = {
+            name: value * (call.weight if name.startswith("loss/") else share)
+            for name, value in metrics.items()
+        }
+    call.metrics.update(metrics | _drift(call.objective, batch, call.denominators.tokens))
+    return loss, {}
 
 
 @torch.no_grad()
-def drift(batch: TokenBatch, tokens: int) -> dict[str, Tensor]:
-    """What can be measured without distributions, as shares of ``tokens``."""
-    new, old = batch.require("entropy", by="drift"), batch.require("old_entropy", by="drift")
-    rho = entropy_ratio(new, old)
-    measured = {
-        "drift/out_of_band_fraction": ((rho <= 0.95) | (rho >= 1.05)).to(new.dtype),
-        "drift/entropy_old": old,
-        "drift/entropy_new": new,
-        "drift/kl_k3": k3(batch.log_ratio),
+def _drift(objective: Objective, batch: TokenBatch, tokens: Tensor) -> dict[str, Tensor]:
+    """Measures that need no whole distribution, as shares of ``tokens``: they add up as losses do."""
+    band = next((g for g in objective.gates if isinstance(g, EntropyRatio)), BAND)
+    old = batch.require("old_entropy", by="the drift metrics")
+    new = batch.require("entropy", by="the drift metrics").detach()
+    rho = entropy_ratio(new, old, band.eps)
+    per_token = {
+        "out_of_band_fraction": ~((rho > 1 - band.low) & (rho < 1 + band.high)),
+        "entropy_old": old,
+        "entropy_new": new,
+        "kl_k3": k3(batch.log_ratio.detach()),
     }
-    return {name: (v * batch.mask).sum() / max(tokens, 1) for name, v in measured.items()}
+    return {
+        f"drift/{name}": torch.where(batch.mask, x.to(new), 0.0).sum() / tokens.clamp(min=1)
+        for name, x in per_token.items()
+    }
+
+
+@dataclass
+class Loss:
+    """What verl's workers call on each micro-batch: verl's own ``ppo_loss`` around our policy loss.
+
+    verl's ``entropy_coeff`` and ``use_kl_loss`` keep their meaning.
+
+    Args:
+        config: verl's ActorConfig.
+        settings: the plug-in's.
+    """
+
+    config: Any
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        self.objective = self.settings.built
+
+    def __call__(
+        self, model_output: Any, data: Any, dp_group: Any = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Loss to differentiate, and metrics ``actor/...`` that sum over the mini-batch."""
+        from verl.utils.metric import AggregationType, Metric  # noqa: PLC0415
+        from verl.workers.utils.losses import ppo_loss  # noqa: PLC0415
+
+        call = self._call(model_output, data)
+        with _calling(call):
+            loss, metrics = ppo_loss(
+                config=self.config, model_output=model_output, data=data, dp_group=dp_group
+            )
+        ours = {
+            f"actor/{name}": Metric(value=value, aggregation=AggregationType.SUM)
+            for name, value in call.metrics.items()
+        }
+        return loss, {**metrics, **ours}
+
+    def _call(self, model_output: Any, data: Any) -> _Call:
+        from verl.workers.utils.padding import no_padding_2_padding  # noqa: PLC0415
+
+        if model_output.get("entropy") is None:
+            raise InputError("actor_rollout_ref.actor.calculate_entropy: must be True")
+        fields = {
+            "entropy": no_padding_2_padding(model_output["entropy"], data),
+            "old_entropy": _padded(data["entropy"]),
+        }
+        for name, key in (("ref_logp", "ref_log_prob"), ("rollout_logp", "rollout_log_probs")):
+            if name in self.settings.reads:
+                fields[name] = _padded(data[key])
+        if "reward" in self.settings.reads:
+            fields["reward"] = _reward(data)
+        ranks, rows = data["dp_size"], data["response_mask"].shape[0]
+        alone = self.settings.aggregation == "micro-batch"
+        weight = rows * ranks / data["global_batch_size"] if alone else None
+        like = fields["entropy"]
+        return _Call(
+            self.settings,
+            self.objective,
+            {name: value.to(like.device) for name, value in fields.items()},
+            _attached(data, self.objective, like.device),
+            weight,
+        )
+
+
+def _padded(value: Tensor) -> Tensor:
+    return torch.nested.to_padded_tensor(value, 0.0) if value.is_nested else value
+
+
+def _reward(data: Any) -> Tensor:
+    """Reward of each response, ``(B,)``: verl keeps it per token, on the last one."""
+    return _padded(data["rm_scores"]).float().sum(-1)
+
+
+def attach_denominators(data: Any, objective: Objective, group: Any, device: Any = "cpu") -> None:
+    """Write into a mini-batch what its sums, over all micro-batches and ranks, are divided by.
+
+    verl gives losses the number of tokens and responses of the mini-batch; a regularizer that is
+    averaged over some of the tokens needs its own number. All are summed over the data-parallel
+    ranks and divided by their number, as gradients are averaged over ranks.
+
+    Args:
+        data: a rank's mini-batch, as verl's TensorDict.
+        objective: that will be called on its micro-batches.
+        group: data-parallel process group; None: one rank.
+        device: that ``group`` communicates from.
+    """
+    from verl.utils import tensordict_utils as tu  # noqa: PLC0415
+
+    mask = _padded(data["response_mask"]) != 0
+    zeros = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
+    reward = _reward(data) if "rm_scores" in data else None
+    batch = TokenBatch(zeros, zeros, zeros, mask, reward=reward)
+    found = objective.denominators(batch)
+    flat = torch.stack(
+        [torch.as_tensor(x).double() for x in (found.tokens, found.surrogate, *found.regularizers)]
+    ).to(device)
+    ranks = 1
+    if group is not None:
+        torch.distributed.all_reduce(flat, group=group)
+        ranks = torch.distributed.get_world_size(group)
+    values = (flat / ranks).tolist()
+    tu.assign_non_tensor(data, **{_key(i): value for i, value in enumerate(values)})
+
+
+def _key(index: int) -> str:
+    return f"{NAME}_denominator_{index}"
+
+
+def _attached(data: Any, objective: Objective, device: torch.device) -> Denominators:
+    if _key(0) not in data:
+        raise InputError(
+            f"{SECTION}: the mini-batch carries no denominators; run with trainer.v1.trainer_mode={NAME}"
+        )
+    count = 2 + len(objective.regularizers)
+    values = [torch.tensor(data[_key(i)], dtype=torch.float64, device=device) for i in range(count)]
+    return Denominators(values[0], values[1], tuple(values[2:]))
+
+
+def register_loss() -> None:
+    """Register :func:`policy_loss` in verl, once."""
+    from verl.trainer.ppo.core_algos import (  # noqa: PLC0415
+        POLICY_LOSS_REGISTRY,
+        register_policy_loss,
+    )
+
+    if NAME not in POLICY_LOSS_REGISTRY:
+        register_policy_loss(NAME)(policy_loss)

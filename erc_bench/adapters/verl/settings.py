@@ -1,133 +1,216 @@
-"""What a verl configuration must say for our objective to be what is trained; checked before training."""
+"""``trainer.v1.erc_bench`` of verl's configuration, and what the rest of it must say beside it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
-from erc_bench.adapters.needs import require_fields
-from erc_bench.adapters.verl.names import AGGREGATIONS, FIELDS, NAME, Aggregation
+from erc_bench.adapters.reads import WHOLE_DISTRIBUTIONS, fields_read
 from erc_bench.errors import InputError
 from erc_bench.objectives import (
+    CEGPPO,
+    GPPO,
+    DualClip,
+    FixedHorizon,
     Objective,
     PositiveNLL,
+    PPOClip,
     SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
     TokenMean,
-    TruncatedImportance,
     make,
 )
 
-__all__ = ["Settings", "require_consistent", "settings"]
+__all__ = ["NAME", "Aggregation", "Settings"]
+
+#: Of the policy loss, of the trainer, and of the configuration's section.
+NAME = "erc_bench"
+
+SECTION = f"trainer.v1.{NAME}"
+_ACTOR = "actor_rollout_ref.actor"
+
+Aggregation = Literal["global", "micro-batch"]
+
+#: verl's names of our aggregates.
+_MODES = {
+    TokenMean: "token-mean",
+    SequenceMeanTokenMean: "seq-mean-token-mean",
+    SequenceMeanTokenSum: "seq-mean-token-sum",
+    FixedHorizon: "seq-mean-token-sum-norm",
+}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The section ``trainer.v1.erc_bench``.
+    """What the plug-in trains with; the fields are the keys under ``trainer.v1.erc_bench``.
 
     Attributes:
-        objective: a recipe's name.
+        objective: a recipe's name (``erc-bench list objectives``).
         parameters: of the recipe.
-        positive_nll: coefficient of ERC's release's ``-log pi`` on responses with reward 1; 0: none.
-        aggregation: see :class:`erc_bench.adapters.verl.loss.ObjectiveLoss`.
+        positive_nll: weight of the negative log-likelihood of responses with reward 1, as in ERC's
+            release (0.1 there, not in the paper); 0: off.
+        dual_clip: bound c of a second clip at negative advantages, as verl's ``clip_ratio_c`` (ERC's
+            release uses 10); 0: off.
+        aggregation: what a mini-batch's loss is. ``global``: the objective of the whole mini-batch,
+            over all ranks, however it is split. ``micro-batch``: of each micro-batch alone, weighted
+            by its share of the responses, as in ERC's release.
+
+    Raises:
+        InputError: a value that is not allowed, or an objective that needs whole distributions.
+
+    >>> Settings("erc-dapo", {"band_low": 0.1}).built.gates[0].low
+    0.1
+    >>> Settings("kl-gate-dapo")
+    Traceback (most recent call last):
+    erc_bench.errors.InputError: trainer.v1.erc_bench.objective: kl-gate-dapo needs whole distributions \
+(log_probs, old_log_probs), which verl does not keep
     """
 
-    objective: str = "erc-dapo"
+    objective: str
     parameters: Mapping[str, float] = field(default_factory=dict)
     positive_nll: float = 0.0
+    dual_clip: float = 0.0
     aggregation: Aggregation = "global"
 
-    def build(self) -> Objective:
-        """The objective.
+    def __post_init__(self) -> None:
+        for name in ("positive_nll", "dual_clip"):
+            _require_number(name, getattr(self, name), at_least=0)
+        if self.aggregation not in get_args(Aggregation):
+            allowed = " or ".join(get_args(Aggregation))
+            raise InputError(f"{SECTION}.aggregation: {self.aggregation!r}, must be {allowed}")
+        for name, value in self.parameters.items():
+            _require_number(f"parameters.{name}", value)
+        whole = sorted(WHOLE_DISTRIBUTIONS & self.reads)
+        if whole:
+            raise InputError(
+                f"{SECTION}.objective: {self.objective} needs whole distributions "
+                f"({', '.join(whole)}), which verl does not keep"
+            )
+
+    @property
+    def built(self) -> Objective:
+        """The objective."""
+        made = make(self.objective, **self.parameters)
+        if self.dual_clip:
+            if type(made.surrogate) not in (PPOClip, GPPO, CEGPPO):
+                raise InputError(
+                    f"{SECTION}.dual_clip: {self.objective} has no clip of a token's ratio to bound"
+                )
+            made = replace(made, surrogate=DualClip(made.surrogate, self.dual_clip))
+        return made.regularized(PositiveNLL(self.positive_nll)) if self.positive_nll else made
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Fields of a batch that the objective looks at."""
+        return fields_read(self.built)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Settings:
+        """Read ``trainer.v1.erc_bench`` of verl's configuration, and check the keys it depends on.
+
+        Args:
+            config: verl's, a ``DictConfig`` or nested dictionaries.
 
         Raises:
-            InputError: an unknown recipe or parameter, or one that verl cannot carry.
+            InputError: names the key, its value and what is needed.
         """
-        made = make(self.objective, **self.parameters)
-        if self.positive_nll:
-            made = made.regularized(PositiveNLL(self.positive_nll))
-        require_fields(made, FIELDS, by="verl")
-        if made.over_batch:
-            raise InputError(
-                f"trainer.v1.erc_bench.objective: {self.objective} compares the tokens of a whole "
-                "batch, verl splits it into micro-batches"
-            )
-        return made
+        settings = cls(**_section(config))
+        _require_wiring(config)
+        _require_fields(config, settings)
+        _require_no_contradiction(config, settings.built)
+        return settings
 
 
-def settings(section: Mapping[str, Any] | None) -> Settings:
-    """Read the section.
-
-    Raises:
-        InputError: an unknown key or a value that is not allowed.
-    """
-    given = dict(section or {})
-    known = Settings.__dataclass_fields__
-    for key in given:
+def _section(config: Any) -> dict[str, Any]:
+    """The section as plain values, its keys known and its objective there."""
+    section = _plain(_at(config, SECTION))
+    known = tuple(Settings.__dataclass_fields__)
+    if not isinstance(section, dict) or "objective" not in section:
+        raise InputError(f"{SECTION}.objective: not set; add +{SECTION}.objective=erc-dapo")
+    for key in section:
         if key not in known:
-            raise InputError(f"trainer.v1.{NAME}.{key}: unknown (allowed: {', '.join(known)})")
-    found = Settings(**(given | {"parameters": dict(given.get("parameters") or {})}))
-    if found.aggregation not in get_args(Aggregation):
+            raise InputError(f"{SECTION}.{key}: unknown (allowed: {', '.join(known)})")
+    if not isinstance(section.get("parameters", {}), dict):
+        raise InputError(f"{SECTION}.parameters: {section['parameters']!r}, must be name=value")
+    return section
+
+
+def _require_wiring(config: Any) -> None:
+    needed = {
+        f"{_ACTOR}.policy_loss.loss_mode": NAME,
+        f"{_ACTOR}.calculate_entropy": True,
+    }
+    for key, value in needed.items():
+        found = _at(config, key)
+        if found != value:
+            raise InputError(f"{key}: {found!r}, must be {value} with trainer_mode={NAME}")
+    correction = "algorithm.rollout_correction"
+    if _at(config, f"{correction}.bypass_mode"):
         raise InputError(
-            f"trainer.v1.{NAME}.aggregation: {found.aggregation!r} is not allowed; must be "
-            f"{' or '.join(AGGREGATIONS)}"
+            f"{correction}.bypass_mode: True, must be False: it leaves old entropies uncomputed"
         )
-    if not isinstance(found.positive_nll, int | float) or found.positive_nll < 0:
+    if _at(config, f"{correction}.rollout_is") is not None:
         raise InputError(
-            f"trainer.v1.{NAME}.positive_nll: {found.positive_nll!r}, must be a number >= 0"
+            f"{correction}.rollout_is: {_at(config, f'{correction}.rollout_is')!r}, must be null; "
+            f"the objective dapo-tis has these weights"
         )
-    for name, value in found.parameters.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"trainer.v1.{NAME}.parameters.{name}: {value!r}, must be a number")
-    return found
+    if _at(config, "distillation.enabled"):
+        raise InputError(f"distillation.enabled: True, must be False with trainer_mode={NAME}")
 
 
-def require_consistent(config: Any, objective: Objective) -> None:
-    """Refuse settings of verl that would have no effect, or that the objective cannot do without.
-
-    Args:
-        config: verl's whole configuration, or anything that reads like it.
-        objective: what will be trained.
-
-    Raises:
-        InputError: names the key, its value and what it must be.
-    """
-    actor = config.actor_rollout_ref.actor
-    _equal("actor_rollout_ref.actor.policy_loss.loss_mode", actor.policy_loss.loss_mode, NAME)
-    _equal("actor_rollout_ref.actor.calculate_entropy", actor.calculate_entropy, True)
-    _equal("actor_rollout_ref.actor.entropy_coeff", float(actor.entropy_coeff), 0.0)
-    correction = config.algorithm.get("rollout_correction") or {}
-    _equal("algorithm.rollout_correction.bypass_mode", bool(correction.get("bypass_mode")), False)
-    corrects = isinstance(objective.surrogate, TruncatedImportance)
-    if correction.get("rollout_is") is not None:
-        raise InputError(
-            "algorithm.rollout_correction.rollout_is: has no effect; set it to null and choose an "
-            "objective that corrects, as dapo-tis"
-        )
-    if corrects:
-        key = "actor_rollout_ref.rollout.calculate_log_probs"
-        _equal(key, config.actor_rollout_ref.rollout.calculate_log_probs, True)
-    _equal("actor_rollout_ref.actor.use_kl_loss", actor.use_kl_loss, objective.reads_reference)
-    if objective.surrogate.clip_range is not None:
-        low, high = objective.surrogate.clip_range
-        for name, mine, default in (
-            ("clip_ratio_low", low, 0.2), ("clip_ratio_high", high, 0.2),
-        ):  # fmt: skip
-            value = actor.get(name)
-            if value not in (None, default, mine):
-                raise InputError(
-                    f"actor_rollout_ref.actor.{name}: {value} has no effect, the objective's clip "
-                    f"range is used ({mine}); set both alike"
-                )
-    modes = {TokenMean: "token-mean", SequenceMeanTokenMean: "seq-mean-token-mean"}
-    mine_mode = modes.get(type(objective.aggregate), "token-mean")
-    if actor.loss_agg_mode not in ("token-mean", mine_mode):
-        raise InputError(
-            f"actor_rollout_ref.actor.loss_agg_mode: {actor.loss_agg_mode!r} has no effect, the "
-            f"objective aggregates by itself; leave it at {mine_mode!r}"
-        )
+def _require_fields(config: Any, settings: Settings) -> None:
+    """What the objective reads is computed by verl only where the configuration asks for it."""
+    logged = "actor_rollout_ref.rollout.calculate_log_probs"
+    if "rollout_logp" in settings.reads and not _at(config, logged):
+        raise InputError(f"{logged}: False, must be True: {settings.objective} reads them")
+    if "ref_logp" in settings.reads:
+        weight = _at(config, f"{_ACTOR}.kl_loss_coef")
+        if not _at(config, f"{_ACTOR}.use_kl_loss") or weight != 0:
+            raise InputError(
+                f"{_ACTOR}.use_kl_loss: {settings.objective} reads the reference policy; set it to "
+                f"True and {_ACTOR}.kl_loss_coef to 0, so that verl adds no second penalty"
+            )
 
 
-def _equal(key: str, value: object, wanted: object) -> None:
-    if value != wanted:
-        raise InputError(f"{key}: {value!r} is not allowed here; must be {wanted!r}")
+def _require_no_contradiction(config: Any, objective: Objective) -> None:
+    """A key of verl's own losses that was set says what the objective says, or nothing would read it."""
+    surrogate, range_ = objective.surrogate, objective.surrogate.clip_range
+    low, high = (None, None) if range_ is None else range_
+    says: dict[str, tuple[Any, Any]] = {
+        "clip_ratio": (0.2, low if low == high else None),
+        "clip_ratio_low": (0.2, low),
+        "clip_ratio_high": (0.2, high),
+        "clip_ratio_c": (3.0, surrogate.c if isinstance(surrogate, DualClip) else None),
+        "loss_agg_mode": ("token-mean", _MODES.get(type(objective.aggregate))),
+    }
+    for key, (default, ours) in says.items():
+        found = _at(config, f"{_ACTOR}.{key}")
+        if found not in (None, default, ours):
+            hint = f"; set {SECTION}.dual_clip" if key == "clip_ratio_c" else ""
+            raise InputError(
+                f"{_ACTOR}.{key}: {found!r}, but the objective has {ours} and decides{hint}; "
+                f"leave the key at {default}"
+            )
+
+
+def _at(config: Any, key: str) -> Any:
+    """The value at a dotted key; None where a part is missing."""
+    for part in key.split("."):
+        if config is None or not hasattr(config, "get"):
+            return None
+        config = config.get(part)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "items"):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return value
+
+
+def _require_number(name: str, value: object, at_least: float = -math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= at_least:
+        wanted = "a number" if at_least == -math.inf else f"a number >= {at_least:g}"
+        raise InputError(f"{SECTION}.{name}: {value!r}, must be {wanted}")

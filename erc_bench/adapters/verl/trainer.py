@@ -1,54 +1,90 @@
-"""The trainer and the policy loss that verl knows by the name ``erc_bench``."""
+"""The trainer ``erc_bench``: verl's synchronous trainer, with our loss in its workers."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
-from omegaconf import OmegaConf
-from verl.trainer.ppo.core_algos import register_policy_loss
-from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from erc_bench.adapters.verl.loss import Loss, attach_denominators
+from erc_bench.adapters.verl.settings import NAME, Settings
+from erc_bench.objectives import Objective
 
-from erc_bench.adapters.verl.loss import ObjectiveLoss
-from erc_bench.adapters.verl.names import NAME
-from erc_bench.adapters.verl.settings import require_consistent, settings
-from erc_bench.errors import InputError
-
-__all__ = ["NAME", "ObjectiveTrainer", "objective_loss"]
+__all__ = ["ObjectiveTrainer", "ObjectiveWorker", "register_trainer", "role_worker"]
 
 
-@register_policy_loss(NAME)
-def objective_loss(*_: Any, **__: Any) -> NoReturn:
-    """Stand where the trainer puts its loss: verl calls this only if another trainer runs.
+class ObjectiveWorker:
+    """Mixin for verl's TrainingWorker: counts a mini-batch before it is split into micro-batches."""
 
-    Raises:
-        InputError: always.
+    objective: Objective
+
+    def train_batch(self, data: Any) -> Any:
+        """One optimizer step on a rank's mini-batch."""
+        engine: Any = self.engine  # type: ignore[attr-defined]
+        group = engine.get_data_parallel_group()
+        attach_denominators(data, self.objective, group, self.device_name)  # type: ignore[attr-defined]
+        return super().train_batch(data)  # type: ignore[misc]
+
+
+def role_worker(settings: Settings) -> type:
+    """Verl's worker of actor, rollout and reference, its actor with :class:`ObjectiveWorker`.
+
+    The class is made here so that Ray sends it, and the objective in it, by value.
     """
-    raise InputError(
-        f"actor.policy_loss.loss_mode: {NAME} needs trainer.v1.trainer_mode={NAME}, which installs it"
+    from verl.workers.engine_workers import (  # noqa: PLC0415
+        ActorRolloutRefWorker,
+        TrainingWorker,
+    )
+
+    actor = type(
+        "ErcBenchTrainingWorker", (ObjectiveWorker, TrainingWorker), {"objective": settings.built}
+    )
+    return type(
+        "ErcBenchActorRolloutRefWorker", (ActorRolloutRefWorker,), {"actor_worker_cls": actor}
     )
 
 
-@register_trainer(NAME)
-class ObjectiveTrainer(PPOTrainerSync):
-    """verl's synchronous trainer with one of our objectives as the actor's loss.
-
-    The section ``trainer.v1.erc_bench`` says which (see :class:`.settings.Settings`).
+class ObjectiveTrainer:
+    """Mixin for verl's PPOTrainerSync; checks the configuration before anything starts.
 
     Raises:
-        InputError: before any worker starts, if the configuration would train something else.
+        InputError: see :meth:`Settings.from_config`.
     """
 
     def __init__(self, config: Any) -> None:
-        section = config.trainer.v1.get(NAME)
-        chosen = settings(OmegaConf.to_container(section, resolve=True) if section else None)
-        objective = chosen.build()
-        require_consistent(config, objective)
-        self._objective_loss = ObjectiveLoss(objective, chosen.aggregation)
-        # verl asks for the literal "sync" in several places.
+        self.settings = Settings.from_config(config)
+        # verl tests the literal "sync" when it chooses its replay buffer and weight synchronisation
         config.trainer.v1.trainer_mode = "sync"
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def _init_resource_pool_mgr(self) -> None:
+        import ray  # noqa: PLC0415
+
+        super()._init_resource_pool_mgr()  # type: ignore[misc]
+        mapping: dict[Any, Any] = self.role_worker_mapping  # type: ignore[attr-defined]
+        worker: Any = ray.remote(role_worker(self.settings))
+        for role in mapping:
+            if str(role) in ("actor", "actor_rollout", "actor_rollout_ref"):
+                mapping[role] = worker
 
     def on_init_end(self) -> None:
-        """Give the workers our loss in place of their own."""
-        super().on_init_end()
-        self.actor_rollout_wg.set_loss_fn(self._objective_loss)
+        """Give the workers our loss in place of verl's."""
+        from verl.utils.config import omega_conf_to_dataclass  # noqa: PLC0415
+
+        super().on_init_end()  # type: ignore[misc]
+        actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)  # type: ignore[attr-defined]
+        self.actor_rollout_wg.set_loss_fn(Loss(actor, self.settings))  # type: ignore[attr-defined]
+
+
+def register_trainer() -> None:
+    """Register the trainer in verl, once; not where verl's trainers cannot run at all."""
+    try:
+        from verl.trainer.ppo import v1  # noqa: PLC0415
+        from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("verl", "erc_bench"):
+            raise
+        # verl's losses alone are usable without its trainers' packages; main_ppo names what lacks
+        return
+    if NAME not in TRAINER_REGISTRY:
+        v1.register_trainer(NAME)(
+            type("ErcBenchTrainer", (ObjectiveTrainer, v1.PPOTrainerSync), {})
+        )

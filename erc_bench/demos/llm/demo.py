@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from erc_bench.adapters.needs import require_fields
+from erc_bench.adapters.reads import require_fields
 from erc_bench.demos.llm.models import load, require
 from erc_bench.demos.llm.noise import measure
 from erc_bench.demos.llm.present import present, run_folder

@@ -50,7 +50,7 @@ def present(
         out / "records", runs, experiment=f"addition_{Path(settings.model).name}",
         settings=settings.__dict__, evaluations=ends,
     )  # fmt: skip
-    text = table(results.read("runs"))
+    text = table(results.read("runs"), results.read("metrics"))
     atomic_write(out / "table.md", lambda stream: stream.write(text.encode()))
     written = [*api.figures(results, out / "figures"), out / "table.md"]
     if (out / "noise.parquet").is_file():
@@ -60,8 +60,14 @@ def present(
     return written
 
 
-def table(runs: pd.DataFrame) -> str:
+def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
     """Means over seeds with 95 % intervals, and paired differences to the first arm."""
+    by_run = metrics.groupby(["objective", "seed"])
+    for column in SHOWN:
+        kind, _, metric = column.partition("/")
+        if kind in ("mean", "std"):
+            found = by_run[metric].agg(kind).rename(column).reset_index()
+            runs = runs.merge(found, on=["objective", "seed"])
     arms = list(dict.fromkeys(runs["objective"]))
     by_arm = {arm: runs[runs["objective"] == arm].set_index("seed") for arm in arms}
     others = [f"{arm} - {arms[0]}, paired" for arm in arms[1:]]
