@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
+from erc_bench.demos import commands_import, commands_llm, commands_sb3
 from erc_bench.errors import InputError
+from paper_repro import commands as repro
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,6 +155,37 @@ class Check:
     """Show where in the loss's code an import or a call failed."""
 
 
+@dataclass(frozen=True)
+class Llm:
+    """Language models: train one on this machine under our objectives, or import logs of others."""
+
+    what: (
+        Annotated[commands_llm.Demo, tyro.conf.subcommand("demo")]
+        | Annotated[commands_import.Import, tyro.conf.subcommand("import")]
+    )
+
+
+@dataclass(frozen=True)
+class Sb3:
+    """Stable-baselines3: PPO with and without the entropy-ratio band."""
+
+    what: (
+        Annotated[commands_sb3.Demo, tyro.conf.subcommand("demo")]
+        | Annotated[commands_sb3.Redraw, tyro.conf.subcommand("redraw")]
+    )
+
+
+@dataclass(frozen=True)
+class Repro:
+    """The paper's runs on verl or TRL: what to run, whether it is configured right, what came out."""
+
+    what: (
+        Annotated[repro.Plan, tyro.conf.subcommand("plan")]
+        | Annotated[repro.Validate, tyro.conf.subcommand("validate")]
+        | Annotated[repro.Compare, tyro.conf.subcommand("compare")]
+    )
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[List, tyro.conf.subcommand("list")]
@@ -159,7 +193,14 @@ Command = (
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Claims, tyro.conf.subcommand("claims")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Llm, tyro.conf.subcommand("llm")]
+    | Annotated[Sb3, tyro.conf.subcommand("sb3")]
+    | Annotated[Repro, tyro.conf.subcommand("repro")]
 )
+
+
+#: What --resume goes on with after an interruption.
+RESUMABLE = (Run, commands_llm.Demo, commands_sb3.Demo)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -169,10 +210,11 @@ def main(arguments: list[str] | None = None) -> None:
         prog="erc-bench",
         description="Did the policy update stay in its trust region?",
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
     actions: dict[type, Callable[..., None]] = {
         Run: _run, List: _list, Report: _report, Figures: _figures, Claims: _claims, Check: _check,
+        Llm: _grouped, Sb3: _grouped, Repro: _grouped,
     }  # fmt: skip
     try:
         actions[type(command)](command)
@@ -181,10 +223,18 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exception(error)
         print(f"erc-bench: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output, as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
-        hint = " (go on with the same command and --resume)" if isinstance(command, Run) else ""
+        resumable = isinstance(getattr(command, "what", command), RESUMABLE)
+        hint = " (go on with the same command and --resume)" if resumable else ""
         print(f"erc-bench: interrupted{hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def _grouped(command: Llm | Sb3 | Repro) -> None:
+    command.what.run()
 
 
 def _run(command: Run) -> None:

@@ -1,1 +1,1 @@
-"""The paper's runs: configurations for verl and TRL, data, reward, evaluation, targets and their comparison."""
+"""The paper's runs: configurations for verl and TRL, data, reward, evaluation, targets, comparison."""

@@ -21,7 +21,7 @@ from erc_bench.numerics import entropy_ratio, k3
 from erc_bench.objectives import Objective, TruncatedImportance, make, recipe
 from erc_bench.objectives.base import Denominators
 
-__all__ = ["ObjectiveGRPOTrainer"]
+__all__ = ["ObjectiveGRPOTrainer", "require_settings"]
 
 #: Settings of GRPOConfig that shape TRL's loss. The objective takes their place.
 LOSS_SETTINGS = (
@@ -79,7 +79,7 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
             raise TypeError("ObjectiveGRPOTrainer: pass args= and what follows it by keyword")
         self.objective = _objective(objective, parameters or {})
         config = keywords.get("args") or trl.GRPOConfig("erc-bench-trl", logging_steps=1)
-        _require_settings(config, self.objective, objective)
+        require_settings(config, self.objective, objective)
         beta = _reference_coefficient(self.objective)
         if config.beta not in (0.0, beta):
             raise InputError(
@@ -249,7 +249,7 @@ def _objective(objective: str | Objective, parameters: dict[str, float]) -> Obje
     return made
 
 
-def _require_settings(config: Any, objective: Objective, named: str | Objective) -> None:
+def require_settings(config: Any, objective: Objective, named: str | Objective) -> None:
     """Refuse what would silently have no effect."""
     defaults = {f.name: f.default for f in fields(trl.GRPOConfig)}
     for name in LOSS_SETTINGS:

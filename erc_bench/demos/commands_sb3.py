@@ -7,7 +7,7 @@ from pathlib import Path
 
 from erc_bench.errors import InputError
 
-__all__ = ["Demo"]
+__all__ = ["Demo", "Redraw"]
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,19 @@ class Demo:
         }
         files = demo(self.out, steps, self.seeds, workers=self.workers, resume=self.resume)
         for path in files:
+            print(path)
+
+
+@dataclass(frozen=True)
+class Redraw:
+    """Draw and tabulate what an SB3 demo has finished so far."""
+
+    out: Path = Path("results/sb3")
+    """Its folder."""
+
+    def run(self) -> None:
+        """Draw, and say where."""
+        from erc_bench.demos.sb3.demo import redraw  # noqa: PLC0415
+
+        for path in redraw(self.out):
             print(path)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from erc_bench.adapters.reads import fields_read
 
+from erc_bench.adapters.reads import fields_read
 from erc_bench.adapters.verl.settings import Settings
 from erc_bench.batch import TokenBatch
 from erc_bench.errors import InputError

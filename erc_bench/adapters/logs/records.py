@@ -29,8 +29,9 @@ def write_records(
     """Store logged runs as one experiment of a results folder; figures 2 to 4 are drawn from it.
 
     A log has no evaluation: without ``evaluations``, ``reward/initial`` and ``reward/final`` are the
-    mean rewards of the first and last rollout; ``entropy/initial`` and ``entropy/final`` the policy's mean entropy
-    there; ``reward/optimal`` is NaN. It has no tokens, so that figures of single tokens are left out.
+    mean rewards of the first and last rollout. ``entropy/initial`` and ``entropy/final`` are the
+    policy's mean entropy there, ``reward/optimal`` is NaN. It has no tokens, so that figures of single
+    tokens are left out.
 
     Args:
         out: results folder; must be new or empty.

@@ -13,7 +13,7 @@ from erc_bench.demos.sb3.training import ARMS, ROLLOUT, require_environment, tra
 from erc_bench.errors import InputError
 from erc_bench.records import atomic_write
 
-__all__ = ["demo"]
+__all__ = ["demo", "redraw"]
 
 
 def demo(
@@ -53,6 +53,25 @@ def demo(
         for seed in range(seeds)
     ]
     return _present(out, pd.concat(parts, ignore_index=True))
+
+
+def redraw(out: Path) -> list[Path]:
+    """Draw and tabulate the seeds that both arms have finished.
+
+    Raises:
+        InputError: no demo's folder, or nothing finished in it.
+    """
+    parts = sorted((out / "runs").glob("[!.]*.parquet"))
+    if not (out / "settings.json").is_file() or not parts:
+        raise InputError(f"out: {out} holds no finished run of an SB3 demo")
+    runs = pd.concat([pd.read_parquet(path) for path in parts], ignore_index=True)
+    arms = runs.groupby(["environment", "seed"])["objective"].transform("nunique")
+    paired = runs[arms == len(ARMS)]
+    order = list(json.loads((out / "settings.json").read_text())["environments"])
+    paired = paired.sort_values("environment", key=lambda c: c.map(order.index), kind="stable")
+    if paired.empty:
+        raise InputError(f"out: {out} has no seed that both arms have finished")
+    return _present(out, paired)
 
 
 def _part(out: Path, environment: str, arm: str, seed: int) -> Path:
