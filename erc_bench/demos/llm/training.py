@@ -183,7 +183,6 @@ def quiet() -> None:
     """No hub, no telemetry, no progress bars but ours."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["TQDM_DISABLE"] = "1"
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of every missing timeout
     import datasets  # noqa: PLC0415
     import transformers  # noqa: PLC0415
