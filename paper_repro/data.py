@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from erc_bench.errors import InputError
 from erc_bench.records import atomic_write
 
@@ -169,25 +171,24 @@ def write(found: list[dict[str, Any]], path: Path) -> None:
     atomic_write(path, lambda stream: pq.write_table(table, stream))
 
 
+@dataclass(frozen=True)
+class Prepare:
+    """Prepare a training or a test set."""
+
+    kind: tyro.conf.Positional[Literal["train", "test"]]
+    """Which: a training set leaves out every question of the test sets already in --out."""
+    name: tyro.conf.Positional[str]
+    """train: a file, or with --from-hub a name; test: a benchmark, or all."""
+    file: tyro.conf.Positional[Path | None] = None
+    """test: a local file of that benchmark."""
+    out: Path = Path("data")
+    """Folder."""
+    from_hub: bool = False
+    """Download from the Hugging Face hub."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line of this module."""
-    import tyro  # noqa: PLC0415
-
-    @dataclass(frozen=True)
-    class Prepare:
-        """Prepare a training or a test set."""
-
-        kind: tyro.conf.Positional[Literal["train", "test"]]
-        """Which: a training set leaves out every question of the test sets already in --out."""
-        name: tyro.conf.Positional[str]
-        """train: a file, or with --from-hub a name; test: a benchmark, or all."""
-        file: tyro.conf.Positional[Path | None] = None
-        """test: a local file of that benchmark."""
-        out: Path = Path("data")
-        """Folder."""
-        from_hub: bool = False
-        """Download from the Hugging Face hub."""
-
     chosen = tyro.cli(Prepare, args=arguments, prog="python -m paper_repro.data")
     try:
         _run(chosen.kind, chosen.name, chosen.file, chosen.out, bool(chosen.from_hub))

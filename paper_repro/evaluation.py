@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import tyro
 
 from erc_bench.errors import InputError
 from erc_bench.records import atomic_write
@@ -191,36 +192,36 @@ def _benchmark(name: str, judged: dict[int, list[dict[str, float]]]) -> dict[str
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Generate:
+    """Sample responses of a checkpoint to the benchmarks in a folder."""
+
+    model: tyro.conf.Positional[str]
+    """Checkpoint, as transformers or vLLM load it."""
+    data: tyro.conf.Positional[Path]
+    """Folder of `python -m paper_repro.data test`."""
+    out: Path = Path("generations.jsonl")
+    """File; an interrupted one is gone on with."""
+    samples: int = 32
+    """Responses per problem."""
+    length: int = 32_768
+    """Most tokens of a response."""
+    engine: Literal["auto", "vllm", "hf"] = "auto"
+    """What generates."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Judge generations."""
+
+    generations: tyro.conf.Positional[Path]
+    """File."""
+    out: Path = Path("evaluation.json")
+    """File."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line of this module."""
-    import tyro  # noqa: PLC0415
-
-    @dataclass(frozen=True)
-    class Generate:
-        """Sample responses of a checkpoint to the benchmarks in a folder."""
-
-        model: tyro.conf.Positional[str]
-        """Checkpoint, as transformers or vLLM load it."""
-        data: tyro.conf.Positional[Path]
-        """Folder of `python -m paper_repro.data test`."""
-        out: Path = Path("generations.jsonl")
-        """File; an interrupted one is gone on with."""
-        samples: int = 32
-        """Responses per problem."""
-        length: int = 32_768
-        """Most tokens of a response."""
-        engine: Literal["auto", "vllm", "hf"] = "auto"
-        """What generates."""
-
-    @dataclass(frozen=True)
-    class Score:
-        """Judge generations."""
-
-        generations: tyro.conf.Positional[Path]
-        """File."""
-        out: Path = Path("evaluation.json")
-        """File."""
-
     command: Generate | Score = tyro.extras.subcommand_cli_from_dict(
         {"generate": Generate, "score": Score},
         args=arguments,

@@ -52,7 +52,8 @@ def test_a_step_is_the_objective_on_the_steps_tokens(tmp_path):
     loss, metrics = make("erc-dapo")(batch)
     assert 0 < metrics["gate/dropped_fraction"] < 1
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, reference.parameters())])
-    torch.testing.assert_close(weights(trainer), before - 0.05 * gradient, rtol=0, atol=1e-7)
+    # to a unit in the last place of weights between 1 and 2
+    torch.testing.assert_close(weights(trainer), before - 0.05 * gradient, rtol=0, atol=1.2e-7)
 
 
 @pytest.mark.parametrize("name", ["dapo", "erc-dapo", "grpo", "dr-grpo", "gspo"])

@@ -55,7 +55,7 @@ def demo(
         quiet()
         task = Addition(settings.largest)
         tokens = measure(
-            load(settings.model, task), task, length=settings.length, prompts=80, seed=0
+            load(settings.model, task), task, length=settings.length, prompts=24, seed=0
         )
         atomic_write(out / "noise.parquet", lambda stream: tokens.to_parquet(stream, index=False))
     return present(out, settings, objectives, range(seeds))

@@ -1,0 +1,130 @@
+"""The paper's configurations: valid for the installed verl and TRL, and every planted fault is named."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from erc_bench.errors import InputError
+from paper_repro.configuration import MODELS, OBJECTIVES, as_overrides, compose, trl_settings
+from paper_repro.planning import PARAMETERS, Cost, commands, cost, write_plan
+from paper_repro.validating import validate_trl, validate_verl
+
+verl = pytest.mark.skipif(find_spec("verl") is None, reason="verl is not installed: docs/verl.md")
+trl = pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed: .[llm]")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of verl and what it imports
+ACTOR = "actor_rollout_ref.actor"
+
+
+@verl
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_run_is_valid(model, objective):
+    for nll in (True, False):
+        assert validate_verl(compose(model, objective, positive_nll=nll)) == []
+
+
+@verl
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("data.train_batchsize", 128, "Could not override"),
+        ("reward_model.reward_manager", "dapo", "an old name; use reward.reward_manager.name"),
+        ("algorithm.filter_groups.max_num_gen_batches", 1, "use algorithm.filter_groups.max_in"),
+        ("data.gen_batch_size", 256, "is set to 1"),
+        (f"{ACTOR}.optim.lr", "fast", "must be of the kind"),
+        (f"{ACTOR}.calculate_entropy", False, "must be True"),
+        (f"{ACTOR}.policy_loss.loss_mode", "vanilla", "must be erc_bench"),
+        ("trainer.v1.trainer_mode", "sync", "else verl's own loss runs"),
+        ("+data.shuffling", True, "nothing reads it"),
+        (f"{ACTOR}.ppo_mini_batch_size", 48, "does not divide"),
+        (f"{ACTOR}.clip_ratio_high", 0.4, "decides"),
+        ("+trainer.v1.erc_bench.bandlow", 0.1, "unknown (allowed:"),
+        ("+trainer.v1.erc_bench.parameters.band", 0.1, "no parameter 'band'"),
+    ],
+)
+def test_planted_faults_are_named(key, value, problem):
+    """By the key, in words that say what to do."""
+    found = validate_verl(compose() | {key: value})
+    assert any(problem in one.problem for one in found), found
+    assert any(key.removeprefix("+").rpartition(".")[0] in one.key or one.key == "objective"
+               for one in found)  # fmt: skip
+
+
+def test_validation_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("paper_repro.validating.find_spec", lambda _: None)
+    with pytest.raises(InputError, match="pip install --no-deps verl"):
+        validate_verl(compose())
+    with pytest.raises(InputError, match=r"erc-bench\[llm\]"):
+        validate_trl(*trl_settings())
+
+
+@trl
+def test_single_gpu_run_is_valid():
+    assert validate_trl(*trl_settings()) == []
+
+
+@trl
+@pytest.mark.parametrize(
+    ("run", "grpo", "problem"),
+    [
+        ({}, {"num_generation": 8}, "is no field"),
+        ({"objectiv": "dapo"}, {}, "unknown"),
+        ({"objective": "erc-dapoo"}, {}, "did you mean"),
+        ({}, {"epsilon": 0.3}, "has no effect"),
+        ({}, {"gradient_accumulation_steps": 3}, "must be"),
+    ],
+)
+def test_single_gpu_faults_are_named(run, grpo, problem):
+    base_run, base_grpo = trl_settings()
+    found = validate_trl(base_run | run, base_grpo | grpo)
+    assert any(problem in one.problem for one in found), found
+
+
+def test_hyperparameters_are_the_releases():
+    """The numbers of its scripts: 8 updates a rollout, clip and band, both sizes alike but for memory."""
+    values = compose("1.5b", "erc-dapo")
+    updates = values["data.train_batch_size"] / values[f"{ACTOR}.ppo_mini_batch_size"]
+    assert updates == 8
+    assert values[f"{ACTOR}.optim.lr"] == 1e-6
+    section = "+trainer.v1.erc_bench"
+    assert values[f"{section}.parameters.clip_high"] == 0.28
+    assert values[f"{section}.parameters.band_low"] == 0.05
+    assert compose("1.5b", "erc-gppo")[f"{section}.parameters.clip_high"] == 0.2
+    assert values[f"{section}.positive_nll"] == 0.1
+    assert values[f"{section}.dual_clip"] == 10
+    other = compose("7b", "erc-dapo")
+    differing = {key for key in values if values[key] != other[key]}
+    assert differing == {
+        "actor_rollout_ref.model.path", "actor_rollout_ref.rollout.gpu_memory_utilization",
+        "trainer.experiment_name",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "objective"), [("3b", "dapo"), ("7b", "ppo")])
+def test_unknown_runs_are_refused(model, objective):
+    with pytest.raises(InputError, match="is not allowed; must be one of"):
+        compose(model, objective)
+
+
+def test_estimate_is_its_formula():
+    """Worked by hand: generation 1e6 tokens on one GPU at 1000 a second; training 10 N per token."""
+    assumed = Cost(
+        steps=1, prompts=100, responses=10, tokens=1000.0, gpus=1, peak=1e15,
+        training_utilisation=0.5, decoding=1000.0,
+    )  # fmt: skip
+    generation, training = assumed.hours(PARAMETERS["1.5b"])
+    assert generation == pytest.approx(1e6 / 1000 / 3600)
+    assert training == pytest.approx(5e5 * 10 * 1.54e9 / 5e14 / 3600)
+    assert "estimate, not measured" in cost("7b", assumed)
+    with pytest.raises(InputError, match="gpus: 0"):
+        Cost(gpus=0)
+
+
+def test_plan_is_a_script_of_all_overrides(tmp_path):
+    path = write_plan(tmp_path, "7b", "gppo", positive_nll=False, assumed=Cost())
+    text = path.read_text()
+    for override in as_overrides(compose("7b", "gppo", positive_nll=False)):
+        assert override in text.replace("'", "")
+    assert len(commands("7b", "gppo", positive_nll=True)) == 8
