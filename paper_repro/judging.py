@@ -9,6 +9,7 @@ import queue
 import select
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,10 +75,8 @@ class _Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with suppress(OSError):  # what was not written has no reader any more
                     stream.close()
-                except OSError:  # what was not written has no reader any more
-                    pass
 
 
 class Judges:
