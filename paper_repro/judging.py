@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import queue
@@ -74,10 +75,8 @@ class _Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # what was not written has no reader any more
                     stream.close()
-                except OSError:  # what was not written has no reader any more
-                    pass
 
 
 class Judges:
