@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import Positional
+
 __all__ = ["Compare", "Plan", "Validate"]
 
 Model = Literal["1.5b", "7b"]
@@ -122,7 +124,7 @@ class Compare:
     Example: erc-bench repro compare eval/1.5b-erc-dapo.json --objective erc-dapo --log run.jsonl
     """
 
-    evaluation: Path | None = None
+    evaluation: Positional[Path | None] = None
     """What `python -m paper_repro.evaluation score` wrote."""
     log: Path | None = None
     """Of the training: verl's, TRL's or TensorBoard's."""

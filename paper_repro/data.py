@@ -240,8 +240,11 @@ def _store(found: Iterable[Problem], source: str, path: Path, exclude: Iterable[
     print(f"{path}: {', '.join(f'{k} {v}' for k, v in counts.items())}")
     expected = PROBLEMS.get(path.stem, len(kept))
     if len(kept) != expected:
-        print(f"paper_repro.data: {path.stem} has {expected} problems, not {len(kept)}: its scores "
-              "will not be the benchmark's", file=sys.stderr)
+        print(
+            f"paper_repro.data: {path.stem} has {expected} problems, not {len(kept)}: its scores "
+            "will not be the benchmark's",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A process that judges with math-verify: a JSON line in, a JSON line out. Run by path, never imported.
+"""One process that judges answers with math-verify, a JSON line in and one out. Run by path, never imported.
 
 It is killed by the kernel if one answer takes more CPU time than allowed: Python's own timers cannot
 interrupt one long operation on integers (``9^9^9^9``), and need the main thread, which trainers

@@ -37,7 +37,9 @@ class Demo:
         import os  # noqa: PLC0415
         from importlib.util import find_spec  # noqa: PLC0415
 
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; ours is the one bar
+        os.environ.setdefault(
+            "TQDM_DISABLE", "1"
+        )  # read when tqdm is imported; ours is the one bar
         from erc_bench.errors import InputError  # noqa: PLC0415
 
         for package in ("trl", "transformers", "math_verify"):

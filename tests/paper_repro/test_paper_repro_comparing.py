@@ -124,7 +124,9 @@ def test_different_problems_are_not_paired(tmp_path):
 def test_arms_without_a_target_are_refused_only_where_there_is_none(tmp_path):
     assert [row.what for row in compare("1.5b", "erc-gppo")] == ["gate/dropped_fraction"]
     path = tmp_path / "t.toml"
-    path.write_text('[x]\nsource="s"\nunit="u"\nbenchmarks=["a"]\nbenchmarks_known=true\naverage={}')
+    path.write_text(
+        '[x]\nsource="s"\nunit="u"\nbenchmarks=["a"]\nbenchmarks_known=true\naverage={}'
+    )
     with pytest.raises(InputError, match="targets: none for gppo"):
         compare("1.5b", "gppo", papers=path)
 
