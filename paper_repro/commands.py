@@ -132,6 +132,10 @@ class Compare:
     """Size."""
     objective: Arm = "erc-dapo"
     """Arm."""
+    baseline: Path | None = None
+    """Evaluation of the same model trained without ERC: adds the difference, paired by problem."""
+    targets: Path | None = None
+    """Other papers' numbers, in the form of paper_repro/targets.toml."""
     json: Path | None = None
     """Write the rows as JSON."""
     markdown: Path | None = None
@@ -142,7 +146,10 @@ class Compare:
         from erc_bench.records import atomic_write  # noqa: PLC0415
         from paper_repro.comparing import as_markdown, compare  # noqa: PLC0415
 
-        rows = compare(self.model, self.objective, self.evaluation, self.log)
+        rows = compare(
+            self.model, self.objective, self.evaluation, self.log,
+            baseline=self.baseline, papers=self.targets,
+        )  # fmt: skip
         text = as_markdown(rows)
         print(text, end="")
         data = [asdict(row) | {"finding": row.finding} for row in rows]

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from erc_bench.adapters.logs import read_log
 from erc_bench.errors import InputError
+from erc_bench.statistics import Estimate, mean_score, stratified_bootstrap
+from paper_repro.data import PROBLEMS
+from paper_repro.targets import Paper, targets
 
-__all__ = ["Row", "as_markdown", "compare", "targets"]
+__all__ = ["Row", "as_markdown", "compare"]
 
-AVERAGED = ("aime24", "aime25", "hmmt25")
-FIVE = ("aime24", "aime25", "hmmt25", "math500", "amc23")
+NOTE = (
+    "Intervals of scores are 95 %, over problems and their sampled answers; of a difference, over problems "
+    "paired; of shares of tokens, over the run's steps in blocks. One training run each: what another seed "
+    "of the training would change is in none of them, and the papers give no intervals."
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Row:
         low: end of our 95 % interval.
         high: the other.
         note: what keeps the two from being the same thing.
+        assumed: what the comparison assumes of the paper; empty: nothing.
     """
 
     what: str
@@ -40,6 +47,7 @@ class Row:
     low: float = math.nan
     high: float = math.nan
     note: str = ""
+    assumed: str = ""
 
     @property
     def finding(self) -> str:
@@ -48,20 +56,28 @@ class Row:
             return "not run"
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return "no interval"
-        return (
-            "inside our interval"
-            if self.low <= self.target <= self.high
-            else "outside our interval"
-        )
+        where = "inside" if self.low <= self.target <= self.high else "outside"
+        return f"{where} our interval" + (f", if {self.assumed}" if self.assumed else "")
 
 
-def targets() -> dict[str, Any]:
-    """``targets.toml``."""
-    return tomllib.loads((resources.files("paper_repro") / "targets.toml").read_text("utf-8"))
+@dataclass(frozen=True)
+class Score:
+    """A benchmark of an evaluation: percent, and the share of right answers of each problem."""
+
+    avg: float
+    low: float
+    high: float
+    problems: dict[str, float]
 
 
 def compare(
-    model: str, objective: str, evaluation: Path | None = None, log: Path | None = None
+    model: str,
+    objective: str,
+    evaluation: Path | None = None,
+    log: Path | None = None,
+    *,
+    baseline: Path | None = None,
+    papers: Path | None = None,
 ) -> list[Row]:
     """Every target of this run.
 
@@ -70,71 +86,140 @@ def compare(
         objective: that was trained.
         evaluation: what ``paper_repro.evaluation score`` wrote.
         log: of the training, as ``erc_bench.adapters.logs`` reads it.
+        baseline: evaluation of the same model trained without ERC, for the difference.
+        papers: targets in place of ours.
 
     Raises:
         InputError: a file that is not what it should be, or nothing to compare with.
     """
-    known = targets()
+    known = targets(papers)
     scores = _scores(evaluation) if evaluation else {}
+    plain = _scores(baseline) if baseline else {}
     rows = []
-    for paper, benchmarks in (("erc", AVERAGED), ("ce-gppo", FIVE)):
-        target = known[paper]["average"].get(model, {}).get(objective)
-        if target is None:
-            continue
-        note = known[paper]["unit"]
-        have = [scores[name] for name in benchmarks if name in scores]
-        row = Row(f"average of {', '.join(benchmarks)}", target, known[paper]["source"], note=note)
-        if len(have) == len(benchmarks):
-            row = Row(row.what, target, row.source, *_average(have), note=note)
-        elif have:
-            missing = [name for name in benchmarks if name not in scores]
-            row = Row(row.what, target, row.source, note=f"missing: {', '.join(missing)}")
-        rows.append(row)
-    shares = known["erc"]["tokens"]
-    metric = (
-        "gate/dropped_fraction" if objective.startswith("erc-") else "clip/ratio_bound_fraction"
-    )
-    row = Row(metric, 100 * shares[metric], shares["source"], note="percent of tokens")
-    if log is not None:
-        row = Row(
-            metric, row.target, row.source, *_share(log, metric), note="percent, mean over steps"
-        )
-    rows.append(row)
+    for paper in known.values():
+        arms = paper.average.get(model, {})
+        if objective in arms:
+            rows.append(_average_row(paper, arms[objective], scores))
+        base = objective.removeprefix("erc-")
+        if base != objective and {base, objective} <= set(arms):
+            target = arms[objective] - arms[base]
+            rows.append(_difference_row(paper, f"{objective} - {base}", target, scores, plain))
+        metric = "clip/ratio_bound_fraction" if base == objective else "gate/dropped_fraction"
+        if metric in paper.tokens:
+            rows.append(_share_row(paper, metric, log))
+    if not rows:
+        raise InputError(f"targets: none for {objective} at {model}")
     return rows
 
 
-def _scores(path: Path) -> dict[str, dict[str, float]]:
-    """Benchmarks with ``avg``, ``low``, ``high`` in percent."""
+def _average_row(paper: Paper, target: float, scores: dict[str, Score]) -> Row:
+    what = f"average of {', '.join(paper.benchmarks)}"
+    missing = _missing(paper, scores)
+    if missing or not scores:
+        return Row(what, target, paper.source, note=missing or paper.unit)
+    have = [scores[name] for name in paper.benchmarks]
+    note = "; ".join([paper.unit, *_incomplete(paper, scores)])
+    return Row(what, target, paper.source, *_average(have), note=note, assumed=_assumed(paper))
+
+
+def _difference_row(
+    paper: Paper, what: str, target: float, scores: dict[str, Score], plain: dict[str, Score]
+) -> Row:
+    """Of two trainings, by problem: what the claim is about. Easier and harder problems cancel."""
+    missing = _missing(paper, scores) or _missing(paper, plain)
+    if missing or not scores or not plain:
+        note = missing or "needs both evaluations: --evaluation and --baseline"
+        return Row(what, target, paper.source, note=note)
+    strata = []
+    for name in paper.benchmarks:
+        ours, theirs = scores[name].problems, plain[name].problems
+        if not ours or set(ours) != set(theirs):
+            raise InputError(f"baseline: {name} does not have the same problems as the evaluation")
+        strata.append([100 * (ours[key] - theirs[key]) for key in ours])
+    found: Estimate = stratified_bootstrap(strata, mean_score)
+    note = "; ".join(["points, paired by problem", *_incomplete(paper, scores)])
+    return Row(
+        what, target, paper.source, found.value, found.low, found.high, note, _assumed(paper)
+    )
+
+
+def _share_row(paper: Paper, metric: str, log: Path | None) -> Row:
+    target = 100 * paper.tokens[metric]
+    if log is None:
+        return Row(metric, target, paper.tokens_source, note="percent of tokens")
+    # verl logs a step's mean; at the first of its updates every ratio is 1 and nothing is dropped.
+    note = "percent of tokens, mean over steps, each step's first update included"
+    return Row(metric, target, paper.tokens_source, *_share(log, metric), note=note)
+
+
+def _assumed(paper: Paper) -> str:
+    return "" if paper.benchmarks_known else "these are the paper's benchmarks"
+
+
+def _missing(paper: Paper, scores: dict[str, Score]) -> str:
+    """What an evaluation lacks for this paper's average; empty where there is no evaluation at all."""
+    lacking = [name for name in paper.benchmarks if name not in scores]
+    return f"missing: {', '.join(lacking)}" if scores and lacking else ""
+
+
+def _incomplete(paper: Paper, scores: dict[str, Score]) -> list[str]:
+    return [
+        f"{name}: {len(scores[name].problems)} of {PROBLEMS[name]} problems"
+        for name in paper.benchmarks
+        if scores[name].problems and len(scores[name].problems) != PROBLEMS.get(name)
+    ]
+
+
+def _scores(path: Path) -> dict[str, Score]:
+    """Benchmarks of an evaluation."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
-        return {
-            str(name): {key: float(one[key]) for key in ("avg", "low", "high")}
-            for name, one in found.items()
-        }
+        return {str(name): _score(one) for name, one in found.items()}
     except OSError as error:
         raise InputError(f"evaluation: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise InputError(
             f"evaluation: {path} is not what `paper_repro.evaluation score` writes "
             f"({type(error).__name__}: {error})"
         ) from None
 
 
-def _average(scores: list[dict[str, float]]) -> tuple[float, float, float]:
+def _score(one: dict[str, object]) -> Score:
+    avg, low, high = (_number(one[key]) for key in ("avg", "low", "high"))
+    correct = one.get("correct", {})
+    if not isinstance(correct, dict):
+        raise TypeError("correct is not an object")
+    samples = _number(one["samples"]) if correct else 1.0
+    return Score(avg, low, high, {str(k): _number(c) / samples for k, c in correct.items()})
+
+
+def _number(value: object) -> float:
+    """A number of an evaluation; ``null`` where an interval is not known."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _average(scores: Sequence[Score]) -> tuple[float, float, float]:
     """Mean over benchmarks; their errors are independent, so half-widths add in squares."""
-    mean = sum(s["avg"] for s in scores) / len(scores)
-    below = math.sqrt(sum((s["avg"] - s["low"]) ** 2 for s in scores)) / len(scores)
-    above = math.sqrt(sum((s["high"] - s["avg"]) ** 2 for s in scores)) / len(scores)
+    mean = sum(s.avg for s in scores) / len(scores)
+    below = math.sqrt(sum((s.avg - s.low) ** 2 for s in scores)) / len(scores)
+    above = math.sqrt(sum((s.high - s.avg) ** 2 for s in scores)) / len(scores)
     return mean, mean - below, mean + above
 
 
 def _share(path: Path, metric: str) -> tuple[float, float, float]:
-    """Mean over the run's steps, in percent, with a block-bootstrap interval: steps are correlated."""
-    import numpy as np  # noqa: PLC0415
+    """Mean over the run's steps, in percent, with a block-bootstrap interval: steps are correlated.
 
+    Blocks of length ``n^(1/3)`` on a circle (Politis and Romano 1992).
+    """
     values = read_log(path).metrics[metric].dropna().to_numpy(dtype=float) * 100
     if len(values) == 0:
         raise InputError(f"log: {path} has no {metric}")
+    if len(values) < 2:
+        return float(values[0]), math.nan, math.nan
     size = max(1, round(len(values) ** (1 / 3)))
     rng = np.random.default_rng(0)
     starts = rng.integers(0, len(values), (2000, math.ceil(len(values) / size)))
@@ -155,4 +240,4 @@ def as_markdown(rows: list[Row]) -> str:
         lines.append(
             f"| {row.what} | {row.target:.2f} | {ours} | {row.finding} | {row.note} | {row.source} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + f"\n\n{NOTE}\n"

@@ -15,14 +15,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import tyro
 
 from erc_bench.errors import InputError
 from erc_bench.records import atomic_write
 
-__all__ = ["BENCHMARKS", "Problem", "normalised", "prepare", "problems", "rows"]
+__all__ = ["BENCHMARKS", "PROBLEMS", "Problem", "normalised", "prepare", "problems", "rows"]
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 #: Hub names by benchmark. They were not looked up from here: check them where the hub can be reached.
@@ -33,6 +33,8 @@ BENCHMARKS = {
     "math500": ("HuggingFaceH4/MATH-500", "test"),
     "amc23": ("math-ai/amc23", "test"),
 }
+#: How many problems each benchmark has.
+PROBLEMS = {"aime24": 30, "aime25": 30, "hmmt25": 30, "math500": 500, "amc23": 40}
 QUESTION = ("problem", "question", "prompt", "input")
 ANSWER = ("answer", "ground_truth", "final_answer", "label")
 
@@ -56,7 +58,9 @@ def problems(records: Iterable[dict[str, Any]], source: str) -> Iterator[Problem
         answer = _first(record, ANSWER)
         if answer is None and isinstance(record.get("reward_model"), dict):
             answer = record["reward_model"].get("ground_truth")
-        if question is None or answer is None or not str(answer).strip():
+        if isinstance(answer, list) and len(answer) == 1:  # as in KlearReasoner-MathSub-30K's form
+            answer = answer[0]
+        if question is None or not isinstance(answer, str | int | float) or not str(answer).strip():
             raise InputError(
                 f"data: {source}: record {place} has no question or no answer "
                 f"(columns: {', '.join(map(str, record))})"
@@ -138,19 +142,29 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     if path.suffix not in (".json", ".jsonl"):
         raise InputError(f"data: {path}: must be .parquet, .json or .jsonl")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = [text] if path.suffix == ".json" else text.splitlines()
-    for place, line in enumerate(lines, 1):
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for place, value in _values(stream, path):
+            for record in value if isinstance(value, list) else [value]:
+                if not isinstance(record, dict):
+                    raise InputError(f"data: {path}: line {place} is not an object")
+                yield record
+
+
+def _values(stream: TextIO, path: Path) -> Iterator[tuple[int, Any]]:
+    """JSON values with their lines: one a line, or the whole file one. ``.json`` is used for both."""
+    for place, line in enumerate(stream, 1):  # not splitlines: U+2028 may stand within a text
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except ValueError:
-            raise InputError(f"data: {path}: line {place} is not JSON") from None
-        for record in value if isinstance(value, list) else [value]:
-            if not isinstance(record, dict):
-                raise InputError(f"data: {path}: line {place} is not an object")
-            yield record
+            if path.suffix != ".json" or place > 1:
+                raise InputError(f"data: {path}: line {place} is not JSON") from None
+            try:
+                value = json.loads(line + stream.read())
+            except ValueError:
+                raise InputError(f"data: {path}: line {place} is not JSON") from None
+        yield place, value
 
 
 def _hub(name: str, split: str) -> Iterator[dict[str, Any]]:
@@ -224,6 +238,13 @@ def _store(found: Iterable[Problem], source: str, path: Path, exclude: Iterable[
         raise InputError(f"data: {source} has no problem left")
     write(kept, path)
     print(f"{path}: {', '.join(f'{k} {v}' for k, v in counts.items())}")
+    expected = PROBLEMS.get(path.stem, len(kept))
+    if len(kept) != expected:
+        print(
+            f"paper_repro.data: {path.stem} has {expected} problems, not {len(kept)}: its scores "
+            "will not be the benchmark's",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ A line of generations: ``benchmark``, ``problem`` (index), ``answer``, ``respons
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +24,7 @@ import tyro
 
 from erc_bench.errors import InputError
 from erc_bench.records import atomic_write
-from erc_bench.statistics.pass_at_k import pass_at_k_estimate
+from erc_bench.statistics import Estimate, pass_at_k_estimate
 from paper_repro.data import BENCHMARKS, rows
 from paper_repro.reward import compute_score
 
@@ -37,12 +40,14 @@ class Sampling:
         temperature: of sampling.
         top_p: of sampling.
         length: most tokens of a response.
+        seed: decides every draw of an engine, together with benchmark and problem.
     """
 
     samples: int = 32
     temperature: float = 0.6
     top_p: float = 0.95
     length: int = 32_768
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("length", 1)):
@@ -50,6 +55,8 @@ class Sampling:
                 raise InputError(f"{name}: {getattr(self, name)} is not allowed; at least {least}")
         if not self.temperature > 0:
             raise InputError(f"temperature: {self.temperature} is not allowed; must be positive")
+        if self.seed < 0:
+            raise InputError(f"seed: {self.seed} is not allowed; must not be negative")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p: {self.top_p} is not allowed; must be in (0, 1]")
 
@@ -78,37 +85,73 @@ def generate(
         engine = "vllm" if find_spec("vllm") else "hf"
     if find_spec({"vllm": "vllm", "hf": "transformers"}[engine]) is None:
         raise InputError(f"engine: {engine} is not installed")
-    done = (
-        {(g["benchmark"], g["problem"]) for g in read_generations(out)} if out.is_file() else set()
-    )
+    done = set()
+    if out.is_file():
+        _drop_torn_line(out)
+        done = {(g["benchmark"], g["problem"]) for g in read_generations(out)}
     left = [w for w in work if w[:2] not in done]
-    answer = _vllm(model, sampling) if engine == "vllm" else _transformers(model, sampling)
+    if not left:
+        return
+    # vLLM schedules its own batches and is fastest with many problems at once.
+    answer, at_once = (
+        (_vllm(model, sampling), 32) if engine == "vllm" else (_transformers(model, sampling), 1)
+    )
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import track  # noqa: PLC0415
 
     out.parent.mkdir(parents=True, exist_ok=True)
+    chunks = [left[i : i + at_once] for i in range(0, len(left), at_once)]
     with out.open("a", encoding="utf-8") as stream:
-        for name, index, row in track(left, "generating", console=Console(file=sys.stderr)):
-            entry = {
-                "benchmark": name, "problem": index, "answer": row["answer"],
-                "responses": answer(row["prompt"]),
-            }  # fmt: skip
-            stream.write(json.dumps(entry) + "\n")
+        for chunk in track(chunks, "generating", console=Console(file=sys.stderr)):
+            seeds = [_seed(sampling.seed, name, index) for name, index, _ in chunk]
+            responses = answer([row["prompt"] for *_, row in chunk], seeds)
+            for (name, index, row), said in zip(chunk, responses, strict=True):
+                entry = {
+                    "benchmark": name, "problem": index, "answer": row["answer"], "responses": said,
+                }  # fmt: skip
+                stream.write(json.dumps(entry) + "\n")
             stream.flush()
 
 
-def _vllm(model: str, sampling: Sampling) -> Any:
+def _drop_torn_line(path: Path) -> None:
+    """What an interrupted process wrote after the last whole line."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        with path.open("r+b") as stream:
+            stream.truncate(whole)
+
+
+def _seed(seed: int, benchmark: str, problem: int) -> int:
+    """Of one problem's draws; the same whatever was generated before it, as after an interruption."""
+    spread = np.random.SeedSequence([seed, *benchmark.encode(), problem])
+    return int(spread.generate_state(1)[0])
+
+
+#: Prompts and a seed for each, to the responses to each.
+Answers = Callable[[Sequence[Any], Sequence[int]], list[list[str]]]
+
+
+def _vllm(model: str, sampling: Sampling) -> Answers:
     from vllm import LLM, SamplingParams  # type: ignore[import-not-found]  # noqa: PLC0415
 
     engine = LLM(model, max_model_len=sampling.length + 4096)
-    how = SamplingParams(
-        n=sampling.samples, temperature=sampling.temperature, top_p=sampling.top_p,
-        max_tokens=sampling.length,
-    )  # fmt: skip
-    return lambda prompt: [o.text for o in engine.chat(prompt, how, use_tqdm=False)[0].outputs]
+
+    def answer(prompts: Sequence[Any], seeds: Sequence[int]) -> list[list[str]]:
+        how = [
+            SamplingParams(
+                n=sampling.samples, temperature=sampling.temperature, top_p=sampling.top_p,
+                max_tokens=sampling.length, seed=seed,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+        made = engine.chat(list(prompts), how, use_tqdm=False)
+        return [[output.text for output in one.outputs] for one in made]
+
+    return answer
 
 
-def _transformers(model: str, sampling: Sampling) -> Any:
+def _transformers(model: str, sampling: Sampling) -> Answers:
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
@@ -117,7 +160,8 @@ def _transformers(model: str, sampling: Sampling) -> Any:
     network.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @torch.no_grad()
-    def answer(prompt: Any) -> list[str]:
+    def one(prompt: Any, seed: int) -> list[str]:
+        torch.manual_seed(seed)
         text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(network.device)
         made = network.generate(
@@ -128,6 +172,9 @@ def _transformers(model: str, sampling: Sampling) -> Any:
         said = made[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = tokenizer.batch_decode(said, skip_special_tokens=True)
         return texts
+
+    def answer(prompts: Sequence[Any], seeds: Sequence[int]) -> list[list[str]]:
+        return [one(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
     return answer
 
@@ -155,11 +202,23 @@ def score(generations: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``benchmarks`` to ``problems``, ``samples``, ``avg``, ``low``, ``high``, ``pass@k`` (k = 1, 2, 4,
-        ... up to n) and ``judge_failed``: responses whose judging failed, counted as wrong.
+        ... up to n), ``correct`` (right answers of each problem) and ``judge_failed``: responses whose
+        judging failed, counted as wrong.
 
     Raises:
         InputError: problems of one benchmark with different numbers of responses, or one twice.
     """
+    with ThreadPoolExecutor(4) as pool:  # the judges are processes
+        found = _judged(generations, pool)
+    if not found:
+        raise InputError("generations: none")
+    return {"benchmarks": {name: _benchmark(name, judged) for name, judged in found.items()}}
+
+
+def _judged(
+    generations: Iterable[dict[str, Any]], pool: ThreadPoolExecutor
+) -> dict[str, dict[int, list[dict[str, float]]]]:
+    """Benchmark to problem to what :func:`compute_score` says of each of its responses."""
     found: dict[str, dict[int, list[dict[str, float]]]] = {}
     for entry in generations:
         here = found.setdefault(entry["benchmark"], {})
@@ -167,12 +226,11 @@ def score(generations: Iterable[dict[str, Any]]) -> dict[str, Any]:
             raise InputError(
                 f"generations: {entry['benchmark']} has problem {entry['problem']} twice"
             )
-        here[entry["problem"]] = [
-            compute_score(entry["benchmark"], text, entry["answer"]) for text in entry["responses"]
-        ]
-    if not found:
-        raise InputError("generations: none")
-    return {"benchmarks": {name: _benchmark(name, judged) for name, judged in found.items()}}
+        here[entry["problem"]] = list(
+            pool.map(compute_score, repeat(entry["benchmark"]), entry["responses"],
+                     repeat(entry["answer"]))
+        )  # fmt: skip
+    return found
 
 
 def _benchmark(name: str, judged: dict[int, list[dict[str, float]]]) -> dict[str, Any]:
@@ -185,11 +243,18 @@ def _benchmark(name: str, judged: dict[int, list[dict[str, float]]]) -> dict[str
     by_k = {k: pass_at_k_estimate(correct, samples, k, over="prompts") for k in powers}
     mean = by_k[1]  # pass@1 is avg@n
     return {
-        "problems": len(judged), "samples": samples, "avg": 100 * mean.value,
-        "low": 100 * mean.low, "high": 100 * mean.high,
-        "pass@k": {str(k): [100 * e.value, 100 * e.low, 100 * e.high] for k, e in by_k.items()},
+        "problems": len(judged), "samples": samples,
+        **dict(zip(("avg", "low", "high"), _percent(mean), strict=True)),
+        "pass@k": {str(k): _percent(estimate) for k, estimate in by_k.items()},
+        "correct": {str(key): int(count) for key, count in zip(judged, correct[0], strict=True)},
         "judge_failed": int(sum(r["judge_failed"] for one in judged.values() for r in one)),
     }  # fmt: skip
+
+
+def _percent(estimate: Estimate) -> list[float | None]:
+    """Value and ends; null where one problem gives no interval."""
+    ends = (estimate.value, estimate.low, estimate.high)
+    return [100 * end if math.isfinite(end) else None for end in ends]
 
 
 @dataclass(frozen=True)
@@ -208,6 +273,8 @@ class Generate:
     """Most tokens of a response."""
     engine: Literal["auto", "vllm", "hf"] = "auto"
     """What generates."""
+    seed: int = 0
+    """Decides every draw of an engine."""
 
 
 @dataclass(frozen=True)
@@ -229,16 +296,18 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         if isinstance(command, Generate):
-            sampling = Sampling(command.samples, length=command.length)
+            sampling = Sampling(command.samples, length=command.length, seed=command.seed)
             generate(command.model, command.data, command.out, sampling, command.engine)
         else:
             found = score(read_generations(command.generations))
             text = json.dumps(found, indent=1) + "\n"
             atomic_write(command.out, lambda stream: stream.write(text.encode()))
             for name, one in found["benchmarks"].items():
+                ends = "" if one["low"] is None else f" ({one['low']:.1f} to {one['high']:.1f})"
+                failed = f", {one['judge_failed']} not judged" if one["judge_failed"] else ""
                 print(
-                    f"{name}: avg@{one['samples']} {one['avg']:.1f} ({one['low']:.1f} to "
-                    f"{one['high']:.1f}), {one['problems']} problems"
+                    f"{name}: avg@{one['samples']} {one['avg']:.1f}{ends}, "
+                    f"{one['problems']} problems{failed}"
                 )
     except InputError as error:
         print(f"paper_repro.evaluation: {error}", file=sys.stderr)

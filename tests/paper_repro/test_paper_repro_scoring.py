@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from erc_bench.errors import InputError
-from paper_repro import comparing, data, evaluation
-from paper_repro.comparing import as_markdown, compare, targets
+from paper_repro import data, evaluation
+from paper_repro.comparing import compare
 from paper_repro.data import INSTRUCTION, Problem, prepare, problems, rows, write
 
 judged = pytest.mark.skipif(find_spec("math_verify") is None, reason="math-verify: .[llm]")
@@ -81,10 +80,36 @@ def test_data_goes_through_parquet_and_back(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '{"problem": "1+1", "answer": "2"}\n{"problem": "a\u2028b", "answer": ["3"]}\n',
+        '[{"problem": "1+1", "answer": 2},\n{"problem": "a\u2028b", "answer": 3}]',
+        '{"prompt": [{"role": "user", "content": "1+1"}], "reward_model": {"ground_truth": "2"}}\n'
+        '{"problem": "a\u2028b", "answer": "3"}',
+    ],
+)
+def test_a_json_file_is_one_value_or_one_a_line(tmp_path, text):
+    """The release's files are named .json and hold a record a line."""
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    found = list(problems(rows(tmp_path / "a.json"), "a"))
+    assert found == [Problem("1+1", "2"), Problem("a\u2028b", "3")]
+
+
+def test_a_benchmark_of_another_size_is_said(tmp_path, capsys):
+    source = tmp_path / "some.jsonl"
+    source.write_text('{"problem": "1+1", "answer": 2}\n')
+    data.main(["test", "amc23", str(source), "--out", str(tmp_path)])
+    assert "amc23 has 40 problems, not 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.jsonl", "{", "line 1 is not JSON"),
         ("a.jsonl", "[1]", "line 1 is not an object"),
+        ("a.json", '{"problem": "1", "answer": 1}\n{', "line 2 is not JSON"),
+        ("a.json", '[{"problem": "1",\n "answer": }]', "line 1 is not JSON"),
+        ("a.json", '{"problem": "?", "answer": [1, 2]}', "record 1 has no question or no answer"),
         ("a.parquet", "x", "is damaged"),
         ("a.txt", "x", "must be .parquet"),
         ("a.jsonl", '{"problem": "?"}', "record 1 has no question or no answer"),
@@ -148,57 +173,25 @@ def test_generation_is_gone_on_with(tmp_path):
     write(kept, tmp_path / "amc23.parquet")
     out = tmp_path / "g.jsonl"
     for _ in range(2):
+        with out.open("a") as stream:
+            stream.write('{"benchmark": "amc')  # a process was killed here
         sampling = evaluation.Sampling(samples=3, length=4)
         evaluation.generate(str(tmp_path / "m"), tmp_path, out, sampling, "hf")
         found = list(evaluation.read_generations(out))
         assert [len(g["responses"]) for g in found] == [3, 3]
-
-
-def _evaluation(path, **averages):
-    found = {name: {"avg": a, "low": a - 3, "high": a + 3} for name, a in averages.items()}
-    path.write_text(json.dumps({"benchmarks": found}))
-    return path
-
-
-def test_comparison_says_inside_outside_and_not_run(tmp_path):
-    near = _evaluation(tmp_path / "a.json", aime24=55, aime25=56, hmmt25=54)
-    far = _evaluation(tmp_path / "b.json", aime24=20, aime25=20, hmmt25=20)
-    partly = _evaluation(tmp_path / "c.json", aime24=55)
-    first, shares = compare("1.5b", "erc-dapo", near)
-    assert (first.value, first.target, first.finding) == (55, 55.1, "inside our interval")
-    assert first.high - first.value == pytest.approx(math.sqrt(3 * 9) / 3)
-    assert shares.finding == "not run"
-    assert compare("1.5b", "erc-dapo", far)[0].finding == "outside our interval"
-    missing = compare("1.5b", "erc-dapo", partly)[0]
-    assert (missing.finding, missing.note) == ("not run", "missing: aime25, hmmt25")
-    assert all(row.finding == "not run" for row in compare("7b", "dapo"))
-    assert "not run" in as_markdown(compare("7b", "dapo"))
-
-
-def test_the_two_papers_averages_are_not_mixed(tmp_path):
-    """DAPO has a target of each; each is over its own benchmarks."""
-    three = _evaluation(tmp_path / "a.json", aime24=53, aime25=53, hmmt25=53)
-    ours, other, _ = compare("1.5b", "dapo", three)
-    assert ours.value == 53
-    assert other.target == targets()["ce-gppo"]["average"]["1.5b"]["dapo"]
-    assert other.value is None
+    first, second = out.read_text().splitlines()
+    out.write_text(first + "\n")
+    evaluation.generate(str(tmp_path / "m"), tmp_path, out, sampling, "hf")
+    assert out.read_text().splitlines() == [first, second]  # its draws do not depend on the first
 
 
 def test_comparison_reads_a_training_log():
     """A real log of verl with our plug-in; the interval is over steps."""
     log = Path(__file__).parents[1] / "adapters" / "data" / "verl_erc-dapo.jsonl"
-    share = compare("1.5b", "erc-dapo", log=log)[-1]
+    (share,) = [row for row in compare("1.5b", "erc-dapo", log=log) if "gate" in row.what]
     values = [
         json.loads(line)["data"]["actor/gate/dropped_fraction"]
         for line in log.read_text().splitlines()
     ]
     assert share.value == pytest.approx(100 * sum(values) / len(values))
     assert share.low <= share.value <= share.high
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"benchmarks": {"aime24": {"avg": "x"}}}'])
-def test_foreign_evaluations_are_refused(tmp_path, content):
-    path = tmp_path / "e.json"
-    path.write_text(content)
-    with pytest.raises(InputError, match=r"evaluation: .* is not what"):
-        comparing.compare("1.5b", "dapo", path)
