@@ -57,7 +57,8 @@ def test_loss_and_gradient_equal_verl(case, data):
 def test_every_registered_loss_of_verl_is_compared_or_named(core):
     """A loss that a later verl adds is noticed here."""
     covered = {case.loss for case in CASES}
-    assert covered | set(WITHOUT_RECIPE) == set(core.POLICY_LOSS_REGISTRY)
+    theirs = set(core.POLICY_LOSS_REGISTRY) - {"erc_bench"}  # ours, where the plug-in was imported
+    assert covered | set(WITHOUT_RECIPE) == theirs
     assert not covered & set(WITHOUT_RECIPE)
 
 
