@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
+from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, drawn_band
 from erc_bench.plots.layout import first_column, legend_below, new_figure, percent, plus_minus
 from erc_bench.plots.style import (
     INK,
@@ -168,7 +168,7 @@ def _over_training(axes: Axes, here: pd.DataFrame, data: list[pd.DataFrame]) -> 
         wide = arm.assign(block=arm["rollout"] // width).pivot_table(
             index="seed", columns="block", values=metric
         )
-        curve = band(wide.to_numpy())
+        curve = drawn_band(wide.to_numpy())
         curve.insert(0, "rollout", wide.columns.to_numpy() * width + (width - 1) / 2)
         axes.plot(curve["rollout"], 100 * curve["mean"], **line_of(name, zorder=4))
         shaded = curve.dropna(subset=["low"])
@@ -200,7 +200,7 @@ def _whole_runs(axes: Axes, here: pd.DataFrame, arms: list[str], data: list[pd.D
             per_seed = arm.groupby("seed")[metric].mean().dropna()
             if per_seed.empty:
                 continue
-            point = band(per_seed.to_numpy()[:, None])
+            point = drawn_band(per_seed.to_numpy()[:, None])
             row = point.iloc[0]
             color = arm_style(name).color
             y = place + _OFFSET[metric]

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
+from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band, drawn_band
 from erc_bench.plots.layout import (
     arm_legend,
     first_column,
@@ -84,7 +84,7 @@ def _by_update(
     wide = metrics[np.isfinite(metrics[metric])].pivot_table(
         index="seed", columns="bin", values=metric
     )
-    data = band(wide.to_numpy())
+    data = drawn_band(wide.to_numpy())
     data.insert(0, "update", wide.columns.to_numpy() * width + (width - 1) / 2)
     diverged = metrics.loc[metrics["diverged"].astype(bool), "seed"].unique()
     ends = [wide.loc[seed].dropna() for seed in diverged if seed in wide.index]
@@ -213,7 +213,7 @@ def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[flo
         start, stop = max(x[0] for x, _, _ in whole), min(x[-1] for x, _, _ in whole)
         grid = np.linspace(start, stop, max(len(first), 2))
     values = [np.interp(grid, x, y, right=0.0 if failed else None) for x, y, failed in curves]
-    data = band(np.array(values))
+    data = drawn_band(np.array(values))
     data.insert(0, "tokens", grid)
     return data, points
 

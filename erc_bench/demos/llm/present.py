@@ -14,7 +14,7 @@ from erc_bench.adapters.logs import read_trl, write_records
 from erc_bench.demos.llm.noise import tabulate
 from erc_bench.demos.llm.training import Settings
 from erc_bench.records import atomic_write
-from erc_bench.statistics.intervals import Interval, mean_interval, paired_difference
+from erc_bench.statistics.intervals import mean_interval
 
 __all__ = ["present", "run_folder", "table"]
 
@@ -61,7 +61,7 @@ def present(
 
 
 def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
-    """Means over seeds with 95 % intervals, and paired differences to the first arm."""
+    """Means over seeds and paired differences to the first arm, with 95 % intervals or the values."""
     by_run = metrics.groupby(["objective", "seed"])
     for column in SHOWN:
         kind, _, metric = column.partition("/")
@@ -74,20 +74,20 @@ def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
     lines = [f"| mean over {runs['seed'].nunique()} seeds | {' | '.join([*arms, *others])} |"]
     lines.append("|---" * (1 + len(arms) + len(others)) + "|")
     for column, (name, scale, unit) in SHOWN.items():
-        cells = [_text(mean_interval(by_arm[arm][column]), scale, unit) for arm in arms]
-        cells += [
-            _text(paired_difference(by_arm[arms[0]][column], by_arm[arm][column]), scale, unit)
-            for arm in arms[1:]
-        ]
+        values = [by_arm[arm][column] for arm in arms]
+        values += [by_arm[arm][column] - by_arm[arms[0]][column] for arm in arms[1:]]
+        cells = [_text(one, scale, unit) for one in values]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _text(interval: Interval, scale: float, unit: str) -> str:
-    mean = f"{interval.mean * scale:.3g}"
-    if pd.isna(interval.low):
-        return f"{mean}{unit}"
-    return f"{mean} ({interval.low * scale:.3g} to {interval.high * scale:.3g}){unit}"
+def _text(values: pd.Series, scale: float, unit: str) -> str:
+    """Mean and 95 % interval; below three seeds the values, as an interval would say nothing."""
+    interval = mean_interval(values)
+    mean = f"{interval.mean * scale:.3g}{unit}"
+    if interval.n < 3:
+        return f"{mean} ({', '.join(f'{v * scale:.3g}' for v in values.dropna())})"
+    return f"{mean} ({interval.low * scale:.3g} to {interval.high * scale:.3g})"
 
 
 def noise_markdown(rows: pd.DataFrame) -> str:

@@ -81,10 +81,10 @@ def draw(runs: pd.DataFrame) -> Drawing:
         if "erc-ppo" in set(here["objective"]):
             row = table.loc[(environment, "erc-ppo")]
             title += (
-                f"\nERC-PPO - PPO: {row['difference']:+.0f} "
-                f"[{row['difference_low']:+.0f}, {row['difference_high']:+.0f}]"
+                f"\nERC {row['difference']:+.0f} [{row['difference_low']:+.0f}, "
+                f"{row['difference_high']:+.0f}], {row['seeds']:.0f} seeds"
             )
-        above.set_title(title)
+        above.set_title(title, fontsize=7)
         below.set_xlabel("thousand steps")
         below.set_ylim(bottom=0)
     grid[0, 0].set_ylabel("return, last 100 episodes")
@@ -96,9 +96,8 @@ def draw(runs: pd.DataFrame) -> Drawing:
         handles.append(Line2D([], [], color=INK, **{"linestyle": "-"} | style))
         labels.append(name)
     legend_below(figure, handles, labels)
-    seeds = runs.groupby("environment")["seed"].nunique().min()
     caption = (
-        f"SB3's PPO with and without the entropy-ratio band, mean and 95 % interval over {seeds} paired "
-        "seeds. In the titles: difference of returns after training, 20 evaluation episodes a seed."
+        "SB3's PPO with and without the entropy-ratio band, mean and 95 % interval over paired seeds. In the "
+        "titles: ERC-PPO's return less PPO's after training, 20 evaluation episodes a seed."
     )
     return Drawing("sb3_control", "PPO with the band", figure, pd.concat(data), caption)
