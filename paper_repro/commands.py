@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -29,14 +29,16 @@ class Plan:
     """Arm."""
     positive_nll: bool = True
     """The release's 0.1 x NLL on correct responses, which its paper does not mention."""
+    engine: Literal["verl", "trl"] = "verl"
+    """verl: the paper's run on 64 GPUs. trl: a tenth of its batch on one."""
     out: Path | None = None
     """Write a shell script into this folder too."""
-    steps: int = 500
-    """Rollouts, for the estimate."""
-    tokens: float = 8000.0
-    """Mean response length, for the estimate."""
-    gpus: int = 64
-    """For the estimate."""
+    steps: int | None = None
+    """Rollouts, for the estimate. None: 500 on verl, 100 on trl."""
+    tokens: float | None = None
+    """Mean response length, for the estimate. None: 8000 on verl, 6000 on trl."""
+    gpus: int | None = None
+    """For the estimate. None: 64 on verl, 1 on trl."""
     peak: float = 9.9e14
     """Operations per second of a GPU, for the estimate."""
     utilisation: float = 0.25
@@ -46,23 +48,27 @@ class Plan:
 
     def run(self) -> None:
         """Print, and write."""
-        from paper_repro.planning import Cost, commands, cost, write_plan  # noqa: PLC0415
+        from erc_bench.errors import InputError  # noqa: PLC0415
+        from paper_repro.planning import SINGLE_GPU, Cost, commands, cost, write_plan  # noqa: PLC0415
 
+        if self.engine == "trl" and self.model != "1.5b":
+            raise InputError("model: the single-GPU run is of 1.5b; 7b needs --engine verl")
+        given = {"steps": self.steps, "tokens": self.tokens, "gpus": self.gpus}
+        known: dict[str, Any] = dict(SINGLE_GPU) if self.engine == "trl" else {}
+        known |= {name: value for name, value in given.items() if value is not None}
         assumed = Cost(
-            steps=self.steps, tokens=self.tokens, gpus=self.gpus, peak=self.peak,
-            training_utilisation=self.utilisation, decoding=self.decoding,
-        )  # fmt: skip
+            peak=self.peak, training_utilisation=self.utilisation, decoding=self.decoding, **known
+        )
         print(f"# {cost(self.model, assumed)}\n")
-        for command in commands(self.model, self.objective, positive_nll=self.positive_nll):
+        for command in commands(
+            self.model, self.objective, positive_nll=self.positive_nll, engine=self.engine
+        ):
             print(command)
         if self.out is not None:
             path = write_plan(
-                self.out,
-                self.model,
-                self.objective,
-                positive_nll=self.positive_nll,
-                assumed=assumed,
-            )
+                self.out, self.model, self.objective, positive_nll=self.positive_nll,
+                assumed=assumed, engine=self.engine,
+            )  # fmt: skip
             print(path, file=sys.stderr)
 
 

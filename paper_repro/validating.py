@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from erc_bench.errors import InputError
 from paper_repro.configuration import as_overrides
+from paper_repro.inert import ACTOR, inert
+from paper_repro.verl_source import PASSED_WHOLE, names_read
 
 __all__ = ["Finding", "validate_trl", "validate_verl"]
 
 SECTION = "trainer.v1.erc_bench"
-#: Keys that verl's configuration has but its code does not do what the name says with: (key, the values
-#: that are harmless, what to use). Read in verl 0.9.1's source.
-TRAPS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    ("algorithm.filter_groups.max_num_gen_batches", (0, None),
-     "is not read by the synchronous trainer; use algorithm.filter_groups.max_inflight_gen_batches"),
-    ("data.gen_batch_size", (1, None), "is set to 1 where groups are filtered; leave it at 1"),
-    ("reward_model.reward_manager", (None,), "is an old name; use reward.reward_manager.name"),
-    ("custom_reward_function.path", (None,), "is an old name; use reward.custom_reward_function.path"),
+#: Keys that verl's own configuration lacks and its code reads all the same (reward_manager/dapo.py).
+READ_IF_ADDED = frozenset(
+    f"reward.reward_kwargs.{name}"
+    for name in (
+        "max_resp_len", "overlong_buffer_cfg.enable", "overlong_buffer_cfg.len",
+        "overlong_buffer_cfg.penalty_factor", "overlong_buffer_cfg.log",
+    )
 )  # fmt: skip
-#: Added keys that go to a function of verl as keyword arguments, by prefix.
-PASSED_ON = ("reward.reward_kwargs.overlong_buffer_cfg.", "reward.reward_kwargs.max_resp_len")
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ def validate_verl(values: Mapping[str, Any]) -> list[Finding]:
             "validate: needs verl: pip install 'erc-bench[verl]' and pip install --no-deps verl==0.9.1"
         )
     config, found = _composed(values)
-    found += _added(values) + _traps(values) + _unread(values) + _types(values) + _sizes(values)
-    if config is not None:
-        found += _dataclasses(config) + _plugin(config) + _verls_own(config)
+    found += _added(values) + _unread(values) + _types(values) + _sizes(values)
+    found += _inert(values, config) + _contradictions(config)
+    found += _dataclasses(config) + _plugin(config) + _verls_own(config)
     unique = dict.fromkeys(found)
     return list(unique)
 
@@ -67,25 +64,59 @@ def _compose(overrides: Sequence[str]) -> Any:
         return compose("ppo_trainer", overrides=list(overrides))
 
 
+@cache
+def _base() -> Any:
+    """Verl's own configuration."""
+    return _compose([])
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    """Every key of it, sections included."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    def keys(section: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in section.items():
+            yield prefix + str(name)
+            if isinstance(value, dict):
+                yield from keys(value, f"{prefix}{name}.")
+
+    return frozenset(keys(OmegaConf.to_container(_base(), resolve=False)))
+
+
 def _composed(values: Mapping[str, Any]) -> tuple[Any, list[Finding]]:
     """The configuration without the keys that cannot be composed, and those."""
     from hydra.errors import HydraException  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
+    found = [Finding(key, why) for key in values if (why := _misspelt(key)) is not None]
+    bad = {one.key for one in found}
+    good = {key: value for key, value in values.items() if key not in bad}
     try:
-        return _compose(as_overrides(values)), []
+        return _compose(as_overrides(good)), found
     except (HydraException, OmegaConfBaseException):
         pass
-    good: dict[str, Any] = {}
-    found = []
-    for key, value in values.items():
+    composed: dict[str, Any] = {}
+    for key, value in good.items():
         try:
             _compose(as_overrides({key: value}))
         except (HydraException, OmegaConfBaseException) as error:
             found.append(Finding(key, " ".join(str(error).split())[:200]))
         else:
-            good[key] = value
-    return _compose(as_overrides(good)), found
+            composed[key] = value
+    return _compose(as_overrides(composed)), found
+
+
+def _misspelt(key: str) -> str | None:
+    """What Hydra will refuse a key for."""
+    name = key.lstrip("+")
+    if key.startswith("+") and name in _known_keys():
+        return "verl has this key already; leave out the +"
+    if key.startswith("+") or name in _known_keys():
+        return None
+    close = difflib.get_close_matches(name, _known_keys(), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"Could not override: verl's configuration has no such key{hint}"
 
 
 def _added(values: Mapping[str, Any]) -> list[Finding]:
@@ -93,47 +124,61 @@ def _added(values: Mapping[str, Any]) -> list[Finding]:
     return [
         Finding(key, "is added to verl's configuration, where nothing reads it")
         for key in values
-        if key.startswith("+") and not key[1:].startswith((SECTION + ".", *PASSED_ON))
+        if key.startswith("+")
+        and not key[1:].startswith(SECTION + ".")
+        and key[1:] not in READ_IF_ADDED
     ]
 
 
-def _traps(values: Mapping[str, Any]) -> list[Finding]:
-    return [
-        Finding(key, f"= {values[key]!r} {advice}")
-        for key, harmless, advice in TRAPS
-        if key in values and values[key] not in harmless
-    ]
+def _inert(values: Mapping[str, Any], config: Any) -> list[Finding]:
+    """Keys that do nothing in this configuration; one at verl's default is harmless."""
+    base = _base()
+    found = []
+    for key, value in values.items():
+        name = key.lstrip("+")
+        why = inert(name, lambda other: _at(config, other))
+        if why is not None and (key.startswith("+") or value != _at(base, name)):
+            found.append(Finding(key, f"= {value!r} {why}"))
+    return found
 
 
-@cache
-def _words_of_verl() -> frozenset[str]:
-    """Every attribute, keyword, argument and string that is a word, in verl's Python source."""
-    spec = find_spec("verl")
-    assert spec is not None
-    assert spec.origin is not None
-    words: set[str] = set()
-    for path in Path(spec.origin).parent.rglob("*.py"):
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute):
-                words.add(node.attr)
-            elif isinstance(node, ast.keyword | ast.arg):
-                words.add(node.arg or "")
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                words.update(re.findall(r"\w+", node.value) if len(node.value) < 80 else ())
-    return frozenset(words)
+def _at(config: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    try:
+        return OmegaConf.select(config, key, default=None)
+    except OmegaConfBaseException:  # a value that is to be filled in, ???
+        return None
+
+
+def _contradictions(config: Any) -> list[Finding]:
+    """What stops verl only when its workers are up, or makes it train something else."""
+    found = []
+    if not _at(config, "trainer.use_v1"):
+        found.append(
+            Finding("trainer.use_v1", "must be true: the old trainer does not read trainer_mode")
+        )
+    rollout, actor = (
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz",
+        f"{ACTOR}.use_dynamic_bsz",
+    )
+    if bool(_at(config, rollout)) != bool(_at(config, actor)):
+        found.append(Finding(rollout, f"must equal {actor} (verl's workers assert it)"))
+    old = f"{ACTOR}.ulysses_sequence_parallel_size"
+    new = f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"
+    if (_at(config, old) or 1) > 1 and _at(config, old) != _at(config, new):
+        found.append(Finding(old, f"= {_at(config, old)} overrules {new} = {_at(config, new)}"))
+    return found
 
 
 def _unread(values: Mapping[str, Any]) -> list[Finding]:
-    """Keys whose name occurs nowhere in verl's code: set, and silently ignored."""
-    words = _words_of_verl()
+    """Keys whose name verl's code reads nowhere: set, and silently ignored."""
     return [
         Finding(key, "is never read by the installed verl")
         for key in values
-        if not key.startswith("+") and key.rpartition(".")[2] not in words
+        if not key.startswith(("+", *PASSED_WHOLE)) and key.rpartition(".")[2] not in names_read()
     ]
 
 
@@ -141,7 +186,7 @@ def _types(values: Mapping[str, Any]) -> list[Finding]:
     """Values of another kind than verl's default, which nothing converts."""
     from omegaconf import OmegaConf  # noqa: PLC0415
 
-    base = _compose([])
+    base = _base()
     kinds = {bool: (bool,), int: (int, float), float: (int, float)}
     found = []
     for key, value in values.items():
