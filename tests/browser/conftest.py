@@ -1,7 +1,8 @@
 """Pages in a real browser: Debian's Chromium, driven by Playwright, allowed to reach files only.
 
-A page fixture fails its test for any console error, uncaught exception or request outside ``file:``, ``data:`` and
-``blob:``. Without a Chromium the tests are skipped with that reason, or fail where ERC_BENCH_BROWSER=1 demands one (CI).
+A page fails its test for any console error, uncaught exception or request outside ``file:``, ``data:``
+and ``blob:``. Without a Chromium the tests are skipped with that reason, or fail where
+ERC_BENCH_BROWSER=1 demands one (CI).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def opened(browser):
 
 @pytest.fixture
 def screenshot(tmp_path_factory):
-    """``screenshot(page, name)``: kept in the folder that ERC_BENCH_SCREENSHOTS names, to be looked at."""
+    """``screenshot(page, name)``: kept where ERC_BENCH_SCREENSHOTS says, to be looked at."""
     named = os.environ.get("ERC_BENCH_SCREENSHOTS")
     folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
