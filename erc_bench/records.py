@@ -19,21 +19,21 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from erc_bench.errors import InputError
+from erc_bench.storage import HIDDEN, atomic_write, exclusive, require_writable, sweep
 
-__all__ = ["KEYS", "SCHEMA_VERSION", "Results", "Table", "atomic_write", "provenance"]
+__all__ = ["KEYS", "SCHEMA_VERSION", "Results", "Table", "provenance"]
 
 SCHEMA_VERSION = 1
 Table = Literal["runs", "metrics", "tokens"]
@@ -86,24 +86,6 @@ REQUIRED: dict[Table, tuple[str, ...]] = {
         "probs/new",
     ),
 }
-
-
-def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that ``path`` either keeps what it held or holds the whole new content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _git_revision() -> str | None:
@@ -167,34 +149,35 @@ class Results:
     provenance: dict[str, Any]
 
     @classmethod
+    @contextlib.contextmanager
+    def claim(
+        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False
+    ) -> Iterator[Results]:
+        """:meth:`create`, holding the folder against other writers for as long as the context lasts.
+
+        Raises:
+            InputError: as :meth:`create`, or another process writes there; the folder is untouched.
+        """
+        _require_free(Path(path), _plain(config), resume=resume)
+        with exclusive(Path(path)):
+            results = cls.create(path, config, resume=resume)
+            sweep(results.path)
+            yield results
+
+    @classmethod
     def create(
         cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False
     ) -> Results:
-        """Claim a folder for new records, or with ``resume`` go on in one with the same configuration.
+        """Take a folder for new records, or with ``resume`` go on in one with the same configuration.
 
         Raises:
             InputError: the folder holds something else, finished records, or cannot be written to.
         """
-        path = Path(path)
-        plain = json.loads(json.dumps(config))
-        if path.exists() and not path.is_dir():
-            raise InputError(f"out: {path} is a file; a folder is needed")
+        path, plain = Path(path), _plain(config)
+        _require_free(path, plain, resume=resume)
+        require_writable(path)
         if (path / "manifest.json").exists():
-            results = cls.open(path)
-            if not resume:
-                raise InputError(
-                    f"out: {path} already holds results; add --resume to go on, or choose another folder"
-                )
-            differing = _first_difference(results.config, plain)
-            if differing:
-                raise InputError(f"resume: {path} was made with another configuration: {differing}")
-            _require_writable(path)
-            return results
-        if path.is_dir() and any(path.iterdir()):
-            raise InputError(
-                f"out: {path} is not empty and is not a results folder of erc-bench; choose another folder"
-            )
-        _require_writable(path)
+            return cls.open(path)
         results = cls(path, plain, provenance())
         manifest = {
             "kind": "erc-bench results",
@@ -238,7 +221,14 @@ class Results:
         return cls(path, config, made)
 
     def write_part(self, part: str, tables: Mapping[Table, pd.DataFrame]) -> None:
-        """Store a finished part of the work; ``runs`` goes last and marks the part as done."""
+        """Store a finished part of the work; ``runs`` goes last and marks the part as done.
+
+        Raises:
+            OSError: a table could not be written, as on a full disk; the part is not done.
+            InputError: the folder is gone, or another was put in its place.
+        """
+        if not (self.path / "manifest.json").is_file():
+            raise InputError(f"results: {self.path} was removed while it was written to")
         for name in ("tokens", "metrics", "runs"):
             frame = tables[name]
             missing = [c for c in REQUIRED[name] if c not in frame and not c.startswith("probs/")]
@@ -247,9 +237,11 @@ class Results:
             table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(
                 {"erc-bench schema": str(SCHEMA_VERSION)}
             )
+            (self.path / name).mkdir(exist_ok=True)  # the folder itself is not made again
             atomic_write(
                 self.path / name / f"{part}.parquet",
                 lambda stream, table=table: pq.write_table(table, stream, compression="zstd"),  # type: ignore[misc]
+                make_folders=False,
             )
 
     def done(self, part: str) -> bool:
@@ -301,18 +293,26 @@ class Results:
         return pd.concat(frames, ignore_index=True)
 
 
-def _require_writable(path: Path) -> None:
-    """Fail before any work if nothing can be written to ``path``, leaving no trace if it fails."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        for folder in missing:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise InputError(f"out: {path} cannot be written to ({error.strerror})") from None
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """As it will be read back."""
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
+
+
+def _require_free(path: Path, config: dict[str, Any], *, resume: bool) -> None:
+    """Raise :meth:`Results.create`'s InputError for what a folder holds; it is only looked at."""
+    if (path / "manifest.json").exists():
+        if not resume:
+            raise InputError(
+                f"out: {path} already holds results; add --resume to go on, or choose another folder"
+            )
+        differing = _first_difference(Results.open(path).config, config)
+        if differing:
+            raise InputError(f"resume: {path} was made with another configuration: {differing}")
+    elif path.is_dir() and any(p.name not in HIDDEN for p in path.iterdir()):
+        raise InputError(
+            f"out: {path} is not empty and is not a results folder of erc-bench; choose another folder"
+        )
 
 
 def _first_difference(old: Any, new: Any, at: str = "") -> str | None:

@@ -149,7 +149,7 @@ class Compare:
 
     def run(self) -> None:
         """Print, and write."""
-        from erc_bench.records import atomic_write  # noqa: PLC0415
+        from erc_bench.storage import atomic_write  # noqa: PLC0415
         from paper_repro.comparing import as_markdown, compare  # noqa: PLC0415
 
         rows = compare(

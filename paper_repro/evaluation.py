@@ -23,8 +23,8 @@ import numpy as np
 import tyro
 
 from erc_bench.errors import InputError
-from erc_bench.records import atomic_write
 from erc_bench.statistics import Estimate, pass_at_k_estimate
+from erc_bench.storage import atomic_write
 from paper_repro.data import BENCHMARKS, rows
 from paper_repro.reward import compute_score
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from erc_bench.errors import InputError
-from erc_bench.records import atomic_write
+from erc_bench.storage import atomic_write
 from paper_repro.configuration import as_overrides, compose
 
 __all__ = ["SINGLE_GPU", "Cost", "commands", "cost", "write_plan"]

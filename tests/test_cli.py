@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from erc_bench import cli, records
+from erc_bench import cli, storage
 from erc_bench.cli import main
 from erc_bench.records import Results
 from erc_bench.trainer import loop
@@ -150,7 +150,7 @@ def test_an_out_that_cannot_be_written_is_refused(refused, tmp_path, monkeypatch
     def read_only(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(records.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(storage.tempfile, "TemporaryFile", read_only)
     refused("run", *SMALL, "--out", tmp_path / "out", told=["out: ", "Permission denied"])
 
 

@@ -6,9 +6,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from erc_bench import records
+from erc_bench import records, storage
 from erc_bench.errors import InputError
-from erc_bench.records import KEYS, REQUIRED, SCHEMA_VERSION, Results, atomic_write, provenance
+from erc_bench.records import KEYS, REQUIRED, SCHEMA_VERSION, Results, provenance
+from erc_bench.storage import atomic_write
 
 CONFIG = {"seed": 0, "nested": {"rate": 1e-3, "names": ["a", "b"]}}
 
@@ -123,7 +124,7 @@ def test_runs_is_written_last(results, monkeypatch):
     monkeypatch.setattr(
         records,
         "atomic_write",
-        lambda path, write: (order.append(path.parent.name), real(path, write)),
+        lambda path, write, **how: (order.append(path.parent.name), real(path, write, **how)),
     )
     results.write_part("p", tables(0))
     assert order[-1] == "runs"
@@ -214,7 +215,7 @@ def test_a_folder_that_cannot_be_written_to_leaves_no_trace(tmp_path, monkeypatc
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(records.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(storage.tempfile, "TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"out: .* cannot be written to .Permission denied."):
         Results.create(tmp_path / "a" / "b", CONFIG)
     assert not any(tmp_path.iterdir())

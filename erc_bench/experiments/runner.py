@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import math
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +23,7 @@ import torch
 
 from erc_bench.errors import InputError
 from erc_bench.experiments.plan import CLIP, ArmPlan, ExperimentPlan, Part, Plan
+from erc_bench.experiments.processes import end_with
 from erc_bench.experiments.summaries import summaries
 from erc_bench.objectives import make
 from erc_bench.records import REQUIRED, Results, Table
@@ -32,6 +36,8 @@ __all__ = ["BACKENDS", "Backend", "execute", "total_rollouts"]
 Backend = Literal["loky", "ray"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
+#: What an interruption by the machine leaves, and the way on.
+KEPT = "what is finished is kept: go on with the same command and --resume"
 #: Seconds between two looks at, and two notes of, a worker's progress.
 PROGRESS_SECONDS = 0.2
 
@@ -65,7 +71,9 @@ def execute(
         on_progress: called with an experiment's name and how many more of its rollouts are done.
 
     Raises:
-        InputError: the folder cannot be used, or Ray is missing; nothing was done.
+        InputError: the folder cannot be used or another process writes to it, or Ray is missing, and
+            nothing was done; or it could no longer be written to, or a worker was killed: then what
+            is finished is kept.
     """
     if workers < 1:
         raise InputError(f"workers: {workers} is not allowed; must be at least 1")
@@ -73,7 +81,30 @@ def execute(
         raise InputError(f"backend: {backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
     if backend == "ray" and importlib.util.find_spec("ray") is None:
         raise InputError("backend: ray is not installed; pip install 'erc-bench[cluster]'")
-    results = Results.create(out, plan.config(), resume=resume)
+    with Results.claim(out, plan.config(), resume=resume) as results:
+        try:
+            _carry_out(plan, results, workers, backend, on_progress)
+        except OSError as error:
+            raise InputError(
+                f"out: {results.path} can no longer be written to ({error.strerror or error}); {KEPT}"
+            ) from error
+        except BrokenExecutor as error:
+            raise InputError(
+                f"workers: one was killed, as happens when memory runs out; {KEPT}, with fewer workers"
+            ) from error
+        for folder in ("checkpoints", "progress"):
+            shutil.rmtree(results.path / folder, ignore_errors=True)
+    return results
+
+
+def _carry_out(
+    plan: Plan,
+    results: Results,
+    workers: int,
+    backend: Backend,
+    on_progress: Callable[[str, int], None],
+) -> None:
+    """Train every part that is not done, here or in workers."""
     todo: list[tuple[ExperimentPlan, Part]] = []
     for experiment in plan.experiments:
         for part in experiment.parts:
@@ -88,9 +119,6 @@ def execute(
     else:
         located = replace(results, path=results.path.resolve())  # workers may be elsewhere
         _in_parallel(todo, plan.seed, located, workers, backend, on_progress)
-    for folder in ("checkpoints", "progress"):
-        shutil.rmtree(results.path / folder, ignore_errors=True)
-    return results
 
 
 def run_part(
@@ -120,8 +148,12 @@ def run_part(
     checkpoint.unlink(missing_ok=True)
 
 
-def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Results) -> None:
+def _in_worker(
+    experiment: ExperimentPlan, part: Part, seed: int, results: Results, parent: int | None
+) -> None:
     """:func:`run_part` in another process, which tells its progress through a small file."""
+    if parent is not None:
+        end_with(parent)
     keep_freed_memory()
     told = results.path / "progress" / part.name
     done, last = 0, 0.0
@@ -130,7 +162,8 @@ def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Resul
         nonlocal done, last
         done += advance
         if time.monotonic() - last > PROGRESS_SECONDS or done == experiment.config.rollouts:
-            told.write_text(str(done))
+            with contextlib.suppress(OSError):  # a full disk is for the records to tell
+                told.write_text(str(done))
             last = time.monotonic()
 
     run_part(experiment, part, seed, results, on_progress)
@@ -159,6 +192,7 @@ def _in_parallel(
     folder = results.path / "progress"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    parent = os.getpid() if backend == "loky" else None  # Ray ends its own workers
     if backend == "ray":
         _join_ray(workers)
     seen: dict[str, int] = {}
@@ -182,7 +216,7 @@ def _in_parallel(
     try:
         with joblib.parallel_config(backend=backend):
             joblib.Parallel(n_jobs=workers, batch_size=1, pre_dispatch="all")(
-                joblib.delayed(_in_worker)(experiment, part, seed, results)
+                joblib.delayed(_in_worker)(experiment, part, seed, results, parent)
                 for experiment, part in todo
             )
     finally:

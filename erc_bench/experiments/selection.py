@@ -21,7 +21,8 @@ from scipy import stats
 from erc_bench.experiments.base import Experiment
 from erc_bench.experiments.plan import plan
 from erc_bench.experiments.runner import execute
-from erc_bench.records import Results, atomic_write, provenance
+from erc_bench.records import Results, provenance
+from erc_bench.storage import atomic_write
 
 __all__ = ["CANDIDATES", "LEARNING_RATES", "candidates", "choose", "selected"]
 

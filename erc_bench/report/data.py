@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from erc_bench.errors import InputError
 from erc_bench.plots import Frames
 from erc_bench.plots.reading import DISTRIBUTIONS
-from erc_bench.records import SCHEMA_VERSION, Results, Table, atomic_write
+from erc_bench.records import SCHEMA_VERSION, Results, Table
+from erc_bench.storage import atomic_write
 
 __all__ = ["CONTENT", "is_figure_data", "open_data", "write_data"]
 

@@ -25,8 +25,9 @@ from erc_bench.analysis.tables import (
     scores_note,
 )
 from erc_bench.plots import arm_style, ordered
-from erc_bench.records import Results, atomic_write
+from erc_bench.records import Results
 from erc_bench.report.files import Gallery
+from erc_bench.storage import atomic_write
 
 __all__ = ["headlines", "write_report"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from erc_bench.errors import InputError
+from erc_bench.storage import atomic_write
 
 if TYPE_CHECKING:
     from erc_bench.trainer.loop import Trainer
@@ -72,14 +72,14 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def save_state(trainer: Trainer, path: Path) -> None:
-    """Write the state beside ``path`` and rename it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(save({name: x.contiguous() for name, x in _state(trainer).items()}))
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    """Write the state to ``path``, whole or not at all; only its own folder is made.
+
+    Raises:
+        OSError: it could not be written; the checkpoint before it is still there.
+    """
+    path.parent.mkdir(exist_ok=True)
+    content = save({name: x.contiguous() for name, x in _state(trainer).items()})
+    atomic_write(path, lambda stream: stream.write(content), make_folders=False)
 
 
 def load(trainer: Trainer, path: Path) -> None:

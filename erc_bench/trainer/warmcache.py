@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from erc_bench.storage import atomic_write
 from erc_bench.trainer.population import Params
 
 __all__ = ["WarmCache", "cache_folder", "digest"]
@@ -70,15 +71,7 @@ class WarmCache:
     def store(self, params: Params, *network: object) -> None:
         """Keep a network, under its name only when it is whole."""
         path = self._path(*network)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         whole = {name: p.contiguous() for name, p in params.items()}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
-                stream.write(save(whole, metadata={"sha256": digest(whole, path.name)}))
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        content = save(whole, metadata={"sha256": digest(whole, path.name)})
+        with contextlib.suppress(OSError):
+            atomic_write(path, lambda stream: stream.write(content))

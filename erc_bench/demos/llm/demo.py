@@ -16,7 +16,7 @@ from erc_bench.demos.llm.task import Addition
 from erc_bench.demos.llm.training import FIELDS, Settings, parsed, quiet, train
 from erc_bench.errors import InputError
 from erc_bench.objectives import make
-from erc_bench.records import atomic_write
+from erc_bench.storage import atomic_write
 
 __all__ = ["demo", "train_all"]
 

@@ -13,8 +13,8 @@ from erc_bench import api
 from erc_bench.adapters.logs import read_trl, write_records
 from erc_bench.demos.llm.noise import tabulate
 from erc_bench.demos.llm.training import Settings
-from erc_bench.records import atomic_write
 from erc_bench.statistics.intervals import mean_interval
+from erc_bench.storage import atomic_write
 
 __all__ = ["present", "run_folder", "table"]
 

@@ -16,7 +16,7 @@ import torch
 from erc_bench.demos.llm.models import Loaded, load
 from erc_bench.demos.llm.task import Addition, reward
 from erc_bench.errors import InputError
-from erc_bench.records import atomic_write
+from erc_bench.storage import atomic_write
 
 __all__ = ["FIELDS", "Settings", "evaluate", "parsed", "quiet", "train"]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from erc_bench.demos.sb3.training import ARMS, ROLLOUT, require_environment, train
 from erc_bench.errors import InputError
-from erc_bench.records import atomic_write
+from erc_bench.storage import atomic_write
 
 __all__ = ["demo", "redraw"]
 

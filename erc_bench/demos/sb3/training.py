@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from erc_bench.errors import InputError
-from erc_bench.records import atomic_write
+from erc_bench.storage import atomic_write
 
 __all__ = ["ARMS", "ENVIRONMENTS", "ROLLOUT", "require_environment", "train"]
 

@@ -1,0 +1,138 @@
+"""Files that survive: whole or absent under their name, and written by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import filelock
+
+from erc_bench.errors import InputError
+
+__all__ = ["HIDDEN", "atomic_write", "exclusive", "require_writable", "sweep"]
+
+#: Held by the process that writes into a results folder, through the operating system: whatever
+#: ends that process also ends its hold, and a file that it leaves behind holds nothing.
+_LOCK = ".lock"
+_HOLDER = ".holder"
+#: Names in a results folder that are no results.
+HIDDEN = frozenset({_LOCK, _HOLDER})
+
+
+def atomic_write(
+    path: Path, write: Callable[[IO[bytes]], object], *, make_folders: bool = True
+) -> None:
+    """Write a file so that ``path`` either keeps what it held or holds the whole new content.
+
+    Args:
+        path: the file's final name.
+        write: writes the content into the stream it is given.
+        make_folders: make those that are missing; without, a missing folder is an error.
+
+    Raises:
+        OSError: it could not be written; what ``path`` held is still there.
+    """
+    if make_folders:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system can: a crash must not undo the rename."""
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted writes left aside. Only for the holder of the folder's lock."""
+    for left in folder.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def require_writable(folder: Path) -> list[Path]:
+    """Make ``folder``, write into it and take that away again; the folders made, innermost first.
+
+    Raises:
+        InputError: it is a file, or cannot be made or written to; what was made is gone again.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out: {folder} is a file; a folder is needed")
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        _unmake(missing)
+        raise InputError(f"out: {folder} cannot be written to ({error.strerror})") from None
+    return missing
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` against other writers; it is made if missing, and gone again if left empty.
+
+    The lock's file is removed while it is held: whoever has it open sees that it has no name any more.
+
+    Raises:
+        InputError: another process holds it, or nothing can be written there.
+    """
+    made = require_writable(folder)
+    lock = filelock.FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"out: {folder} is in use by {_holder(folder)}; wait for it, or choose another folder"
+        ) from None
+    try:
+        with contextlib.suppress(OSError):  # only for the message above
+            told = json.dumps({"process": os.getpid(), "machine": platform.node()})
+            (folder / _HOLDER).write_text(told)
+        yield
+    finally:
+        for name in HIDDEN:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+        _unmake(made)
+        lock.release()
+
+
+def _unmake(folders: list[Path]) -> None:
+    """Remove those that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        told = json.loads((folder / _HOLDER).read_text())
+        return f"process {int(told['process'])} on {told['machine']!s}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

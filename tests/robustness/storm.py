@@ -1,0 +1,217 @@
+"""Kill a command with SIGKILL at random moments, look at what it left, and let the last try finish.
+
+``python -m robustness.storm --kills 50 --seed 0`` (with ``PYTHONPATH=tests``) prints one line of JSON per
+command. Children are forked from a server that has everything imported, so that the moments fall into the
+work and not into imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from erc_bench.cli import main
+from erc_bench.errors import InputError
+from erc_bench.records import Results
+
+#: Small runs of two arms, two seeds; the parts are cut small, so that there are several.
+RUN = (
+    "run", "forking_tokens", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2",
+    *(f"--set={s}" for s in (
+        "rollouts=40", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
+        "evaluation_episodes=16", "hidden=16",
+    )),
+)  # fmt: skip
+SWEEP = (*RUN, "--grid", "learning_rate=1e-3,2e-3")
+COMMANDS = {
+    "run": (*RUN, "--workers", "1", "--no-report"),
+    "sweep, two workers": (*SWEEP, "--workers", "2", "--no-report"),
+    "report": ("report",),
+    "figures": ("figures",),
+}
+MARK = "ERC_BENCH_STORM"
+
+
+def child(command: list[str]) -> None:
+    """What a killed process runs: the command line, with frequent checkpoints and small parts."""
+    from erc_bench.trainer import loop  # noqa: PLC0415
+
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    loop.CHECKPOINT_SECONDS = -1.0
+    sys.modules["erc_bench.experiments.plan"].UPDATE_TOKENS = 2 * 96
+    main(command)
+
+
+@dataclass
+class Found:
+    """What a storm met. ``faults`` must be empty."""
+
+    command: str
+    kills: int = 0
+    before_it_began: int = 0
+    finished_first: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def orphans(mark: str) -> list[int]:
+    """Processes, other than ours, that were started under ``mark`` and still run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes() and (
+                entry / "stat"
+            ).read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def wounds(folder: Path) -> list[str]:
+    """What is wrong with a results folder that a killed process left."""
+    found: list[str] = []
+    if not (folder / "manifest.json").exists():
+        left = [p for p in folder.rglob("*") if not p.name.startswith(".")] if folder.exists() else []
+        return [f"no manifest, but {p.name}" for p in left]
+    try:
+        results = Results.open(folder)
+        for path in folder.rglob("[!.]*.parquet"):
+            pd.read_parquet(path)
+        for table in ("runs", "metrics", "tokens"):
+            results.read(table)
+    except InputError as error:
+        if "no finished part" not in str(error):
+            found.append(str(error))
+    except Exception as error:
+        found.append(f"{type(error).__name__}: {error}")
+    for path in folder.rglob("[!.]*.html"):
+        if not path.read_text().rstrip().endswith("</html>"):
+            found.append(f"{path.name} is not whole")
+    for path in folder.rglob("[!.]*.png"):
+        if not path.read_bytes().endswith(b"IEND\xaeB`\x82"):
+            found.append(f"{path.name} is not whole")
+    for path in folder.rglob("[!.]*.svg"):
+        if not path.read_text().rstrip().endswith("</svg>"):
+            found.append(f"{path.name} is not whole")
+    return found
+
+
+class Server:
+    """Forks children from a process that has imported the command line."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["robustness.storm"])
+
+    def start(self, command: list[str]) -> multiprocessing.process.BaseProcess:
+        """A child that runs ``command``."""
+        process = self.context.Process(target=child, args=(command,))
+        process.start()
+        return process
+
+
+def storm(
+    name: str, folder: Path, kills: int, seed: int, longest: float, server: Server
+) -> Found:
+    """Kill ``COMMANDS[name]`` on ``folder`` ``kills`` times, each time after up to ``longest`` seconds."""
+    draw, found = random.Random(seed), Found(name)
+    mark = f"{os.getpid()}-{seed}-{name.split()[0]}"
+    os.environ[MARK] = mark
+    begins = COMMANDS[name][0] == "run"
+    command = [*COMMANDS[name], *(("--out",) if begins else ()), str(folder)]
+    while found.kills < kills:
+        existed = (folder / "manifest.json").exists()
+        process = server.start([*command, *(("--resume",) if begins and existed else ())])
+        process.join(draw.uniform(0.0, longest))
+        if process.exitcode is not None:
+            if process.exitcode:
+                found.faults.append(f"ended with {process.exitcode} by itself")
+            found.finished_first += 1
+            if begins:  # once more from the start
+                shutil.rmtree(folder)
+            if found.finished_first > 3 * kills:
+                found.faults.append("it is never caught at work")
+                break
+            continue
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        found.kills += 1
+        found.before_it_began += not (folder / "manifest.json").exists()
+        time.sleep(1.0)  # what is left alone has so long to end
+        found.faults += [f"orphan {pid}" for pid in orphans(mark) if pid != os.getpid()]
+        found.faults += wounds(folder)
+    return found
+
+
+def finish(name: str, folder: Path, server: Server) -> int:
+    """Let the command end, resuming; its exit code."""
+    begins = COMMANDS[name][0] == "run"
+    resume = ["--resume"] if begins and (folder / "manifest.json").exists() else []
+    process = server.start(
+        [*COMMANDS[name], *(("--out",) if begins else ()), str(folder), *resume]
+    )
+    process.join()
+    return process.exitcode
+
+
+def contents(folder: Path, pattern: str) -> dict[str, bytes]:
+    """Files of a folder, hidden ones included, by name."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob(pattern) if p.is_file()}
+
+
+def whole(name: str, where: Path, kills: int, seed: int, server: Server) -> Found:
+    """A storm over a command, its end, and the comparison with what was never interrupted."""
+    calm, rough = where / "calm", where / "rough"
+    if COMMANDS[name][0] != "run":
+        for folder in (calm, rough):
+            if not folder.exists():
+                assert finish("run", folder, server) == 0
+    began = time.monotonic()
+    if code := finish(name, calm, server):
+        raise RuntimeError(f"{name} alone ends with {code}")
+    found = storm(name, rough, kills, seed, 1.1 * (time.monotonic() - began), server)
+    if code := finish(name, rough, server):
+        found.faults.append(f"the last try ended with {code}")
+    if COMMANDS[name][0] == "run":
+        before, after = (contents(folder, "*.parquet") for folder in (calm, rough))
+        left = sorted(p.name for p in rough.iterdir())
+        if left != ["manifest.json", "metrics", "runs", "tokens"]:
+            found.faults.append(f"left behind: {left}")
+    else:
+        before, after = (
+            {n for n in contents(folder, "*") if not n.startswith(".")} for folder in (calm, rough)
+        )
+    if before != after:
+        found.faults.append("not what an uninterrupted command gives")
+    return found
+
+
+def run_all() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=list(COMMANDS), default=None)
+    chosen = parser.parse_args()
+    server = Server()
+    for name in [chosen.only] if chosen.only else COMMANDS:
+        with tempfile.TemporaryDirectory() as where:
+            print(json.dumps(asdict(whole(name, Path(where), chosen.kills, chosen.seed, server))))
+
+
+if __name__ == "__main__":
+    run_all()
