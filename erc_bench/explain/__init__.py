@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from erc_bench.explain.page import PRESETS, assemble, write
+from erc_bench.explain.page import FIRST, PRESETS, assemble, write
 
-__all__ = ["PRESETS", "assemble", "write"]
+__all__ = ["FIRST", "PRESETS", "assemble", "write"]

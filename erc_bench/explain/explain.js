@@ -194,10 +194,13 @@ function parse(fragment) {
     const name = given.get("preset");
     if (!Object.hasOwn(presets, name)) refuse("preset", "not known");
     if (given.size > (at === null ? 1 : 2)) refuse("preset", "allows no other field than lesson");
-    return { state: preset(name), lesson: at };
+    return { state: preset(name), lesson: at, name };
   }
-  if (given.size === (at === null ? 0 : 1)) return { state: null, lesson: at };
-  const state = { ...structuredClone(DEFAULT) };
+  if (given.size === 0) return { state: null, lesson: null };
+  if (given.size === 1 && at !== null) {
+    return { state: preset(document.querySelectorAll(".lesson-step")[at].dataset.preset), lesson: at };
+  }
+  const state = structuredClone(DEFAULT);
   if (given.has("objective")) state.clip = OBJECTIVES[FIELDS.objective(given.get("objective"))].clip;
   for (const key of Object.keys(FIELDS)) {
     if (given.has(key)) state[key] = FIELDS[key](given.get(key), state);
@@ -356,7 +359,7 @@ function distribution(suffix, sampled) {
       column.bars.old.style.height = height(old[i]);
       column.bars.new.style.height = height(now[i]);
       column.bars.moved.style.bottom = height(Math.min(old[i], now[i]));
-      column.bars.moved.style.height = unsampled ? height(Math.abs(now[i] - old[i])) : "0";
+      column.bars.moved.style.height = height(unsampled ? Math.abs(now[i] - old[i]) : 0);
       column.bars.moved.classList.toggle("lost", now[i] < old[i]);
       show(column.old, old[i], 3);
       show(column.now, now[i], 3);
@@ -532,12 +535,13 @@ function formulaRows(now) {
       variable("H"), " < 0; here ", s.rho(), " = ", num("rho", now.rho, 4), ", d", variable("H"), " = ",
       num("slope", now.slope, 4), ": ", verdict(!now.dropped)]]);
   }
-  const why = now.dropped ? "the gate drops it"
-    : objective === "reinforce" ? "A, whatever the ratio"
-      : now.bound ? (objective === "gppo" ? "the bound times A: the clip binds, the gradient stays" : "the clip binds")
-        : now.weight === 0 && advantage === 0 ? "A is zero" : "r A";
+  const why = now.dropped ? ["dropped by the gate"]
+    : objective === "reinforce" ? [variable("A"), ", whatever the ratio"]
+      : !now.bound ? [variable("r"), " ", variable("A")]
+        : objective === "gppo" ? ["the bound times ", variable("A"), ": the clip binds, the gradient stays"]
+          : ["the clip binds"];
   rows.push(["Gradient", [element("span", {}, "∇", variable("J"), " = ", variable("w"), " (", variable("e", "a"), " − ", variable("π"), "), "),
-    variable("w"), " = ", num("weight", now.weight, 4), element("small", {}, ` (${why})`)]]);
+    variable("w"), " = ", num("weight", now.weight, 4), element("small", {}, " (", ...why, ")")]]);
   rows.push(["Next step", [`the logit of action ${state.action + 1} would move by `,
     num("pull", state.step * now.weight * (1 - now.p[state.action]), 4)]]);
   return rows;
@@ -552,20 +556,29 @@ function paintFormula(now) {
 // ---------------------------------------------------------------- the course of the updates
 
 const MULTIPLES = [
-  { key: "r", title: "ratio r", digits: 3, zone: () => [1 - state.clip[0], 1 + state.clip[1], "clip range"] },
-  { key: "rho", title: "entropy ratio ρ", digits: 3, zone: () => [1 - state.band, 1 + state.band, "band"] },
-  { key: "kl", title: "KL(old‖new)", digits: 4, zone: () => [0, DELTA, "δ"] },
+  {
+    key: "r", title: "ratio r", digits: 3,
+    zone: () => [1 - state.clip[0], 1 + state.clip[1]], bounds: ["bound.clip.low", "bound.clip.high"],
+  },
+  {
+    key: "rho", title: "entropy ratio ρ", digits: 3,
+    zone: () => [1 - state.band, 1 + state.band], bounds: ["bound.band.low", "bound.band.high"],
+  },
+  { key: "kl", title: "KL(old‖new)", digits: 4, zone: () => [0, DELTA], bounds: [null, "delta"] },
   { key: "tv", title: "total variation", digits: 4, zone: () => null },
 ];
 
-function multiple({ key, title, digits, zone }, points) {
-  const [width, height, left, right, top, bottom] = [210, 128, 6, 8, 8, 20];
+/** A dash pattern of the figures, in pixels. */
+const dashes = (pattern) => pattern.split(" ").filter(Boolean).map((length) => 1.8 * length).join(" ") || null;
+
+function multiple({ key, title, digits, zone, bounds }, points, width) {
+  const [height, left, right, top, bottom] = [132, 6, 36, 8, 22];
   const series = points.map((p) => p[key]);
   const others = points[0].other && key !== "r" ? points.map((p) => p.other[key]) : [];
   const region = zone();
-  const values = [...series, ...others, ...(region ? region.slice(0, 2) : [0, 0.1])];
+  const values = [...series, ...others, ...(region ?? [0, 0.1])];
   let [lowest, highest] = [Math.min(...values), Math.max(...values)];
-  const room = 0.12 * (highest - lowest);
+  const room = 0.1 * (highest - lowest);
   [lowest, highest] = [lowest === 0 ? 0 : lowest - room, highest + room];
   const n = Math.max(points.length - 1, 1);
   const x = (k) => left + (k / n) * (width - left - right);
@@ -574,22 +587,27 @@ function multiple({ key, title, digits, zone }, points) {
   const style = OBJECTIVES[state.objective];
   const parts = [];
   if (region) {
-    parts.push(element("rect", { "class": "zone", x: 0, width, y: y(region[1]), height: y(region[0]) - y(region[1]) }));
-    parts.push(element("text", { "class": "zone-name", x: width - 4, y: y(region[1]) - 3, "text-anchor": "end" }, region[2]));
+    const [from, to] = [y(region[1]), y(region[0])];
+    parts.push(element("rect", { "class": "zone", x: 0, width: width - right + 6, y: from, height: to - from }));
+    const crowded = to - from < 11;
+    bounds.forEach((name, side) => {
+      if (!name || (crowded && side === 0)) return;
+      parts.push(show(element("text", {
+        "class": "n", "data-key": name, x: width, y: y(region[side]) + 3.5, "text-anchor": "end",
+      }), region[side], 2));
+    });
   }
-  parts.push(element("line", { "class": "axis", x1: 0, x2: width, y1: height - bottom + 4, y2: height - bottom + 4 }));
-  const every = points.length > 9 ? 4 : points.length > 5 ? 2 : 1;
+  parts.push(element("line", { "class": "axis", x1: 0, x2: width - right + 6, y1: height - bottom + 4, y2: height - bottom + 4 }));
+  const every = n > 8 ? 4 : n > 4 ? 2 : 1;
   points.forEach((_, k) => {
     if (k % every === 0) {
-      parts.push(element("text", {
-        "class": "tick", x: x(k), y: height - 3,
-        "text-anchor": k === 0 ? "start" : k === points.length - 1 ? "end" : "middle",
-      }, String(k)));
+      parts.push(element("text", { x: x(k), y: height - 4, "text-anchor": "middle" }, String(k)));
     }
   });
   if (others.length) parts.push(element("path", { "class": "other", d: path(others) }));
-  parts.push(element("path", { "class": "halo", d: path(series) }));
-  parts.push(element("path", { "class": "series", d: path(series), "stroke-dasharray": style.dash.split(" ").map((d) => d * 1.6 || "").join(" ") || null }));
+  for (const name of ["halo", "series"]) {
+    parts.push(element("path", { "class": name, d: path(series), "stroke-dasharray": dashes(style.dash) }));
+  }
   points.forEach((p, k) => {
     const at = [x(k), y(p[key])];
     const kind = p.dropped ? "dropped" : p.bound ? "bound" : "free";
@@ -609,7 +627,9 @@ function multiple({ key, title, digits, zone }, points) {
 }
 
 function paintCourse(points) {
-  byId("multiples").replaceChildren(...MULTIPLES.map((m) => multiple(m, points)));
+  const host = byId("multiples");
+  const width = Math.max(120, Math.floor((host.clientWidth - 24) / 2));
+  host.replaceChildren(...MULTIPLES.map((m) => multiple(m, points, width)));
   const other = Boolean(points[0].other);
   byId("other-legend").hidden = !other;
   const columns = [["r", "r", 4], ["rho", "ρ", 4], ["kl", "KL", 5], ["tv", "TV", 4]];
@@ -660,9 +680,9 @@ function buildControls() {
       state.clip = [...OBJECTIVES[name].clip];
       changed();
     });
-    const swatch = element("svg", { "class": "swatch", viewBox: "0 0 26 10", "aria-hidden": "true" },
-      element("line", { "class": "halo", x1: 2, x2: 24, y1: 5, y2: 5 }),
-      element("line", { x1: 2, x2: 24, y1: 5, y2: 5, stroke: color, "stroke-width": 4, "stroke-dasharray": dash.split(" ").map((d) => d * 2 || "").join(" ") || null }));
+    const swatch = element("svg", { "class": "swatch", viewBox: "0 0 30 10", "aria-hidden": "true" },
+      element("line", { "class": "halo", x1: 1, x2: 29, y1: 5, y2: 5, "stroke-dasharray": dashes(dash) }),
+      element("line", { "class": "arm", x1: 1, x2: 29, y1: 5, y2: 5, stroke: color, "stroke-dasharray": dashes(dash) }));
     return element("label", {}, input, swatch, element("span", {}, label));
   }));
   byId("in-shared").addEventListener("change", (event) => {
@@ -768,16 +788,23 @@ function paint() {
   Object.assign(document.body.dataset, { bound: now.bound, dropped: now.dropped, hidden: now.hidden });
 }
 
+/** The lesson step that is about a preset, or else the one there is. */
+function stepOf(name) {
+  const found = [...document.querySelectorAll(".lesson-step")].findIndex((step) => step.dataset.preset === name);
+  return found < 0 ? lesson : found;
+}
+
 function read() {
   const first = document.documentElement.dataset.preset;
   try {
     const link = parse(location.hash);
     state = link.state ?? preset(first);
-    lesson = link.lesson ?? lesson;
+    lesson = link.lesson ?? stepOf(link.name ?? first);
     note("");
   } catch (error) {
     if (!(error instanceof Unreadable)) throw error;
     state = preset(first);
+    lesson = stepOf(first);
     note(`This link cannot be read (${error.message}). The page shows its default instead.`);
   }
   paintLesson();
@@ -793,4 +820,10 @@ for (const button of document.querySelectorAll("button[data-preset]")) {
 }
 window.addEventListener("hashchange", read);
 read();
+let wide = byId("multiples").clientWidth;
+new ResizeObserver(([{ contentRect }]) => {
+  if (Math.abs(contentRect.width - wide) < 1) return;
+  wide = contentRect.width;
+  paintCourse(trajectory(state).points);
+}).observe(byId("multiples"));
 document.body.dataset.ready = "true";

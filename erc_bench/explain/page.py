@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from erc_bench.errors import InputError
 from erc_bench.storage import atomic_write
 
-__all__ = ["PRESETS", "assemble", "write"]
+__all__ = ["FIRST", "PRESETS", "assemble", "write"]
 
 
 def _source(name: str) -> str:
@@ -24,13 +25,17 @@ def _source(name: str) -> str:
 PRESETS: Mapping[str, Mapping[str, Any]] = json.loads(_source("presets.json"))
 
 
+#: The one that the lesson begins with.
+FIRST = "tour"
+
+
 def _hash(text: str) -> str:
     """As a Content-Security-Policy names an inline block: nothing else on the page may run."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"
 
 
-def assemble(preset: str = "tour") -> str:
+def assemble(preset: str = FIRST) -> str:
     """The whole page, which starts from ``preset`` where its link names no state.
 
     Raises:
@@ -47,13 +52,10 @@ def assemble(preset: str = "tour") -> str:
         "script_hash": _hash(script),
         "presets": json.dumps(PRESETS, separators=(",", ":")),
     }
-    page = _source("page.html")
-    for name, text in parts.items():
-        page = page.replace(f"{{{{{name}}}}}", text)
-    return page
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _source("page.html"))
 
 
-def write(path: Path, preset: str = "tour") -> Path:
+def write(path: Path, preset: str = FIRST) -> Path:
     """Write the page, whole or not at all.
 
     Raises:
