@@ -744,12 +744,18 @@ let writing = 0;
 /** The address follows the state, a moment later: browsers limit how often it may change. */
 function writeLink() {
   clearTimeout(writing);
-  writing = setTimeout(() => history.replaceState(null, "", serialise(state, lesson)), 250);
+  document.body.dataset.link = "behind";
+  writing = setTimeout(linkNow, 250);
+}
+
+function linkNow() {
+  clearTimeout(writing);
+  history.replaceState(null, "", serialise(state, lesson));
+  document.body.dataset.link = "current";
 }
 
 async function copyLink() {
-  clearTimeout(writing);
-  history.replaceState(null, "", serialise(state, lesson));
+  linkNow();
   const field = byId("link");
   field.value = location.href;
   let copied = false;

@@ -103,4 +103,3 @@ def test_bars_are_as_high_as_their_probabilities(opened, explain_page, name):
                 bar = page.locator(f'[data-bar="{kind}{suffix}.{i}"]').bounding_box()["height"]
                 assert bar == pytest.approx(p / full * plot, abs=0.6), (kind, suffix, i)
         assert sum(moved) / 2 == pytest.approx(expected[f"tv.unsampled{suffix}"]) or suffix
-

@@ -147,7 +147,9 @@ def test_choosing_an_objective(opened, explain_page, objective):
     assert page.evaluate("getComputedStyle(document.body).getPropertyValue('--arm')") == color
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     bar = page.locator(".bar.new").first
-    assert bar.evaluate("e => getComputedStyle(e).backgroundColor") == f"rgb({red}, {green}, {blue})"
+    assert (
+        bar.evaluate("e => getComputedStyle(e).backgroundColor") == f"rgb({red}, {green}, {blue})"
+    )
     swatch = page.locator(f"label:has(input[value={objective}]) .arm")
     assert swatch.get_attribute("stroke") == color
     dash = arm_style(objective).dash
@@ -218,7 +220,9 @@ def test_a_bad_link_shows_the_default_and_says_so(opened, explain_page, fragment
     compare(page, reference(PRESETS["swap"]), "swap")
 
 
-@pytest.mark.parametrize("fragment", ["", "#", "#lesson=1", "#preset=tour", "#preset=tour&lesson=1"])
+@pytest.mark.parametrize(
+    "fragment", ["", "#", "#lesson=1", "#preset=tour", "#preset=tour&lesson=1"]
+)
 def test_a_link_without_a_state_shows_the_default(opened, explain_page, fragment):
     """No fragment is no fault."""
     page = opened(explain_page, fragment)
@@ -230,7 +234,9 @@ def test_a_link_without_a_state_shows_the_default(opened, explain_page, fragment
 def test_the_lesson_goes_forth_and_back(opened, explain_page):
     """Each step sets its preset; its place is in the link; the ends are ends."""
     page = opened(explain_page)
-    steps = page.evaluate("[...document.querySelectorAll('.lesson-step')].map(s => s.dataset.preset)")
+    steps = page.evaluate(
+        "[...document.querySelectorAll('.lesson-step')].map(s => s.dataset.preset)"
+    )
     assert page.locator("#back").is_disabled()
     for at, name in enumerate(steps):
         assert page.locator("#lesson-at").inner_text() == f"{at + 1} of {len(steps)}"
@@ -241,7 +247,7 @@ def test_the_lesson_goes_forth_and_back(opened, explain_page):
     assert page.locator("#next").is_disabled()
     page.locator("#back").click()
     compare(page, reference(PRESETS[steps[-2]]), steps[-2])
-    page.wait_for_timeout(350)
+    state_of(page)
     again = opened(explain_page, page.evaluate("location.hash"))
     assert again.locator("#lesson-at").inner_text() == f"{len(steps) - 1} of {len(steps)}"
 
