@@ -119,7 +119,7 @@ const LIMITS = {
 };
 const DEFAULT = {
   objective: "dapo", logits: [1.5, 0.7, 0, -0.4], start: null, action: 0, advantage: 1, step: 0.2,
-  updates: 4, clip: [0.2, 0.28], band: 0.05, second: null, cosine: 0.8,
+  updates: 4, clip: [0.2, 0.28], band: 0.05, second: null, cosine: 0.8, compare: null,
 };
 const presets = JSON.parse(document.getElementById("presets").textContent);
 
@@ -149,6 +149,7 @@ function list(text, field, limits, length) {
 /** What may stand in a link; each reads its text, given what was read before it. */
 const FIELDS = {
   objective: (text) => (Object.hasOwn(OBJECTIVES, text) ? text : refuse("objective", "not known")),
+  compare: (text) => (Object.hasOwn(OBJECTIVES, text) ? text : refuse("compare", "not known")),
   logits: (text) => {
     const length = text.split(",").length;
     const [low, high] = LIMITS.actions;
@@ -221,6 +222,7 @@ function serialise(state, lesson) {
     clip: state.clip.join(","),
     band: state.band,
     ...(state.second && { second: state.second.join(","), cosine: state.cosine }),
+    ...(state.compare && { compare: state.compare }),
     lesson: lesson + 1,
   };
   return `#${Object.entries(fields).map(([key, value]) => `${key}=${value}`).join("&")}`;
@@ -390,12 +392,12 @@ function buildStage() {
   const signature = [state.logits.length, Boolean(state.start), Boolean(state.second)].join();
   if (stage.signature === signature) return;
   const one = {
-    old: logitRow("logits", "Logits of the old policy: drag", "old policy"),
-    start: state.start && logitRow("start", "Logits before update 1: drag", "before update 1"),
+    old: logitRow("logits", "Logits of the old policy (drag)", "old policy"),
+    start: state.start && logitRow("start", "Logits before update 1 (drag)", "before update 1"),
     bars: distribution("", true),
   };
   const two = state.second && {
-    old: logitRow("second", "Logits of the old policy: drag", "old policy, state 2"),
+    old: logitRow("second", "Logits of the old policy (drag)", "old policy, state 2"),
     bars: distribution("2", false),
   };
   const panel = (title, note, parts) => element("div", { "class": "policy" },
@@ -482,21 +484,24 @@ function paintMeasures(now) {
 
 function paintVerdict(now) {
   const node = byId("verdict");
-  const r = [variable("r"), " = ", num("r", now.r, 3)];
+  const r = [element("span", { "class": "together" }, variable("r"), " = ", num("r", now.r, 3))];
   const divergence = ["KL(old‖new) = ", num("kl", now.kl, 4)];
-  const range = ["[", num("bound.clip.low", 1 - state.clip[0], 2), ", ", num("bound.clip.high", 1 + state.clip[1], 2), "]"];
-  const limit = [num("delta", DELTA, 2), " nats"];
+  const range = [element("span", { "class": "together" },
+    "[", num("bound.clip.low", 1 - state.clip[0], 2), ", ", num("bound.clip.high", 1 + state.clip[1], 2), "]")];
+  const limit = num("delta", DELTA, 2);
   const seen = now.hidden
-    ? ["Hidden violation", [...divergence, " is above ", ...limit, ", yet ", ...r, " lies inside the clip range ", ...range, "."]]
+    ? ["Hidden violation", [...divergence, " nats > ", limit, ", yet ", ...r, " is inside the clip range ", ...range, "."]]
     : now.violation
-      ? ["Violation in sight", [...divergence, " is above ", ...limit, ", and ", ...r, " lies outside the clip range ", ...range, "."]]
-      : ["Inside the trust region", [...divergence, " is at most ", ...limit, "."]];
-  const parts = [element("strong", {}, seen[0]), element("span", {}, ...seen[1])];
-  if (now.other && now.other.kl > DELTA) {
-    parts.push(element("span", {}, " State 2 has KL = ", num("kl2", now.other.kl, 4), "; no ratio was ever computed there."));
+      ? ["Violation in sight", [...divergence, " nats > ", limit, ", and ", ...r, " is outside the clip range ", ...range, "."]]
+      : ["Inside the trust region", [...divergence, " nats, at most ", limit, "."]];
+  const parts = [element("div", {}, ...seen[1])];
+  if (now.other) {
+    parts.push(element("div", {}, "State 2: KL = ", num("kl2", now.other.kl, 4), " nats, ",
+      now.other.kl > DELTA ? "outside the trust region; no ratio was computed there." : "inside it."));
   }
   node.dataset.verdict = now.hidden ? "hidden" : now.violation ? "seen" : "inside";
-  node.replaceChildren(...parts);
+  if (byId("verdict-says").textContent !== seen[0]) byId("verdict-says").textContent = seen[0]; // announced once
+  byId("verdict-numbers").replaceChildren(...parts);
 }
 
 // ---------------------------------------------------------------- the formula with its numbers
@@ -521,6 +526,7 @@ function formulaRows(now) {
       ? ["(", s.low(), ") ", s.r(), "/sg(", s.r(), "), (", s.high(), ") ", s.r(), "/sg(", s.r(), ")"]
       : [s.low(), ", ", s.high()];
     rows.push(["Objective", [variable("J"), " = min(", s.r(), " ", s.A(), ", clip(", s.r(), ", ", ...bounds, ") ", s.A(), ")"]],
+      ...(objective === "gppo" ? [["here", [element("small", {}, "sg: taken as a constant, without a gradient")]]] : []),
       ["here", ["= min(", num("r", now.r, 4), " × ", A(), ", ", num("clipped", now.clipped, 4), " × ", A(), ") = ", value()]]);
   }
   const low = () => num("bound.band.low", 1 - state.band, 2);
@@ -540,7 +546,7 @@ function formulaRows(now) {
       : !now.bound ? [variable("r"), " ", variable("A")]
         : objective === "gppo" ? ["the bound times ", variable("A"), ": the clip binds, the gradient stays"]
           : ["the clip binds"];
-  rows.push(["Gradient", [element("span", {}, "∇", variable("J"), " = ", variable("w"), " (", variable("e", "a"), " − ", variable("π"), "), "),
+  rows.push(["Gradient", [element("span", {}, "∇", element("sub", {}, "logits"), " ", variable("J"), " = ", variable("w"), " (", variable("e", "a"), " − ", variable("π"), "), "),
     variable("w"), " = ", num("weight", now.weight, 4), element("small", {}, " (", ...why, ")")]]);
   rows.push(["Next step", [`the logit of action ${state.action + 1} would move by `,
     num("pull", state.step * now.weight * (1 - now.p[state.action]), 4)]]);
@@ -571,12 +577,13 @@ const MULTIPLES = [
 /** A dash pattern of the figures, in pixels. */
 const dashes = (pattern) => pattern.split(" ").filter(Boolean).map((length) => 1.8 * length).join(" ") || null;
 
-function multiple({ key, title, digits, zone, bounds }, points, width) {
+function multiple({ key, title, digits, zone, bounds }, points, rivals, width) {
   const [height, left, right, top, bottom] = [132, 6, 36, 8, 22];
   const series = points.map((p) => p[key]);
   const others = points[0].other && key !== "r" ? points.map((p) => p.other[key]) : [];
   const region = zone();
-  const values = [...series, ...others, ...(region ?? [0, 0.1])];
+  const rival = rivals.map((p) => p[key]);
+  const values = [...series, ...others, ...rival, ...(region ?? [0, 0.1])];
   let [lowest, highest] = [Math.min(...values), Math.max(...values)];
   const room = 0.1 * (highest - lowest);
   [lowest, highest] = [lowest === 0 ? 0 : lowest - room, highest + room];
@@ -605,6 +612,13 @@ function multiple({ key, title, digits, zone, bounds }, points, width) {
     }
   });
   if (others.length) parts.push(element("path", { "class": "other", d: path(others) }));
+  if (rival.length) {
+    const { color, dash } = OBJECTIVES[state.compare];
+    parts.push(element("path", { "class": "halo", d: path(rival), "stroke-dasharray": dashes(dash) }));
+    parts.push(element("path", {
+      "class": "rival", d: path(rival), stroke: color, "stroke-dasharray": dashes(dash), "data-rival": key, "data-end": rival.at(-1),
+    }));
+  }
   for (const name of ["halo", "series"]) {
     parts.push(element("path", { "class": name, d: path(series), "stroke-dasharray": dashes(style.dash) }));
   }
@@ -629,7 +643,11 @@ function multiple({ key, title, digits, zone, bounds }, points, width) {
 function paintCourse(points) {
   const host = byId("multiples");
   const width = Math.max(120, Math.floor((host.clientWidth - 24) / 2));
-  host.replaceChildren(...MULTIPLES.map((m) => multiple(m, points, width)));
+  const compared = state.compare && state.compare !== state.objective;
+  const rivals = compared ? trajectory({ ...state, objective: state.compare }).points : [];
+  host.replaceChildren(...MULTIPLES.map((m) => multiple(m, points, rivals, width)));
+  byId("rival-legend").hidden = !compared;
+  if (compared) byId("rival-legend").replaceChildren(swatch(state.compare), `${OBJECTIVES[state.compare].label}, same settings`);
   const other = Boolean(points[0].other);
   byId("other-legend").hidden = !other;
   const columns = [["r", "r", 4], ["rho", "ρ", 4], ["kl", "KL", 5], ["tv", "TV", 4]];
@@ -666,6 +684,12 @@ function resize(count) {
   state.action = Math.min(state.action, count - 1);
 }
 
+function swatch(name) {
+  const { color, dash } = OBJECTIVES[name];
+  const line = (kind, stroke) => element("line", { "class": kind, x1: 1, x2: 29, y1: 5, y2: 5, stroke, "stroke-dasharray": dashes(dash) });
+  return element("svg", { "class": "swatch", viewBox: "0 0 30 10", "aria-hidden": "true" }, line("halo", null), line("arm", color));
+}
+
 function buildControls() {
   for (const [name, { write }] of Object.entries(RANGES)) {
     byId(`in-${name}`).addEventListener("input", (event) => {
@@ -673,18 +697,20 @@ function buildControls() {
       changed();
     });
   }
-  byId("objectives").replaceChildren(...Object.entries(OBJECTIVES).map(([name, { label, color, dash }]) => {
+  byId("objectives").replaceChildren(...Object.entries(OBJECTIVES).map(([name, { label }]) => {
     const input = element("input", { type: "radio", name: "objective", value: name });
     input.addEventListener("change", () => {
       state.objective = name;
       state.clip = [...OBJECTIVES[name].clip];
       changed();
     });
-    const swatch = element("svg", { "class": "swatch", viewBox: "0 0 30 10", "aria-hidden": "true" },
-      element("line", { "class": "halo", x1: 1, x2: 29, y1: 5, y2: 5, "stroke-dasharray": dashes(dash) }),
-      element("line", { "class": "arm", x1: 1, x2: 29, y1: 5, y2: 5, stroke: color, "stroke-dasharray": dashes(dash) }));
-    return element("label", {}, input, swatch, element("span", {}, label));
+    return element("label", {}, input, swatch(name), element("span", {}, label));
   }));
+  byId("in-compare").append(...Object.entries(OBJECTIVES).map(([name, { label }]) => element("option", { value: name }, label)));
+  byId("in-compare").addEventListener("change", (event) => {
+    state.compare = event.target.value || null;
+    changed();
+  });
   byId("in-shared").addEventListener("change", (event) => {
     state.second = event.target.checked ? [...state.logits].reverse() : null;
     changed();
@@ -704,6 +730,7 @@ function paintControls() {
   for (const input of document.querySelectorAll("input[name=objective]")) input.checked = input.value === state.objective;
   byId("in-shared").checked = Boolean(state.second);
   byId("in-away").checked = Boolean(state.start);
+  byId("in-compare").value = state.compare ?? "";
   byId("cosine-field").hidden = !state.second;
   document.documentElement.style.setProperty("--arm", OBJECTIVES[state.objective].color);
 }
@@ -723,6 +750,7 @@ function goTo(step) {
   const shown = document.querySelectorAll(".lesson-step")[step];
   paintLesson();
   load(shown.dataset.preset);
+  if (document.activeElement === document.body) byId(byId("next").disabled ? "back" : "next").focus();
 }
 
 function load(name, from) {

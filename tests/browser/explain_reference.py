@@ -15,7 +15,7 @@ from erc_bench.objectives import DirectionalEntropyRatio, make, recipe
 OBJECTIVES = ("reinforce", "ppo-clip", "dapo", "gppo", "erc-dapo", "erc-directional-dapo")
 DEFAULT = {
     "objective": "dapo", "logits": [1.5, 0.7, 0.0, -0.4], "action": 1, "advantage": 1.0, "step": 0.2,
-    "updates": 4, "band": 0.05, "cosine": 0.8, "start": None, "second": None,
+    "updates": 4, "band": 0.05, "cosine": 0.8, "start": None, "second": None, "compare": None,
 }  # fmt: skip
 DELTA = 0.01
 

@@ -95,7 +95,16 @@ def test_everything_that_acts_has_a_name(opened, explain_page, place):
     """As Chromium's accessibility tree has it: no nameless control, and no two sliders of one name."""
     page = opened(explain_page, place)
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
-    acting = {"slider", "radio", "checkbox", "button", "link", "textbox", "DisclosureTriangle"}
+    acting = {
+        "slider",
+        "radio",
+        "checkbox",
+        "combobox",
+        "button",
+        "link",
+        "textbox",
+        "DisclosureTriangle",
+    }
     named = [
         (node["role"]["value"], node.get("name", {}).get("value", "").strip())
         for node in tree
@@ -138,7 +147,7 @@ def test_the_focus_shows_on_everything(opened, explain_page):
     names = {name for name, _ in seen}
     assert names >= {
         "copy", "next", "logits.0", "start.3", "action", "objective", "in-advantage", "in-step",
-        "in-updates", "in-clip.low", "in-clip.high", "in-band", "in-actions", "in-away", "in-shared",
+        "in-updates", "in-clip.low", "in-clip.high", "in-band", "in-compare", "in-actions", "in-away", "in-shared",
     }  # fmt: skip
 
 

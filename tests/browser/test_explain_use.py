@@ -16,7 +16,7 @@ HOSTILE = [
     "#logits=1,2&action=3", "#action=5", "#action=0", "#action=1.5", "#action=-1",
     "#updates=1000000", "#updates=-1", "#updates=1e1e1", "#step=0", "#step=9", "#advantage=99",
     "#clip=0.2", "#clip=0,0.2", "#clip=0.2,0.2,0.2", "#band=0", "#band=", "#cosine=1", "#second=1,2",
-    "#start=1", "#unknown=1", "#step=1&step=2", "#preset=nope", "#preset=swap&step=1", "#lesson=0",
+    "#start=1", "#compare=x", "#unknown=1", "#step=1&step=2", "#preset=nope", "#preset=swap&step=1", "#lesson=0",
     "#lesson=99", "#lesson=x", "#%", "#%E0%A4%A", "#&&&==", "#=", "#objective",
 ]  # fmt: skip
 
@@ -174,7 +174,8 @@ def test_fewer_and_more_actions(opened, explain_page):
     [
         {"objective": "erc-directional-dapo", "logits": [0.1, -2.345678901234567, 5.0], "action": 3},
         {"objective": "gppo", **FOUR, "clip": [0.37, 1.5], "advantage": -2.3, "step": 1.23, "band": 0.11},
-        {"objective": "dapo", **FOUR, "start": [0.0, 1.0, 2.0, -3.0], "second": [4.0, 3.0, 2.0, 1.0], "cosine": -0.35},
+        {"objective": "dapo", **FOUR, "start": [0.0, 1.0, 2.0, -3.0], "second": [4.0, 3.0, 2.0, 1.0], "cosine": -0.35,
+         "compare": "erc-dapo"},
     ],
 )  # fmt: skip
 def test_a_link_survives_the_round_trip(opened, explain_page, state):
@@ -266,3 +267,25 @@ def test_questions_set_up_what_they_ask(opened, explain_page):
         compare(page, reference(PRESETS[name]), name)
         question.locator("summary").click()
         assert question.locator("details p").is_visible()
+
+
+@pytest.mark.parametrize("rival", OBJECTIVES)
+def test_comparing_objectives(opened, explain_page, rival):
+    """A second line: the rival's updates at the same settings; none beside itself."""
+    state = {"objective": "erc-dapo", **FOUR, "step": 0.8, "updates": 9, "clip": [0.1, 0.3]}
+    page = opened(explain_page, link(state))
+    assert page.locator("[data-rival]").count() == 0
+    page.get_by_label("Compare with").select_option(rival)
+    assert consistent(page) == filled({**state, "compare": rival})
+    ends = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('[data-rival]')]"
+        ".map(n => [n.dataset.rival, Number(n.dataset.end)]))"
+    )
+    expected = reference({**state, "objective": rival})
+    same = rival == state["objective"]
+    assert ends == (
+        {} if same else {k: pytest.approx(expected[k]) for k in ("r", "rho", "kl", "tv")}
+    )
+    assert page.locator("#rival-legend").is_visible() != same
+    page.get_by_label("Compare with").select_option("")
+    assert page.locator("[data-rival]").count() == 0
