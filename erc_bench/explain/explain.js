@@ -485,7 +485,7 @@ function paintMeasures(now) {
 function paintVerdict(now) {
   const node = byId("verdict");
   const r = [element("span", { "class": "together" }, variable("r"), " = ", num("r", now.r, 3))];
-  const divergence = ["KL(old‖new) = ", num("kl", now.kl, 4)];
+  const divergence = ["KL = ", num("kl", now.kl, 4)];
   const range = [element("span", { "class": "together" },
     "[", num("bound.clip.low", 1 - state.clip[0], 2), ", ", num("bound.clip.high", 1 + state.clip[1], 2), "]")];
   const limit = num("delta", DELTA, 2);

@@ -70,7 +70,7 @@ def hidden_numbers(page):
 
 def state_of(page):
     """The state in the page's address, once it has followed the last change."""
-    page.wait_for_function("document.body.dataset.link !== 'behind'")
+    page.wait_for_selector("body:not([data-link=behind])")
     fields = dict(parse_qsl(page.evaluate("location.hash").lstrip("#")))
     state = {}
     for key, text in fields.items():

@@ -74,6 +74,7 @@ def test_dragging_with_a_finger(opened, explain_page):
     def send(kind, *where):
         points = [{"x": x, "y": v} for v in where]
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.evaluate("() => new Promise(requestAnimationFrame)")  # moves are handed out once a frame
 
     target = point(page, "logits.1", 3.0)[1]
     send("touchStart", y)
@@ -183,7 +184,7 @@ def test_a_link_survives_the_round_trip(opened, explain_page, state):
     page = opened(explain_page, link(state))
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#copy").click()
-    page.wait_for_function("document.getElementById('copied').textContent")
+    page.locator("#copied:not(:empty)").wait_for()
     assert page.locator("#copied").inner_text().startswith("Copied.")
     copied = page.evaluate("navigator.clipboard.readText()")
     again = opened(explain_page, copied[copied.index("#") :])
