@@ -54,12 +54,13 @@ def hidden_numbers(page):
     return page.evaluate(
         """() => {
             const found = [];
-            for (const root of ["verdict", "formula", "measures", "gauge-r", "gauge-rho", "says-r", "says-rho"]) {
-                const walk = document.createTreeWalker(document.getElementById(root), NodeFilter.SHOW_TEXT);
+            const roots = "#verdict, #formula, #measures, .gauge, .multiple figcaption";
+            for (const root of document.querySelectorAll(roots)) {
+                const walk = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
                 while (walk.nextNode()) {
                     const { data, parentElement } = walk.currentNode;
                     if (parentElement.closest("[data-value]")) continue;
-                    const text = data.replace(/[Ss]tate [12]|1 [−+] |action \\d|\\) = w/g, "");
+                    const text = data.replace(/[Ss]tate [12]|1 [−+] |action \\d/g, "");
                     if (/\\d/.test(text)) found.push(data);
                 }
             }

@@ -13,7 +13,8 @@ TEXTS = re.findall(r"<article.*?</article>|<li>\s*<h3>.*?</li>", assemble(), fla
 CLAIMS = [(unescape(address), text) for part in TEXTS for address, text in CLAIM.findall(part)]
 #: Digits that name actions, states, settings or a question's own givens.
 NAMES = re.compile(
-    r"[Aa]ctions? \d|[Ss]tate \d|A = 1\.|A > 0|step of size 2 |update 1, and look|needles at 1\.|updates to 1 |cosine to 0,"
+    r"[Aa]ctions? \d|[Ss]tate \d|A = 1\.|A > 0|step of size 2 |update 1, and look|needles at 1\."
+    r"|updates to 1 |cosine to 0,"
     r"|KL above 0\.01 while|from \(0\.7, 0\.2, 0\.1\) to \(0\.2, 0\.7, 0\.1\)"
 )
 
@@ -63,7 +64,7 @@ def test_a_hidden_violation_and_the_same_ratio_at_a_rare_action():
 
 
 def test_a_state_that_was_never_visited_moves():
-    """State 1 inside the trust region and the clip, state 2 outside; more with the cosine, or the other way."""
+    """State 1 inside the trust region and the clip, state 2 outside; with the cosine's size and sign."""
     shown = at("shared")
     assert shown["kl"] <= 0.01 < shown["kl2"]
     assert not shown["bound"]
@@ -82,7 +83,7 @@ def test_the_band_against_no_band():
 
 
 def test_the_first_update_is_free():
-    """With ERC, DAPO or no clip at all the first update is the same, and a large step leaves every range."""
+    """Under ERC, DAPO or no clip at all it is the same, and a large step leaves every range."""
     ends = [
         at("first", updates=1, objective=o)["r"]
         for o in ("erc-dapo", "dapo", "ppo-clip", "reinforce")
@@ -124,7 +125,7 @@ def test_the_lost_restoring_force():
 
 
 def test_the_swap():
-    """Both ratios are 1 to the last digits that matter; half of the mass has moved, none of it sampled."""
+    """Both ratios are 1; half of the mass has moved, none of it sampled."""
     shown = at("swap")
     assert shown["r"] == pytest.approx(1, abs=1e-12)
     assert shown["rho"] == pytest.approx(1, abs=1e-12)

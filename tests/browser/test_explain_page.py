@@ -32,7 +32,8 @@ CONTRAST = """() => {
         const node = walk.currentNode.parentElement;
         if (!walk.currentNode.data.trim() || !node.checkVisibility() || node.closest("script")) continue;
         const style = getComputedStyle(node);
-        const [text, ground] = [channels(node.closest("svg") ? style.fill : style.color), behind(node)].map(luminance);
+        const color = node.closest("svg") ? style.fill : style.color;
+        const [text, ground] = [channels(color), behind(node)].map(luminance);
         const ratio = (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
         found.push([Math.round(ratio * 100) / 100, walk.currentNode.data.trim()]);
     }
@@ -40,12 +41,13 @@ CONTRAST = """() => {
 }"""
 
 #: Pairs of numbers or labels in one row of the bars, the gauges or a chart that touch each other.
-TOUCHING = """() => [...document.querySelectorAll(".values, .marks, .plot, .multiple svg, .multiple figcaption")]
+TOUCHING = """() => [...document.querySelectorAll(".values, .marks, .plot, .multiple svg")]
     .flatMap(row => {
-        const boxes = [...row.querySelectorAll("span, text")]
-            .filter(n => !n.querySelector("span")).map(n => [n.textContent, n.getBoundingClientRect()]);
+        const boxes = [...row.querySelectorAll("span, text")].filter(n => !n.querySelector("span"))
+            .map(n => [n.textContent, n.getBoundingClientRect()]);
         return boxes.flatMap(([a, x], i) => boxes.slice(i + 1)
-            .filter(([, y]) => x.left < y.right && y.left < x.right && x.top < y.bottom - 1 && y.top < x.bottom - 1)
+            .filter(([, y]) => x.left < y.right && y.left < x.right)
+            .filter(([, y]) => x.top < y.bottom - 1 && y.top < x.bottom - 1)
             .map(([b]) => [row.className.baseVal ?? row.className, a, b]));
     })"""
 
@@ -73,8 +75,8 @@ def test_nothing_is_wider_than_the_screen_or_overlaps(opened, explain_page, widt
     past = page.evaluate(
         """() => [...document.querySelectorAll("main *")]
             .filter(n => n.checkVisibility() && !n.closest(".scroll"))
-            .filter(n => { const b = n.getBoundingClientRect(); return b.width && (b.left < 0 || b.right > innerWidth + 1); })
-            .map(n => n.tagName + "." + n.className)"""
+            .map(n => [n.tagName + "." + n.className, n.getBoundingClientRect()])
+            .filter(([, b]) => b.width && (b.left < 0 || b.right > innerWidth + 1)).map(([name]) => name)"""
     )
     assert past == []
 
@@ -147,7 +149,8 @@ def test_the_focus_shows_on_everything(opened, explain_page):
     names = {name for name, _ in seen}
     assert names >= {
         "copy", "next", "logits.0", "start.3", "action", "objective", "in-advantage", "in-step",
-        "in-updates", "in-clip.low", "in-clip.high", "in-band", "in-compare", "in-actions", "in-away", "in-shared",
+        "in-updates", "in-clip.low", "in-clip.high", "in-band", "in-compare", "in-actions", "in-away",
+        "in-shared",
     }  # fmt: skip
 
 
@@ -156,7 +159,8 @@ def test_touch_targets_are_large_enough(opened, explain_page):
     page = opened(explain_page, EIGHT, viewport=PHONE, has_touch=True, is_mobile=True)
     small = page.evaluate(
         """() => [...document.querySelectorAll("button, summary, label, .logit, input[type=range]")]
-            .filter(n => n.checkVisibility()).map(n => [n.outerHTML.slice(0, 60), n.getBoundingClientRect()])
+            .filter(n => n.checkVisibility())
+            .map(n => [n.outerHTML.slice(0, 60), n.getBoundingClientRect()])
             .filter(([, b]) => b.width < 24 || b.height < 24).map(([name]) => name)"""
     )
     assert small == []

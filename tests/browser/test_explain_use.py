@@ -16,8 +16,8 @@ HOSTILE = [
     "#logits=1,2&action=3", "#action=5", "#action=0", "#action=1.5", "#action=-1",
     "#updates=1000000", "#updates=-1", "#updates=1e1e1", "#step=0", "#step=9", "#advantage=99",
     "#clip=0.2", "#clip=0,0.2", "#clip=0.2,0.2,0.2", "#band=0", "#band=", "#cosine=1", "#second=1,2",
-    "#start=1", "#compare=x", "#unknown=1", "#step=1&step=2", "#preset=nope", "#preset=swap&step=1", "#lesson=0",
-    "#lesson=99", "#lesson=x", "#%", "#%E0%A4%A", "#&&&==", "#=", "#objective",
+    "#start=1", "#compare=x", "#unknown=1", "#step=1&step=2", "#preset=nope", "#preset=swap&step=1",
+    "#lesson=0", "#lesson=99", "#lesson=x", "#%", "#%E0%A4%A", "#&&&==", "#=", "#objective",
 ]  # fmt: skip
 
 
@@ -74,7 +74,9 @@ def test_dragging_with_a_finger(opened, explain_page):
     def send(kind, *where):
         points = [{"x": x, "y": v} for v in where]
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-        page.evaluate("() => new Promise(requestAnimationFrame)")  # moves are handed out once a frame
+        page.evaluate(
+            "() => new Promise(requestAnimationFrame)"
+        )  # moves are handed out once a frame
 
     target = point(page, "logits.1", 3.0)[1]
     send("touchStart", y)
@@ -175,7 +177,8 @@ def test_fewer_and_more_actions(opened, explain_page):
     [
         {"objective": "erc-directional-dapo", "logits": [0.1, -2.345678901234567, 5.0], "action": 3},
         {"objective": "gppo", **FOUR, "clip": [0.37, 1.5], "advantage": -2.3, "step": 1.23, "band": 0.11},
-        {"objective": "dapo", **FOUR, "start": [0.0, 1.0, 2.0, -3.0], "second": [4.0, 3.0, 2.0, 1.0], "cosine": -0.35,
+        {"objective": "dapo", **FOUR, "start": [0.0, 1.0, 2.0, -3.0],
+         "second": [4.0, 3.0, 2.0, 1.0], "cosine": -0.35,
          "compare": "erc-dapo"},
     ],
 )  # fmt: skip
