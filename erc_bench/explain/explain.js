@@ -848,6 +848,7 @@ function read() {
 buildControls();
 byId("back").addEventListener("click", () => goTo(lesson - 1));
 byId("next").addEventListener("click", () => goTo(lesson + 1));
+byId("again").addEventListener("click", () => load(document.querySelectorAll(".lesson-step")[lesson].dataset.preset));
 byId("copy").addEventListener("click", copyLink);
 for (const button of document.querySelectorAll("button[data-preset]")) {
   button.addEventListener("click", () => load(button.dataset.preset, button));

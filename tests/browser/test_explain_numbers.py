@@ -65,6 +65,17 @@ def test_the_numbers_are_the_librarys(opened, explain_page, objective, shared):
     assert ("dropped" in acted) == objective.startswith("erc")
 
 
+def test_nothing_is_a_negative_zero(opened, explain_page):
+    """A number that rounds to zero has no sign; one that does not has a true minus."""
+    page = opened(explain_page)
+    state = {"logits": [-0.004, -0.5], "action": 2, "advantage": -0.01, "updates": 1}
+    move(page, link(state))
+    compare(page, reference(state), state)
+    assert page.locator("[data-key='logit.logits.0']").inner_text() == "0.00"
+    assert page.locator("[data-key='logit.logits.1']").inner_text() == "\N{MINUS SIGN}0.50"
+    assert page.locator("#out-advantage").inner_text() == "0.0"
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_numbers_of_every_preset(opened, explain_page, name):
     """A preset by its name shows what its state stands for."""

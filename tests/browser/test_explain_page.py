@@ -117,7 +117,7 @@ def test_everything_that_acts_has_a_name(opened, explain_page, place):
     assert len(sliders) == len(set(sliders)) == (24 + 8 if place == EIGHT else 5 + 7)
     assert {role for role, _ in named} >= {"slider", "radio", "checkbox", "button", "link"}
     buttons = [name for role, name in named if role == "button"]
-    assert len(buttons) == len(set(buttons)) == 8
+    assert len(buttons) == len(set(buttons)) == 9
     images = [n for n in tree if n.get("role", {}).get("value") in ("image", "img")]
     assert len([n for n in images if not n["ignored"]]) == 4  # the charts; swatches are decoration
     slider = page.locator('[data-slider="logits.0"]')

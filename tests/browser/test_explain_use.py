@@ -247,6 +247,10 @@ def test_the_lesson_goes_forth_and_back(opened, explain_page):
         assert page.locator("#lesson-at").inner_text() == f"{at + 1} of {len(steps)}"
         assert page.locator(".lesson-step:visible").count() == 1
         compare(page, reference(PRESETS[name]), name)
+        page.locator("#in-updates").press("ArrowRight")
+        assert consistent(page)["updates"] == filled(PRESETS[name])["updates"] + 1
+        page.locator("#again").click()
+        compare(page, reference(PRESETS[name]), name)
         if at + 1 < len(steps):
             page.locator("#next").click()
     assert page.locator("#next").is_disabled()
