@@ -131,7 +131,7 @@ const refuse = (field, why) => {
 
 function number(text, field, [low, high]) {
   const value = /^-?\d+(\.\d+)?(e-?\d+)?$/i.test(text) ? Number(text) : NaN;
-  if (!(value >= low && value <= high)) refuse(field, `must be a number from ${low} to ${high}`);
+  if (!(value >= low && value <= high)) refuse(field, `must be a number from ${low} to ${high}`.replace("-", "\u2212"));
   return value;
 }
 
@@ -261,6 +261,8 @@ const num = (key, value, digits = 3) =>
   show(element("span", { "class": "n", "data-key": key }), value, digits);
 const variable = (text, below) =>
   below ? element("i", {}, text, element("sub", {}, below)) : element("i", {}, text);
+
+const together = (...parts) => element("span", { "class": "together" }, ...parts);
 
 let state;
 let lesson = 0;
@@ -484,20 +486,20 @@ function paintMeasures(now) {
 
 function paintVerdict(now) {
   const node = byId("verdict");
-  const r = [element("span", { "class": "together" }, variable("r"), " = ", num("r", now.r, 3))];
+  const r = [together(variable("r"), " = ", num("r", now.r, 3))];
   const divergence = ["KL = ", num("kl", now.kl, 4)];
-  const range = [element("span", { "class": "together" },
+  const range = [together(
     "[", num("bound.clip.low", 1 - state.clip[0], 2), ", ", num("bound.clip.high", 1 + state.clip[1], 2), "]")];
   const limit = num("delta", DELTA, 2);
   const seen = now.hidden
     ? ["Hidden violation", [...divergence, " nats > ", limit, ", yet ", ...r, " is inside the clip range ", ...range, "."]]
     : now.violation
-      ? ["Violation in sight", [...divergence, " nats > ", limit, ", and ", ...r, " is outside the clip range ", ...range, "."]]
+      ? ["Visible violation", [...divergence, " nats > ", limit, ", and ", ...r, " is outside the clip range ", ...range, "."]]
       : ["Inside the trust region", [...divergence, " nats, at most ", limit, "."]];
   const parts = [element("div", {}, ...seen[1])];
   if (now.other) {
     parts.push(element("div", {}, "State 2: KL = ", num("kl2", now.other.kl, 4), " nats, ",
-      now.other.kl > DELTA ? "outside the trust region; no ratio was computed there." : "inside it."));
+      now.other.kl > DELTA ? "outside the trust region; no ratio was computed there." : "inside the trust region."));
   }
   node.dataset.verdict = now.hidden ? "hidden" : now.violation ? "seen" : "inside";
   if (byId("verdict-says").textContent !== seen[0]) byId("verdict-says").textContent = seen[0]; // announced once
@@ -533,13 +535,14 @@ function formulaRows(now) {
   const high = () => num("bound.band.high", 1 + state.band, 2);
   const verdict = (yes) => element("b", {}, yes ? "kept" : "dropped");
   if (objective === "erc-dapo") {
-    rows.push(["Gate", ["keep the gradient if ", low(), " < ", s.rho(), " < ", high(), "; here ", s.rho(), " = ",
-      num("rho", now.rho, 4), ": ", verdict(!now.dropped)]]);
+    rows.push(["Gate", ["keep the gradient if ", low(), " < ", s.rho(), " < ", high(), "; here ",
+      together(s.rho(), " = ", num("rho", now.rho, 4)), ": ", verdict(!now.dropped)]]);
   }
   if (objective === "erc-directional-dapo") {
     rows.push(["Gate", ["drop it if ", s.rho(), " ≥ ", high(), " and d", variable("H"), " > 0, or ", s.rho(), " ≤ ", low(), " and d",
-      variable("H"), " < 0; here ", s.rho(), " = ", num("rho", now.rho, 4), ", d", variable("H"), " = ",
-      num("slope", now.slope, 4), ": ", verdict(!now.dropped)]]);
+      variable("H"), " < 0; here ",
+      together(s.rho(), " = ", num("rho", now.rho, 4)), ", ",
+      together("d", variable("H"), " = ", num("slope", now.slope, 4)), ": ", verdict(!now.dropped)]]);
   }
   const why = now.dropped ? ["dropped by the gate"]
     : objective === "reinforce" ? [variable("A"), ", whatever the ratio"]
@@ -624,12 +627,13 @@ function multiple({ key, title, digits, zone, bounds }, points, rivals, width) {
   }
   points.forEach((p, k) => {
     const at = [x(k), y(p[key])];
+    const half = (width - left - right) / n < 16 ? 2.2 : 3.5;
     const kind = p.dropped ? "dropped" : p.bound ? "bound" : "free";
     parts.push(kind === "dropped"
-      ? element("path", { "class": "point dropped", d: `M${at[0] - 3.5} ${at[1] - 3.5}l7 7m0 -7l-7 7` })
+      ? element("path", { "class": "point dropped", d: `M${at[0] - half} ${at[1] - half}l${2 * half} ${2 * half}m0 ${-2 * half}l${-2 * half} ${2 * half}` })
       : kind === "bound"
-        ? element("rect", { "class": "point bound", x: at[0] - 3.5, y: at[1] - 3.5, width: 7, height: 7 })
-        : element("circle", { "class": "point free", cx: at[0], cy: at[1], r: 2.6 }));
+        ? element("rect", { "class": "point bound", x: at[0] - half, y: at[1] - half, width: 2 * half, height: 2 * half })
+        : element("circle", { "class": "point free", cx: at[0], cy: at[1], r: 0.75 * half }));
   });
   const last = series.length - 1;
   return element("figure", { "class": "multiple" },
@@ -824,7 +828,7 @@ function paint() {
 
 /** The lesson step that is about a preset, or else the one there is. */
 function stepOf(name) {
-  const found = [...document.querySelectorAll(".lesson-step")].findIndex((step) => step.dataset.preset === name);
+  const found = [...document.querySelectorAll(".lesson-step")].findIndex((step) => [step.dataset.preset, step.dataset.also].includes(name));
   return found < 0 ? lesson : found;
 }
 

@@ -56,6 +56,7 @@ def test_a_hidden_violation_and_the_same_ratio_at_a_rare_action():
     likely = at("hidden")
     assert likely["hidden"]
     logits = PRESETS["hidden"]["logits"]
+    assert at("hidden", logits=[-2.0, *logits[1:]])["kl"] < 0.01  # as the step asks one to try
     rare = [at("hidden", logits=[-2.0, *logits[1:]], updates=k) for k in range(17)]
     closest = min(rare, key=lambda s: abs(s["r"] - likely["r"]))
     assert closest["r"] == pytest.approx(likely["r"], rel=0.1)

@@ -261,6 +261,15 @@ def test_the_lesson_goes_forth_and_back(opened, explain_page):
     assert again.locator("#lesson-at").inner_text() == f"{len(steps) - 1} of {len(steps)}"
 
 
+@pytest.mark.parametrize(
+    ("name", "step"), [("tour", 1), ("stuck", 8), ("restored", 8), ("swap", 9)]
+)
+def test_a_preset_brings_its_step(opened, explain_page, name, step):
+    """The lesson opens where it speaks of the preset."""
+    page = opened(explain_page, f"#preset={name}")
+    assert page.locator("#lesson-at").inner_text() == f"{step} of 9"
+
+
 def test_questions_set_up_what_they_ask(opened, explain_page):
     """Each has a preset, and an answer that is hidden until it is asked for."""
     page = opened(explain_page)

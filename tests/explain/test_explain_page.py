@@ -4,11 +4,14 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from erc_bench.errors import InputError
 from erc_bench.explain import FIRST, PRESETS, assemble, write
+
+ROOT = Path(__file__).parents[2]
 
 
 def inside(tag, page):
@@ -69,6 +72,17 @@ def test_presets_are_those_of_the_page():
     assert used >= set(PRESETS) - {"restored"}
     assert '<html lang="en" data-preset="swap">' in page
     assert f'data-preset="{FIRST}"' in assemble()
+
+
+def test_the_docs_know_the_presets_and_the_questions():
+    """Names and wording as on the page."""
+    docs = " ".join((ROOT / "docs" / "explain.md").read_text(encoding="utf-8").split())
+    assert ", ".join(f"`{name}`" for name in PRESETS) in docs
+    questions = assemble().partition('id="questions"')[2]
+    asked = [" ".join(q.split()) for q in re.findall(r"<h3>(.*?)</h3>", questions, re.DOTALL)]
+    assert len(asked) == 5
+    for number, question in enumerate(asked, 1):
+        assert f"{number}. {question}" in docs
 
 
 def test_an_unknown_preset_is_refused():
