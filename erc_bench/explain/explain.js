@@ -86,7 +86,7 @@ function token(state, old, logp) {
   const inside = r >= low && r <= high;
   return {
     ...at, r, clipped, logp: logp[action], value, weight, bound, dropped, slope, inside,
-    below, above, violation: at.kl > DELTA, hidden: at.kl > DELTA && inside,
+    below, above, flat, violation: at.kl > DELTA, hidden: at.kl > DELTA && inside,
   };
 }
 
@@ -451,6 +451,7 @@ function paintGauges(now) {
   byId("says-r").textContent = now.inside
     ? clips ? "inside the clip range" : "inside the range; REINFORCE has no clip"
     : !clips ? "outside the range; REINFORCE has no clip"
+      : state.advantage === 0 ? "outside the range; without an advantage there is no gradient"
       : !now.bound ? "outside, but the clip does not bind: this gradient leads back"
         : state.objective === "gppo" ? "the clip binds; GPPO keeps a bounded gradient"
           : "the clip binds: no gradient";
@@ -460,7 +461,8 @@ function paintGauges(now) {
     ? gates ? "inside the band" : "inside the band; no gate here"
     : !gates ? "outside the band; no gate here"
       : now.dropped ? "outside the band: the gate drops the gradient"
-        : "outside, but this gradient leads back: kept";
+        : state.advantage === 0 ? "outside the band; there is no gradient to drop"
+          : "outside, but the gate keeps what leads back";
 }
 
 // ---------------------------------------------------------------- numbers
@@ -546,6 +548,7 @@ function formulaRows(now) {
   }
   const why = now.dropped ? ["dropped by the gate"]
     : objective === "reinforce" ? [variable("A"), ", whatever the ratio"]
+      : now.flat ? ["the logarithm of ", variable("r"), " is held at its limit"]
       : !now.bound ? [variable("r"), " ", variable("A")]
         : objective === "gppo" ? ["the bound times ", variable("A"), ": the clip binds, the gradient stays"]
           : ["the clip binds"];

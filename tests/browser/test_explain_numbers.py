@@ -65,6 +65,40 @@ def test_the_numbers_are_the_librarys(opened, explain_page, objective, shared):
     assert ("dropped" in acted) == objective.startswith("erc")
 
 
+@pytest.mark.parametrize(
+    ("state", "ratio", "entropy"),
+    [
+        (
+            {"start": [3.0, 0.7, 0.0, -0.4], "advantage": 0.0},
+            "without an advantage",
+            "no gradient to drop",
+        ),
+        (
+            {"start": [3.0, 0.7, 0.0, -0.4], "advantage": -1.0},
+            "this gradient leads back",
+            "keeps what leads back",
+        ),
+        (
+            {"start": [4.0, 0.7, 0.0, -0.4]},
+            "the clip binds: no gradient",
+            "the gate drops the gradient",
+        ),
+        ({"start": [1.6, 0.7, 0.0, -0.4]}, "inside the clip range", "inside the band"),
+    ],
+)
+def test_the_gauges_say_what_happens(opened, explain_page, state, ratio, entropy):
+    """In words, under the needle, as the library's flags and the gradient's sign have it."""
+    state = {"objective": "erc-directional-dapo", "updates": 0, **state}
+    page = opened(explain_page, link(state))
+    expected = reference(state)
+    compare(page, expected, state)
+    assert ratio in page.locator("#says-r").inner_text()
+    assert entropy in page.locator("#says-rho").inner_text()
+    assert expected["bound"] == ("binds:" in ratio)
+    assert expected["dropped"] == ("drops" in entropy)
+    assert ("leads back" in ratio) <= (expected["weight"] * (expected["r"] - 1) < 0)
+
+
 def test_nothing_is_a_negative_zero(opened, explain_page):
     """A number that rounds to zero has no sign; one that does not has a true minus."""
     page = opened(explain_page)
