@@ -73,10 +73,9 @@ def orphans(mark: str) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (
-                f"{MARK}={mark}".encode() in (entry / "environ").read_bytes()
-                and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-            ):
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes() and (
+                entry / "stat"
+            ).read_text().rpartition(")")[2].split()[0] != "Z":
                 found.append(int(entry.name))
     return found
 
@@ -85,9 +84,7 @@ def wounds(folder: Path) -> list[str]:
     """What is wrong with a results folder that a killed process left."""
     found: list[str] = []
     if not (folder / "manifest.json").exists():
-        left = (
-            [p for p in folder.rglob("*") if not p.name.startswith(".")] if folder.exists() else []
-        )
+        left = [p for p in folder.rglob("*") if not p.name.startswith(".")] if folder.exists() else []
         return [f"no manifest, but {p.name}" for p in left]
     try:
         results = Results.open(folder)
@@ -127,7 +124,9 @@ class Server:
         return process
 
 
-def storm(name: str, folder: Path, kills: int, seed: int, longest: float, server: Server) -> Found:
+def storm(
+    name: str, folder: Path, kills: int, seed: int, longest: float, server: Server
+) -> Found:
     """Kill ``COMMANDS[name]`` on ``folder`` ``kills`` times, each time after up to ``longest`` seconds."""
     draw, found = random.Random(seed), Found(name)
     mark = f"{os.getpid()}-{seed}-{name.split()[0]}"
@@ -162,16 +161,16 @@ def finish(name: str, folder: Path, server: Server) -> int:
     """Let the command end, resuming; its exit code."""
     begins = COMMANDS[name][0] == "run"
     resume = ["--resume"] if begins and (folder / "manifest.json").exists() else []
-    process = server.start([*COMMANDS[name], *(("--out",) if begins else ()), str(folder), *resume])
+    process = server.start(
+        [*COMMANDS[name], *(("--out",) if begins else ()), str(folder), *resume]
+    )
     process.join()
     return process.exitcode
 
 
 def contents(folder: Path, pattern: str) -> dict[str, bytes]:
     """Files of a folder, hidden ones included, by name."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob(pattern) if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob(pattern) if p.is_file()}
 
 
 def whole(name: str, where: Path, kills: int, seed: int, server: Server) -> Found:
