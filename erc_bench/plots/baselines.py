@@ -118,8 +118,8 @@ def _rows(
             if row["value"] != DIFFERENCE:
                 seeds = scale * runs.loc[runs["arm"] == arm, row["value"]].to_numpy()
                 y = place + 0.25 * np.sin(2.4 * np.arange(len(seeds)))  # fixed, and no two as one
-                axes.plot(seeds, y, color=style.color, marker=".", markersize=3.5, alpha=0.35, gid=group_of(arm),
-                          linestyle="none", markeredgewidth=0)  # fmt: skip
+                axes.plot(seeds, y, color=style.color, marker=".", markersize=3.5, alpha=0.35,
+                          linestyle="none", markeredgewidth=0, gid=group_of(arm))  # fmt: skip
             if math.isfinite(row["low"]):
                 axes.plot(scale * row[["low", "high"]], [place, place], color=style.color,
                           linewidth=2.0, alpha=0.7, solid_capstyle="butt", gid=group_of(arm))  # fmt: skip

@@ -12,7 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, drawn_band
-from erc_bench.plots.layout import first_column, group_labels, legend_below, new_figure, percent, plus_minus
+from erc_bench.plots.layout import (
+    first_column,
+    group_labels,
+    legend_below,
+    new_figure,
+    percent,
+    plus_minus,
+)
 from erc_bench.plots.style import (
     INK,
     MUTED,
@@ -235,9 +242,14 @@ def _notice(data: pd.DataFrame) -> str:
         "The distance between an open circle (clip) and a diamond (band) on the logarithmic axis is "
         "how much more the band catches."
     )
-    whole = data[data["kind"] == "whole run"].set_index(["experiment", "objective", "metric"])["mean"]
+    whole = data[data["kind"] == "whole run"].set_index(["experiment", "objective", "metric"])[
+        "mean"
+    ]
     shares = [
-        (whole.get((experiment, base, BOUND), math.nan), whole.get((experiment, erc, BAND), math.nan))
+        (
+            whole.get((experiment, base, BOUND), math.nan),
+            whole.get((experiment, erc, BAND), math.nan),
+        )
         for experiment in dict.fromkeys(data["experiment"])
         for base, erc in pairs(whole.loc[experiment].index.get_level_values(0))
     ]

@@ -105,7 +105,8 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
     )  # fmt: skip
     for given, *drawn in zip(handles, legend.legend_handles, legend.get_texts(), strict=True):
         for part in drawn:
-            part.set_gid(given.get_gid())
+            if part is not None:
+                part.set_gid(given.get_gid())
 
 
 def group_labels(labels: Iterable[Text], names: Iterable[str]) -> None:

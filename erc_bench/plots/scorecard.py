@@ -209,7 +209,13 @@ def _cell(
     color = mpl.colormaps["Blues"](0.04 + 0.86 * min(max(value, 0.0), 1.0))
     axes.add_patch(
         Rectangle(
-            (x - 0.5, y - 0.5), breadth, 1, facecolor=color, edgecolor="white", linewidth=0.8, gid=gid
+            (x - 0.5, y - 0.5),
+            breadth,
+            1,
+            facecolor=color,
+            edgecolor="white",
+            linewidth=0.8,
+            gid=gid,
         )
     )
     ink = "white" if value > 0.62 else INK

@@ -13,7 +13,16 @@ from erc_bench.analysis.claims import Assessment
 from erc_bench.plots import ordered
 from erc_bench.records import Results
 
-__all__ = ["Findings", "Strip", "counts", "findings", "gated_pairs", "headlines", "recipe", "strips"]
+__all__ = [
+    "Findings",
+    "Strip",
+    "counts",
+    "findings",
+    "gated_pairs",
+    "headlines",
+    "recipe",
+    "strips",
+]
 
 
 def recipe(name: str) -> str:
@@ -171,19 +180,20 @@ def _large(number: float) -> str:
 
 @dataclass(frozen=True)
 class Strip:
-    """Verdicts in one regime: (link, claim, its title, verdict, better / worse / "")."""
+    """A claim with its verdicts: (link, regime, verdict, better / worse / "")."""
 
-    regime: str
-    verdicts: list[tuple[str, str, str, str, str]]
+    id: str
+    title: str
+    verdicts: list[tuple[str, str, str, str]]
 
 
 def strips(assessment: Assessment) -> list[Strip]:
-    """The measured claims' verdicts by regime, in the rules' order."""
-    found: dict[str, list[tuple[str, str, str, str, str]]] = {}
+    """The measured claims in the rules' order."""
+    found: dict[str, Strip] = {}
     for v in assessment.verdicts:
         if v.verdict != "not measured":
+            strip = found.setdefault(v.claim.id, Strip(v.claim.id, v.claim.title, []))
             kind = {True: "better", False: "worse", None: ""}[v.holds]
-            found.setdefault(v.regime, []).append(
-                (f"claim-{v.claim.id}-{v.regime}", v.claim.id, v.claim.title, v.verdict, kind)
-            )
-    return [Strip(regime, verdicts) for regime, verdicts in found.items()]
+            anchor = f"claim-{v.claim.id}-{v.regime}"
+            strip.verdicts.append((anchor, v.regime, v.verdict, kind))
+    return list(found.values())

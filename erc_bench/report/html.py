@@ -32,7 +32,7 @@ __all__ = ["headlines", "visible", "write_report"]
 
 #: Largest table of a figure's data that the page carries.
 DATA_BYTES = 200_000
-PIXELS = 110  # per inch of a figure
+PIXELS = 140  # per inch of a figure
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,14 @@ def render(results: Results, gallery: Gallery) -> str:
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),
+        script=Markup(script),
         script_hash=digest,
         recipes=[(numbers[name], name, arm_style(name).color) for name in recipes],
         counts=counts(results, summary),
         findings=findings(results, summary),
         strips=strips(assessment),
+        decided=any(v.verdict not in ("not measured", "inconclusive") for v in assessment.verdicts),
         claims=claims(assessment, {d.name for d in gallery.drawings}),
         sections=list(sections(results, summary, numbers)),
         scorecard=scorecard(results, numbers),
@@ -112,7 +113,9 @@ def visible(value: Any) -> Any:
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cf", "Cs", "Cc") and c not in "\n\t" else c
+        f"⟨U+{ord(c):04X}⟩"
+        if unicodedata.category(c) in ("Cf", "Cs", "Cc") and c not in "\n\t"
+        else c
         for c in value
     )
 
@@ -126,7 +129,7 @@ def _figure(drawing: Drawing, gallery: Gallery, numbers: dict[str, int]) -> Figu
         title=drawing.title,
         notice=drawing.notice,
         caption=drawing.caption,
-        svg=Markup(svg),  # noqa: S704 - serialised, so escaped
+        svg=Markup(svg),
         width=round(drawing.figure.get_figwidth() * PIXELS),
         filtered=bool(shown),
         data="data:text/csv;charset=utf-8," + quote(table, safe=",.:/ ") if small else "",

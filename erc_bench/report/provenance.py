@@ -15,11 +15,16 @@ WRITERS = ("run", "llm")
 
 def commands(results: Results) -> list[tuple[str, str]]:
     """What a command line does, and the command line."""
-    arguments = [str(a) for a in results.provenance.get("arguments") or []]
     lines = [("this page from the records", ["erc-bench", "report", str(results.path)])]
-    if arguments and arguments[0] in WRITERS:
+    if arguments := _written_by(results):
         lines.insert(0, ("the records", ["erc-bench", *arguments]))
     return [(what, shlex.join(line)) for what, line in lines]
+
+
+def _written_by(results: Results) -> list[str]:
+    """The arguments of the command of erc-bench that made the records; none for another program."""
+    arguments = [str(a) for a in results.provenance.get("arguments") or []]
+    return arguments if arguments and arguments[0] in WRITERS else []
 
 
 def provenance(results: Results) -> list[tuple[str, str]]:
@@ -46,6 +51,7 @@ def provenance(results: Results) -> list[tuple[str, str]]:
         ),
         ("seed", results.config.get("seed")),
         ("seeds", f"{seeds.nunique()} ({seeds.min()} to {seeds.max()})"),
-        ("command line", " ".join(map(str, made.get("arguments") or []))),
     ]
+    if not _written_by(results):
+        rows.append(("arguments", shlex.join(map(str, made.get("arguments") or []))))
     return [(key, str(value)) for key, value in rows if value not in (None, "")]

@@ -13,9 +13,8 @@
     const key = (row, column, kind) => {
       if (kind === "text") return row.cells[column].textContent.trim();
       const text = row.dataset.v.split(",")[column - 1];
-      return text === "" ? NaN : Number(text);
+      return text === "" ? null : Number(text);
     };
-    const missing = (value) => typeof value === "number" && Number.isNaN(value);
     heads.forEach((head, column) => {
       const kind = head.dataset.sort;
       if (!kind) return;
@@ -34,7 +33,7 @@
           const sign = next === "ascending" ? 1 : -1;
           const keyed = rows.map((row) => [key(row, column, kind), row]);
           keyed.sort(([a], [b]) => {
-            if (missing(a) || missing(b)) return missing(a) - missing(b);
+            if (a === null || b === null) return (a === null) - (b === null);  // at the end, either way
             return a < b ? -sign : a > b ? sign : 0;
           });
           sorted = keyed.map(([, row]) => row);
@@ -79,7 +78,7 @@
     apply();
     write();
     const target = anchor && byId(decoded(anchor));
-    if (target && show !== undefined) target.scrollIntoView();
+    if (target && show !== undefined) target.scrollIntoView({ behavior: "instant" });
   };
   if (boxes.length) {
     const panel = byId("filter").querySelector("details");

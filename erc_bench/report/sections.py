@@ -109,7 +109,10 @@ def scorecard(results: Results, numbers: Mapping[str, int]) -> dict[str, Any]:
             "number": numbers[recipe(row[0])],
             "color": arm_style(row[0]).color,
             "keys": sort_keys(
-                [*(scores.mean(e, row[0]).mean for e in scores.experiments), scores.iqm(row[0]).value]
+                [
+                    *(scores.mean(e, row[0]).mean for e in scores.experiments),
+                    scores.iqm(row[0]).value,
+                ]
             ),
             "cells": row[1:],
         }
@@ -216,5 +219,3 @@ def _equations(entry: dict[str, Any], names: list[str]) -> Iterator[tuple[str, s
         about = objectives.get(name)
         if isinstance(about, dict) and about.get("equation"):
             yield name, str(about["equation"]), str(about.get("source") or "")
-
-
