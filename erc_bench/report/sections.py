@@ -103,18 +103,16 @@ def scorecard(results: Results, numbers: Mapping[str, int]) -> dict[str, Any]:
     except LookupError as reason:
         return {"header": [], "rows": [], "note": f"Not shown: {reason.args[0]}."}
     header, rows = score_rows(scores, " ± ")
+    header = [header[0], header[-1], *header[1:-1]]  # the sum first: many experiments need scrolling
     table = [
         {
             "name": row[0],
             "number": numbers[recipe(row[0])],
-            "color": arm_style(row[0]).color,
+            "color": arm_style(recipe(row[0])).color,
             "keys": sort_keys(
-                [
-                    *(scores.mean(e, row[0]).mean for e in scores.experiments),
-                    scores.iqm(row[0]).value,
-                ]
+                [scores.iqm(row[0]).value, *(scores.mean(e, row[0]).mean for e in scores.experiments)]
             ),
-            "cells": row[1:],
+            "cells": [row[-1], *row[1:-1]],
         }
         for row in rows
     ]
@@ -141,7 +139,7 @@ def sections(
                 Row(
                     name=name,
                     number=numbers[recipe(name)],
-                    color=arm_style(name).color,
+                    color=arm_style(recipe(name)).color,
                     keys=_keys(by_name[name]),
                     runs=runs_text(by_name[name]),
                     diverged=int(by_name[name]["diverged"]),
