@@ -80,10 +80,13 @@ def _lead(contrasts: list[Contrast]) -> str:
     if len(known) < 2:
         return ""
     low, high = known[0], known[-1]
+    least, most = (f"{c.ratio.mean:,.3g}" for c in (low, high))
     return (
-        f"{low.ratio.mean:,.3g} to {high.ratio.mean:,.3g} times as many tokens lay outside the entropy "
-        f"band of {other} as the clip of {base} determined, over {len(known)} experiments (least in "
-        f"{low.experiment}, most in {high.experiment}; geometric means over seeds)."
+        (least if least == most else f"{least} to {most}")
+        + f" times as many tokens lay outside the entropy band of {other} as the clip of {base} "
+        f"determined, over {len(known)} experiments ("
+        + ("" if least == most else f"least in {low.experiment}, most in {high.experiment}; ")
+        + "geometric means over seeds)."
     )
 
 

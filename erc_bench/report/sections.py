@@ -103,14 +103,21 @@ def scorecard(results: Results, numbers: Mapping[str, int]) -> dict[str, Any]:
     except LookupError as reason:
         return {"header": [], "rows": [], "note": f"Not shown: {reason.args[0]}."}
     header, rows = score_rows(scores, " ± ")
-    header = [header[0], header[-1], *header[1:-1]]  # the sum first: many experiments need scrolling
+    header = [
+        header[0],
+        header[-1],
+        *header[1:-1],
+    ]  # the sum first: many experiments need scrolling
     table = [
         {
             "name": row[0],
             "number": numbers[recipe(row[0])],
             "color": arm_style(recipe(row[0])).color,
             "keys": sort_keys(
-                [scores.iqm(row[0]).value, *(scores.mean(e, row[0]).mean for e in scores.experiments)]
+                [
+                    scores.iqm(row[0]).value,
+                    *(scores.mean(e, row[0]).mean for e in scores.experiments),
+                ]
             ),
             "cells": [row[-1], *row[1:-1]],
         }
