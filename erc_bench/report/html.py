@@ -37,9 +37,13 @@ PIXELS = 140  # per inch of a figure
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure in the page; ``data``: its table as a data URI, "" where it is too large."""
+    """A figure in the page; ``data``: its table as a data URI, "" where it is too large.
+
+    ``number`` is that of its name, which claims and files go by: 8b for fig8b_staleness.
+    """
 
     name: str
+    number: str
     title: str
     notice: str
     caption: str
@@ -126,6 +130,7 @@ def _figure(drawing: Drawing, gallery: Gallery, numbers: dict[str, int]) -> Figu
     small = kind == "csv" and len(table) < DATA_BYTES
     return Figure(
         name=drawing.name,
+        number=drawing.name.partition("_")[0].removeprefix("fig"),
         title=drawing.title,
         notice=drawing.notice,
         caption=drawing.caption,

@@ -238,7 +238,7 @@ def _empty(results):
 def test_the_page_fits_its_window_and_its_text_is_readable(
     opened, report, screenshot, scheme, viewport
 ):
-    """No horizontal scrolling, first paint within a second of navigation, contrast of at least 4.5."""
+    """No horizontal scrolling, first paint within three seconds on a busy machine, contrast from 4.5."""
     page = opened(report, viewport=viewport, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")

@@ -160,6 +160,13 @@ def test_every_figure_stands_in_the_page_with_a_text_alternative(page):
             assert len(re.search(rf'id="{named}">(.*?)</(?:div|h3)>', figure, re.DOTALL)[1]) > least
 
 
+def test_a_figure_has_the_number_that_claims_and_files_call_it_by(page, results):
+    for drawing in Gallery(results).drawings:
+        number = re.match(r"fig(\d+b?)_", drawing.name)[1]
+        assert f">{number}. {html.escape(drawing.title)}</h3>" in page
+        assert f'<a href="#{drawing.name}">{number}. ' in page
+
+
 def test_every_figure_says_what_to_look_for_and_carries_its_data_or_says_why_not(page, results):
     for drawing in Gallery(results).drawings:
         figure = re.search(rf'<figure id="{drawing.name}".*?</figure>', page, re.DOTALL)[0]
