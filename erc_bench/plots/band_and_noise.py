@@ -198,8 +198,8 @@ def _notice(swept: pd.DataFrame, noise: pd.DataFrame, reference: pd.DataFrame) -
         outside = noise[(noise["value"] == OUTSIDE) & np.isfinite(noise["mean"])]
         still = outside[outside["jitter"] == outside["jitter"].min()].sort_values("bits").iloc[0]
         text = (
-            "Below, no update was made: whatever lies outside the band is noise. The coarsest format "
-            f"puts {percent(still['mean'])} there"
+            "Below, no update was made: whatever lies outside the band is noise. Rounding to the coarsest "
+            f"format puts {percent(still['mean'])} there"
         )
         if not reference.empty:
             text += f"; {GATE} drops {percent(reference['mean'].iloc[0])} in {TASK}"

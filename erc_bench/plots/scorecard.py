@@ -257,7 +257,7 @@ def _notice(scores: Scores, data: pd.DataFrame) -> str:
     best = [str(means[e].idxmax()) for e in scores.experiments if e in means]
     counts = pd.Series(best).value_counts()
     leaders = sentence_list([f"{name} in {n}" for name, n in counts.head(3).items()])
-    return f"{text} Highest mean score, of {len(best)} experiments: {leaders}."
+    return f"{text} Most often highest in mean score, of {len(best)} experiments: {leaders}."
 
 
 def _caption(frames: Frames, scores: Scores, names: Sequence[str], data: pd.DataFrame) -> str:
