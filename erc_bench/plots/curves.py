@@ -197,7 +197,9 @@ def _notice_entropy(frames: Frames) -> str:
         arms = set(spread.index.get_level_values(0))
         signs += [clear_sign(spread[base], spread[erc]) for base, erc in pairs(arms)]
     if signs:
-        text += f" With the gate its spread is {tally(signs, 'paired comparisons')} (95 % intervals)."
+        text += (
+            f" With the gate its spread is {tally(signs, 'paired comparisons')} (95 % intervals)."
+        )
     return text
 
 
