@@ -15,7 +15,7 @@ from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band
 from erc_bench.plots.layout import arm_lines, log_ticks, new_figure, percent, plus_minus, subfigures
 from erc_bench.plots.per_run import KL, REWARD, column, group_bands, mark_fraction, runs_of
 from erc_bench.plots.staleness import draw_interval
-from erc_bench.plots.style import MUTED, WIDE, arm_style, line_of, ordered, styled
+from erc_bench.plots.style import MUTED, WIDE, arm_style, group_of, line_of, ordered, styled
 
 __all__ = ["fig10_band_and_noise"]
 
@@ -69,7 +69,12 @@ def fig10_band_and_noise(frames: Frames) -> Drawing:
     data = pd.concat([swept, noise, reference], ignore_index=True)
     caption = _caption(swept, noise, reference)
     return Drawing(
-        "fig10_band_and_noise", "Width of the band and noise floor", figure, data, caption
+        "fig10_band_and_noise",
+        "Width of the band and noise floor",
+        figure,
+        data,
+        caption,
+        _notice(swept, noise, reference),
     )
 
 
@@ -125,7 +130,7 @@ def _draw_sweep(axes: np.ndarray, data: pd.DataFrame, arms: list[str]) -> None:
                 panel.axhline(scale * row["mean"], **line_of(name, zorder=2))
                 if math.isfinite(row["low"]):
                     panel.axhspan(scale * row["low"], scale * row["high"], linewidth=0, alpha=0.2,
-                                  color=arm_style(name).color, zorder=1)  # fmt: skip
+                                  color=arm_style(name).color, zorder=1, gid=group_of(name))  # fmt: skip
         panel.set_xscale("log")
         widths = sorted(here["half_width"].dropna().unique())
         if len(widths) > MOST_WIDTHS:
@@ -180,6 +185,26 @@ def _draw_noise(
 
 def _format_text(bits: float) -> str:
     return FORMATS.get(int(bits), "") + f"\n({bits:g} bits)"
+
+
+def _notice(swept: pd.DataFrame, noise: pd.DataFrame, reference: pd.DataFrame) -> str:
+    words = []
+    if not swept.empty:
+        words.append(
+            f"Above, look for a half-width whose reward lies over {BASE}'s level line, and at its drift. "
+            f"{' '.join(_best_widths(swept))}"
+        )
+    if not noise.empty:
+        outside = noise[(noise["value"] == OUTSIDE) & np.isfinite(noise["mean"])]
+        still = outside[outside["jitter"] == outside["jitter"].min()].sort_values("bits").iloc[0]
+        text = (
+            "Below, no update was made: whatever lies outside the band is noise. Rounding to the coarsest "
+            f"format puts {percent(still['mean'])} there"
+        )
+        if not reference.empty:
+            text += f"; {GATE} drops {percent(reference['mean'].iloc[0])} in {TASK}"
+        words.append(text + ".")
+    return " ".join(words)
 
 
 def _caption(swept: pd.DataFrame, noise: pd.DataFrame, reference: pd.DataFrame) -> str:

@@ -11,9 +11,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from erc_bench.plots.frames import Drawing, Frames
-from erc_bench.plots.layout import legend_below, log_ticks, new_figure, plus_minus, subfigures
+from erc_bench.plots.layout import (
+    group_labels,
+    legend_below,
+    log_ticks,
+    new_figure,
+    plus_minus,
+    subfigures,
+    tally,
+)
 from erc_bench.plots.per_run import KL, REWARD, group_bands, paired_bands, runs_of
-from erc_bench.plots.style import INK, MUTED, WIDE, arm_style, name_text, ordered, styled
+from erc_bench.plots.style import INK, MUTED, WIDE, arm_style, group_of, name_text, ordered, styled
 
 __all__ = ["fig7_baselines"]
 
@@ -59,7 +67,14 @@ def fig7_baselines(frames: Frames) -> Drawing:
     left.set_ylabel("final reward")
     handles = [_mark(arm) for arm in arms]
     legend_below(figure, handles, [name_text(arm) for arm in arms])
-    return Drawing("fig7_baselines", "Tuned baselines", figure, data, _caption(runs, data, arms))
+    return Drawing(
+        "fig7_baselines",
+        "Tuned baselines",
+        figure,
+        data,
+        _caption(runs, data, arms),
+        _notice(data),
+    )
 
 
 def _names(runs: pd.DataFrame) -> pd.Series:
@@ -87,7 +102,8 @@ def _measured(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _mark(arm: str) -> Line2D:
     style = arm_style(arm)
-    return Line2D([], [], color=style.color, marker=style.marker, linestyle="none", markersize=5.5)
+    return Line2D([], [], color=style.color, marker=style.marker, linestyle="none", markersize=5.5,
+                  gid=group_of(arm))  # fmt: skip
 
 
 def _rows(
@@ -103,13 +119,14 @@ def _rows(
                 seeds = scale * runs.loc[runs["arm"] == arm, row["value"]].to_numpy()
                 y = place + 0.25 * np.sin(2.4 * np.arange(len(seeds)))  # fixed, and no two as one
                 axes.plot(seeds, y, color=style.color, marker=".", markersize=3.5, alpha=0.35,
-                          linestyle="none", markeredgewidth=0)  # fmt: skip
+                          linestyle="none", markeredgewidth=0, gid=group_of(arm))  # fmt: skip
             if math.isfinite(row["low"]):
                 axes.plot(scale * row[["low", "high"]], [place, place], color=style.color,
-                          linewidth=2.0, alpha=0.7, solid_capstyle="butt")  # fmt: skip
+                          linewidth=2.0, alpha=0.7, solid_capstyle="butt", gid=group_of(arm))  # fmt: skip
             axes.plot([scale * row["mean"]], [place], marker=style.marker, markersize=4.5,
-                      color=style.color, linestyle="none", zorder=4)  # fmt: skip
+                      color=style.color, linestyle="none", zorder=4, gid=group_of(arm))  # fmt: skip
     axes.set_yticks(range(len(arms)), [name_text(a) for a in arms])
+    group_labels(axes.get_yticklabels(), arms)
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
@@ -120,16 +137,34 @@ def _trade_off(axes: Axes, data: pd.DataFrame, arms: list[str], value: str, scal
     for arm in arms:
         style = arm_style(arm)
         x, y = scale * table.loc[(value, arm), ["mean", "low", "high"]], table.loc[(REWARD, arm)]
-        axes.plot([x["low"], x["high"]], [y["mean"]] * 2, color=style.color, linewidth=1.0)
-        axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=style.color, linewidth=1.0)
+        axes.plot([x["low"], x["high"]], [y["mean"]] * 2, color=style.color, linewidth=1.0,
+                  gid=group_of(arm))  # fmt: skip
+        axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=style.color, linewidth=1.0,
+                  gid=group_of(arm))  # fmt: skip
         axes.plot([x["mean"]], [y["mean"]], marker=style.marker, markersize=6, color=style.color,
-                  linestyle="none", markeredgecolor="white", markeredgewidth=0.5, zorder=4)  # fmt: skip
+                  linestyle="none", markeredgecolor="white", markeredgewidth=0.5, zorder=4,
+                  gid=group_of(arm))  # fmt: skip
     axes.set_title("better: up and to the left", fontsize=6.5, fontweight="normal", color=MUTED)
 
 
 def _ends(row: pd.Series) -> str:
     """The interval in brackets; nothing with one seed."""
     return f" ({row['low']:+.3f} to {row['high']:+.3f})" if math.isfinite(row["low"]) else ""
+
+
+def _notice(data: pd.DataFrame) -> str:
+    reward = data[data["value"] == REWARD].dropna(subset=["mean"])
+    best = reward.loc[reward["mean"].idxmax()]
+    text = (
+        "In the second panel an interval right of the line is an arm that earns more than "
+        f"{REFERENCE}, left of it less; below, the best trade is up and to the left. Highest mean "
+        f"reward: {best['arm']}, {plus_minus(best)}."
+    )
+    found = data[(data["value"] == DIFFERENCE) & np.isfinite(data["low"])]
+    if len(found):
+        signs = [int(row["low"] > 0) - int(row["high"] < 0) for _, row in found.iterrows()]
+        text += f" Against {REFERENCE}, reward is {tally(signs, 'arms')} (95 % intervals, paired)."
+    return text
 
 
 def _caption(runs: pd.DataFrame, data: pd.DataFrame, arms: list[str]) -> str:

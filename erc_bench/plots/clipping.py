@@ -12,12 +12,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, drawn_band
-from erc_bench.plots.layout import first_column, legend_below, new_figure, percent, plus_minus
+from erc_bench.plots.layout import (
+    first_column,
+    group_labels,
+    legend_below,
+    new_figure,
+    percent,
+    plus_minus,
+)
 from erc_bench.plots.style import (
     INK,
     MUTED,
     WIDE,
     arm_style,
+    group_of,
     line_of,
     name_text,
     ordered,
@@ -109,7 +117,12 @@ def fig4_clip_fractions(frames: Frames) -> Drawing:
     legend_below(figure, handles, labels)
     frame = pd.concat(data, ignore_index=True)
     return Drawing(
-        "fig4_clip_fractions", "Clipped and dropped tokens", figure, frame, _caption(frame)
+        "fig4_clip_fractions",
+        "Clipped and dropped tokens",
+        figure,
+        frame,
+        _caption(frame),
+        _notice(frame),
     )
 
 
@@ -174,7 +187,7 @@ def _over_training(axes: Axes, here: pd.DataFrame, data: list[pd.DataFrame]) -> 
         shaded = curve.dropna(subset=["low"])
         axes.fill_between(
             shaded["rollout"], 100 * shaded["low"].clip(lower=0), 100 * shaded["high"],
-            color=arm_style(name).color, alpha=0.18, linewidth=0, zorder=2,
+            color=arm_style(name).color, alpha=0.18, linewidth=0, zorder=2, gid=group_of(name),
         )  # fmt: skip
         data.append(
             curve.assign(
@@ -206,10 +219,10 @@ def _whole_runs(axes: Axes, here: pd.DataFrame, arms: list[str], data: list[pd.D
             y = place + _OFFSET[metric]
             if math.isfinite(row["low"]):
                 axes.plot(100 * np.clip([row["low"], row["high"]], 0, 1), [y, y], color=color,
-                          linewidth=2.2, alpha=0.5, solid_capstyle="butt")  # fmt: skip
+                          linewidth=2.2, alpha=0.5, solid_capstyle="butt", gid=group_of(name))  # fmt: skip
             axes.plot([100 * row["mean"]], [y], marker=marker, markersize=5, color=color,
                       markerfacecolor="white" if face == "white" else color,
-                      markeredgewidth=1.2, linestyle="none", zorder=4)  # fmt: skip
+                      markeredgewidth=1.2, linestyle="none", zorder=4, gid=group_of(name))  # fmt: skip
             data.append(
                 point.assign(
                     kind="whole run", experiment=here["experiment"].iloc[0], objective=name,
@@ -218,9 +231,44 @@ def _whole_runs(axes: Axes, here: pd.DataFrame, arms: list[str], data: list[pd.D
             )  # fmt: skip
     _axis(axes, "x")
     axes.set_yticks(range(len(arms)), [name_text(n) for n in arms])
+    group_labels(axes.get_yticklabels(), arms)
     axes.set_ylim(len(arms) - 0.4, -0.6)
     for value in (PAPER_BOUND, PAPER_DROPPED):
         axes.axvline(100 * value, color=MUTED, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
+
+
+def _notice(data: pd.DataFrame) -> str:
+    text = (
+        "The distance between an open circle (clip) and a diamond (band) on the logarithmic axis is "
+        "how much more the band catches."
+    )
+    whole = data[data["kind"] == "whole run"].set_index(["experiment", "objective", "metric"])[
+        "mean"
+    ]
+    shares = [
+        (
+            whole.get((experiment, base, BOUND), math.nan),
+            whole.get((experiment, erc, BAND), math.nan),
+        )
+        for experiment in dict.fromkeys(data["experiment"])
+        for base, erc in pairs(whole.loc[experiment].index.get_level_values(0))
+    ]
+    known = [(bound, outside) for bound, outside in shares if math.isfinite(bound + outside)]
+    if known:
+        more = sum(outside > bound for bound, outside in known)
+        text += (
+            f" More tokens lie outside the band of a gated arm than its base clips in {more} of "
+            f"{len(known)} pairs of an arm and its base"
+        )
+        factors = [outside / bound for bound, outside in known if bound > 0]
+        if factors:
+            text += f", {_times(min(factors))} to {_times(max(factors))} times as many"
+        text += "."
+    return text
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
 
 
 def _caption(data: pd.DataFrame) -> str:

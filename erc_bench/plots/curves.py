@@ -13,18 +13,21 @@ from matplotlib.lines import Line2D
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw, band, drawn_band
 from erc_bench.plots.layout import (
     arm_legend,
+    clear_sign,
     first_column,
     new_figure,
     over_seeds,
     paired_panels,
     panel_grid,
     plus_minus,
+    tally,
 )
 from erc_bench.plots.style import (
     COLUMN,
     INK,
     WIDE,
     arm_style,
+    group_of,
     line_of,
     name_text,
     ordered,
@@ -47,7 +50,7 @@ def _draw_band(axes: Axes, data: pd.DataFrame, x: str, name: str, arms: int) -> 
     alpha = 0.15 if arms <= 4 else 0.09
     axes.fill_between(
         shaded[x], shaded["low"], shaded["high"], color=style.color, alpha=alpha, linewidth=0,
-        zorder=order,
+        zorder=order, gid=group_of(name),
     )  # fmt: skip
 
 
@@ -72,7 +75,7 @@ def _frame(axes: Axes, curves: list[pd.DataFrame], include: float = math.nan) ->
 def _mark_divergence(axes: Axes, points: list[tuple[float, float]], name: str) -> None:
     for x, y in points:
         axes.plot([x], [y], marker="x", markersize=4.5, markeredgewidth=1.3, zorder=6,
-                  color=arm_style(name).color, linestyle="none")  # fmt: skip
+                  color=arm_style(name).color, linestyle="none", gid=group_of(name))  # fmt: skip
 
 
 def _by_update(
@@ -148,6 +151,7 @@ def fig2_entropy_gradient(frames: Frames) -> Drawing:
         figure,
         pd.concat(data, ignore_index=True),
         _caption_entropy(frames, averaged),
+        _notice_entropy(frames),
     )
 
 
@@ -179,6 +183,24 @@ def _caption_entropy(frames: Frames, averaged: int) -> str:
                 )
             findings.append(f"{experiment}: {'; '.join(parts)}.")
     return " ".join([text, *findings[:4]])
+
+
+def _notice_entropy(frames: Frames) -> str:
+    text = (
+        "Compare a solid line (with the gate) with the broken line of its hue (without): the gate "
+        "steadies training where the solid gradient norm varies less."
+    )
+    signs = []
+    for experiment in frames.panels:
+        here = frames.metrics[frames.metrics["experiment"] == experiment]
+        spread = here.groupby(["objective", "seed"])[GRADIENT].std()
+        arms = set(spread.index.get_level_values(0))
+        signs += [clear_sign(spread[base], spread[erc]) for base, erc in pairs(arms)]
+    if signs:
+        text += (
+            f" With the gate its spread is {tally(signs, 'paired comparisons')} (95 % intervals)."
+        )
+    return text
 
 
 def _learning_curve(metrics: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[float, float]]]:
@@ -275,16 +297,40 @@ def fig3_learning_curves(frames: Frames) -> Drawing:
         figure,
         pd.concat(data, ignore_index=True),
         " ".join([text, *_final_rewards(frames)]),
+        _notice_learning(frames),
     )
+
+
+def _returns(frames: Frames, experiment: str) -> pd.DataFrame:
+    """Runs of an experiment with ``value``, the return after training; 0 for a diverged run."""
+    runs = frames.runs[frames.runs["experiment"] == experiment]
+    failed = runs["diverged"].astype(bool)
+    return runs.assign(value=runs["reward/final"].where(~failed, 0.0))
+
+
+def _notice_learning(frames: Frames) -> str:
+    text = (
+        "Where a solid line (with the gate) runs above the broken line of its hue (without), the gate "
+        "learns more from the same number of tokens."
+    )
+    signs = []
+    for experiment in frames.panels:
+        values = _returns(frames, experiment).groupby(["objective", "seed"])["value"].mean()
+        arms = set(values.index.get_level_values(0))
+        signs += [clear_sign(values[base], values[erc]) for base, erc in pairs(arms)]
+    if signs:
+        text += (
+            f" The return at the end is {tally(signs, 'paired comparisons')} with the gate "
+            "(95 % intervals)."
+        )
+    return text
 
 
 def _final_rewards(frames: Frames) -> list[str]:
     """Final evaluation of each pair, per experiment."""
     sentences = []
     for experiment in frames.panels[:4]:
-        runs = frames.runs[frames.runs["experiment"] == experiment]
-        failed = runs["diverged"].astype(bool)
-        runs = runs.assign(value=runs["reward/final"].where(~failed, 0.0))
+        runs = _returns(frames, experiment)
         parts = [
             f"{name} {plus_minus(over_seeds(runs[runs['objective'] == name], 'value'))}"
             for pair in pairs(runs["objective"])

@@ -108,13 +108,23 @@ class Frames:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, the tidy data it shows, and a caption computed from that data."""
+    """A figure, the tidy data it shows, and words computed from that data.
+
+    Attributes:
+        name: its file's name.
+        title: its heading.
+        figure: the figure; marks of one objective have an id that starts with ``style.GROUP``.
+        data: what it shows.
+        caption: what is drawn, and its numbers.
+        notice: what to look for, and what the data show of it.
+    """
 
     name: str
     title: str
     figure: Figure
     data: pd.DataFrame
     caption: str
+    notice: str
 
 
 def drawn_band(values: np.ndarray) -> pd.DataFrame:

@@ -12,15 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from erc_bench.plots.frames import Frames, band
-from erc_bench.plots.style import WIDE, arm_style, line_of, name_text, ordered
+from erc_bench.plots.style import WIDE, arm_style, group_of, line_of, name_text, ordered
 
 __all__ = [
     "arm_legend",
     "arm_lines",
+    "clear_sign",
     "first_column",
+    "group_labels",
     "legend_below",
     "log_limits",
     "log_ticks",
@@ -33,6 +36,7 @@ __all__ = [
     "power_text",
     "sentence_list",
     "subfigures",
+    "tally",
 ]
 
 
@@ -95,10 +99,20 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
     rows = math.ceil(len(handles) / columns)
     if rows > LEGEND_ROWS:  # or the legend takes the panels' place
         figure.set_figheight(figure.get_figheight() + ROW_INCHES * (rows - LEGEND_ROWS))
-    figure.legend(
+    legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=math.ceil(len(handles) / rows),
         columnspacing=1.4,
     )  # fmt: skip
+    for given, *drawn in zip(handles, legend.legend_handles, legend.get_texts(), strict=True):
+        for part in drawn:
+            if part is not None:
+                part.set_gid(given.get_gid())
+
+
+def group_labels(labels: Iterable[Text], names: Iterable[str]) -> None:
+    """Make rows' labels part of their objectives' groups."""
+    for label, name in zip(labels, names, strict=True):
+        label.set_gid(group_of(name))
 
 
 def arm_legend(
@@ -185,6 +199,27 @@ def plus_minus(interval: pd.Series, scale: float = 1.0, unit: str = "") -> str:
     if not math.isfinite(half):
         return f"{mean:.3g}{unit}"
     return f"{mean:.3g} ± {half:.2g}{unit}"
+
+
+def clear_sign(base: pd.Series, other: pd.Series) -> int:
+    """1 or -1 where ``other - base`` over shared seeds differs from 0 (95 % interval), else 0.
+
+    >>> clear_sign(pd.Series([1.0, 1.2, 1.1]), pd.Series([2.0, 2.1, 2.2]))
+    1
+    """
+    found = band((other - base).dropna().to_numpy()[:, None]).iloc[0]
+    return int(found["low"] > 0) - int(found["high"] < 0)
+
+
+def tally(signs: Sequence[int], what: str) -> str:
+    """How often a paired difference was clear, in words.
+
+    >>> tally([1, 0, 0], "pairs")
+    'higher in 1, lower in 0 and unclear in 2 of 3 pairs'
+    """
+    high, low = sum(s > 0 for s in signs), sum(s < 0 for s in signs)
+    unclear = len(signs) - high - low
+    return f"higher in {high}, lower in {low} and unclear in {unclear} of {len(signs)} {what}"
 
 
 def sentence_list(items: Sequence[str]) -> str:

@@ -106,12 +106,18 @@ def fig1_one_update(frames: Frames) -> Drawing:
         f"{int(share['n'])} seed{'s' if share['n'] != 1 else ''}) violate the exact KL inside the "
         f"clip range, which is {percent(hidden.sum() / violating)} of all {violating:,} violations."
     )
+    notice = (
+        "The clip is silent although the distribution moved: the ratio of the sampled action lies inside "
+        "the clip range, the exact KL above its bound. Orange points on the right are such tokens: "
+        f"{percent(hidden.sum() / violating)} of this arm's violations."
+    )
     return Drawing(
         "fig1_one_update",
         "One PPO update",
         figure,
         pd.concat([bars, points], ignore_index=True),
         caption,
+        notice,
     )
 
 

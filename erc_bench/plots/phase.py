@@ -16,7 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
 from erc_bench.plots.layout import first_column, legend_below, new_figure
 from erc_bench.plots.per_run import KL, REWARD, column, paired_bands, runs_of
-from erc_bench.plots.style import INK, MUTED, WIDE, name_text, styled
+from erc_bench.plots.style import INK, MUTED, WIDE, group_of, name_text, styled
 
 __all__ = ["fig8_phase_diagram"]
 
@@ -57,6 +57,7 @@ def fig8_phase_diagram(frames: Frames) -> Drawing:
         _draw(data),
         data,
         _caption(data),
+        _notice(data),
     )
 
 
@@ -81,6 +82,7 @@ def _draw(data: pd.DataFrame) -> Figure:
             for axes, width in zip(grid[row], bands, strict=True):
                 here = data[(data["value"] == value) & (data["objective"] == kinds[row][1])]
                 here = here[(here["band_low"] == width[0]) & (here["band_high"] == width[1])]
+                axes.set_gid(group_of(kinds[row][1]))
                 _heat_map(axes, here, rates, updates, ScalarMappable(norm, colors))
             grid[row, 0].set_ylabel(f"{name_text(kinds[row][1])}\nupdates / rollout")
         bar = figure.colorbar(ScalarMappable(norm, colors), ax=grid[rows].ravel().tolist(),
@@ -147,6 +149,19 @@ def _cell_text(cell: pd.Series) -> str:
         text = f"{cell['mean']:+.2f}".replace("-", "−")
         return text[0] + text[2:] if text[1] == "0" else text
     return f"×{math.exp(cell['mean']):.2g}"
+
+
+def _notice(data: pd.DataFrame) -> str:
+    reward = data[(data["value"] == REWARD) & np.isfinite(data["mean"])]
+    counts = [
+        f"{arm} higher in {int((cells['low'] > 0).sum())}, lower in {int((cells['high'] < 0).sum())} "
+        f"of {len(cells)}"
+        for arm, cells in reward.groupby("objective", sort=False)
+    ]
+    return (
+        "Strong colour is a clear difference: blue cells earn more than without the gate, red cells "
+        f"less; pale, hatched cells show none. Reward against {BASE}'s, in cells: {'; '.join(counts)}."
+    )
 
 
 def _caption(data: pd.DataFrame) -> str:

@@ -14,7 +14,17 @@ from matplotlib.lines import Line2D
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
 from erc_bench.plots.layout import legend_below, new_figure, sentence_list
 from erc_bench.plots.scorecard import scores_of
-from erc_bench.plots.style import INK, MUTED, WIDE, arm_style, line_of, name_text, ordered, styled
+from erc_bench.plots.style import (
+    INK,
+    MUTED,
+    WIDE,
+    arm_style,
+    group_of,
+    line_of,
+    name_text,
+    ordered,
+    styled,
+)
 from erc_bench.scores import OVERALL, Scores, gated_pairs, improvements
 from erc_bench.statistics import performance_profile
 
@@ -45,7 +55,14 @@ def fig11_profiles(frames: Frames) -> Drawing:
         data.append(table.assign(kind="improvement"))
     _legend(figure, names, others)
     frame = pd.concat(data, ignore_index=True)
-    return Drawing("fig11_profiles", "Performance profiles", figure, frame, _caption(scores, table))
+    return Drawing(
+        "fig11_profiles",
+        "Performance profiles",
+        figure,
+        frame,
+        _caption(scores, table),
+        _notice(table),
+    )
 
 
 def _profiled(scores: Scores) -> list[str]:
@@ -65,7 +82,7 @@ def _profiles(axes: Axes, scores: Scores, names: Sequence[str]) -> pd.DataFrame:
         order = 3 if name.startswith("erc-") else 2
         axes.plot(found.taus, found.share, **line_of(name, zorder=order + 2))
         axes.fill_between(found.taus, found.low, found.high, color=arm_style(name).color,
-                          alpha=0.12, linewidth=0, zorder=order)  # fmt: skip
+                          alpha=0.12, linewidth=0, zorder=order, gid=group_of(name))  # fmt: skip
         data.append(
             pd.DataFrame({"tau": found.taus, "share": found.share, "low": found.low,
                           "high": found.high}).assign(kind="profile", objective=name)
@@ -96,11 +113,11 @@ def _improvements(
             point = here.loc[experiment]
             if math.isfinite(point["any/low"]):
                 axes.plot([point["any/low"], point["any/high"]], [y, y], color=style.color,
-                          linewidth=1.1, zorder=3)  # fmt: skip
+                          linewidth=1.1, zorder=3, gid=group_of(other))  # fmt: skip
             filled = point["p_holm"] < FOUND
             axes.plot([point["any/value"]], [y], marker=style.marker, markersize=4.4, color=style.color,
                       markerfacecolor=style.color if filled else "white", markeredgewidth=0.9,
-                      linestyle="none", zorder=4, clip_on=False)  # fmt: skip
+                      linestyle="none", zorder=4, clip_on=False, gid=group_of(other))  # fmt: skip
     axes.axvline(0.5, color=MUTED, linewidth=0.8, zorder=1)
     for row in range(1, len(rows)):
         axes.axhline(row - 0.5, color="#e4e4e4", linewidth=0.5, zorder=1)
@@ -133,6 +150,19 @@ def _legend(figure: Figure, names: Sequence[str], others: Sequence[str]) -> None
                                   markerfacecolor=face, markeredgewidth=0.9))  # fmt: skip
             labels.append(text)
     legend_below(figure, handles, labels)
+
+
+def _notice(table: pd.DataFrame) -> str:
+    text = "A profile above another is better at that score; profiles that cross have no order."
+    if table.empty:
+        return text
+    single = table[table["experiment"] != OVERALL]
+    found = single[single["p_holm"] < FOUND]
+    better, worse = (found["difference"] > 0).sum(), (found["difference"] < 0).sum()
+    return (
+        f"{text} On the right, a filled mark right of one half is an experiment in which the gate "
+        f"helps: {better} of {len(single)} tests found it better, {worse} worse."
+    )
 
 
 def _caption(scores: Scores, table: pd.DataFrame) -> str:

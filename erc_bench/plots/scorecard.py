@@ -15,8 +15,18 @@ from matplotlib.patches import Rectangle
 from matplotlib.projections.polar import PolarAxes
 
 from erc_bench.plots.frames import Drawing, Frames, NothingToDraw
-from erc_bench.plots.layout import legend_below, new_figure, sentence_list
-from erc_bench.plots.style import INK, MUTED, WIDE, arm_style, line_of, name_text, ordered, styled
+from erc_bench.plots.layout import group_labels, legend_below, new_figure, sentence_list
+from erc_bench.plots.style import (
+    INK,
+    MUTED,
+    WIDE,
+    arm_style,
+    group_of,
+    line_of,
+    name_text,
+    ordered,
+    styled,
+)
 from erc_bench.scores import Scores, gated_pairs
 from erc_bench.statistics import Estimate, Interval
 
@@ -109,7 +119,12 @@ def fig9_scorecard(frames: Frames) -> Drawing:
     legend_below(figure, [Line2D([], [], **line_of(n), marker=arm_style(n).marker, markersize=4)
                           for n in drawn], [name_text(n) for n in drawn])  # fmt: skip
     return Drawing(
-        "fig9_scorecard", "Scorecard", figure, data, _caption(frames, scores, names, data)
+        "fig9_scorecard",
+        "Scorecard",
+        figure,
+        data,
+        _caption(frames, scores, names, data),
+        _notice(scores, data),
     )
 
 
@@ -140,7 +155,7 @@ def _radar(axes: PolarAxes, scores: Scores, arms: Sequence[str]) -> None:
         if not reference and np.isfinite(low).all():
             axes.fill_between(
                 angles[closed], np.clip(low[closed], 0, 1), np.clip(high[closed], 0, 1),
-                color=color, alpha=0.2, linewidth=0, zorder=2,
+                color=color, alpha=0.2, linewidth=0, zorder=2, gid=group_of(name),
             )  # fmt: skip
     axes.set_ylim(0, 1)
     axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], fontsize=6, color=MUTED)
@@ -165,9 +180,9 @@ def _table(
     width = len(experiments)
     for row, name in enumerate(names):
         for column, experiment in enumerate(experiments):
-            _cell(axes, column, row, scores.mean(experiment, name))
+            _cell(axes, column, row, scores.mean(experiment, name), group_of(name))
         if last:
-            _cell(axes, width + 0.15, row, scores.iqm(name), breadth=1.35)
+            _cell(axes, width + 0.15, row, scores.iqm(name), group_of(name), breadth=1.35)
     places, labels = [float(i) for i in range(width)], [wrapped(e) for e in experiments]
     if last:
         places, labels = [*places, width + 0.325], [*labels, IQM]
@@ -176,6 +191,7 @@ def _table(
     axes.xaxis.tick_top()
     axes.set_xticks(places, labels, fontsize=6 if width < 9 else 5.6)
     axes.set_yticks(range(len(names)), [name_text(n, 22) for n in names], fontsize=6.5)
+    group_labels(axes.get_yticklabels(), names)
     axes.tick_params(length=0, pad=2)
     axes.grid(visible=False)
     for spine in axes.spines.values():
@@ -184,26 +200,37 @@ def _table(
         axes.get_xticklabels()[-1].set_fontweight("bold")
 
 
-def _cell(axes: Axes, x: float, y: float, found: Interval | Estimate, breadth: float = 1.0) -> None:
+def _cell(
+    axes: Axes, x: float, y: float, found: Interval | Estimate, gid: str, breadth: float = 1.0
+) -> None:
     value = found.mean if isinstance(found, Interval) else found.value
     if not math.isfinite(value):
         return
     color = mpl.colormaps["Blues"](0.04 + 0.86 * min(max(value, 0.0), 1.0))
     axes.add_patch(
-        Rectangle((x - 0.5, y - 0.5), breadth, 1, facecolor=color, edgecolor="white", linewidth=0.8)
+        Rectangle(
+            (x - 0.5, y - 0.5),
+            breadth,
+            1,
+            facecolor=color,
+            edgecolor="white",
+            linewidth=0.8,
+            gid=gid,
+        )
     )
     ink = "white" if value > 0.62 else INK
     centre = x - 0.5 + breadth / 2
     known = math.isfinite(found.low)
     axes.text(centre, y - (0.17 if known else 0), f"{value:.3f}", color=ink, fontsize=6.5,
-              ha="center", va="center")  # fmt: skip
+              ha="center", va="center", gid=gid)  # fmt: skip
     if known:
         text = (
             f"±{found.half:.3f}"
             if isinstance(found, Interval)
             else f"{found.low:.3f}–{found.high:.3f}"
         )
-        axes.text(centre, y + 0.24, text, color=ink, fontsize=5.4, ha="center", va="center")
+        axes.text(centre, y + 0.24, text, color=ink, fontsize=5.4, ha="center", va="center",
+                  gid=gid)  # fmt: skip
 
 
 def _data(scores: Scores, names: Sequence[str]) -> pd.DataFrame:
@@ -219,6 +246,18 @@ def _data(scores: Scores, names: Sequence[str]) -> pd.DataFrame:
         rows.append({"kind": IQM, "experiment": " ".join(scores.common), "objective": name,
                      "value": e.value, "low": e.low, "high": e.high, "runs": runs})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _notice(scores: Scores, data: pd.DataFrame) -> str:
+    text = (
+        "An axis on which a solid line lies outside the broken one of its hue is an experiment that "
+        "the gate helps; where the shaded intervals overlap, the order may be chance."
+    )
+    means = data[data["kind"] == "mean"].set_index(["experiment", "objective"])["value"]
+    best = [str(means[e].idxmax()) for e in scores.experiments if e in means]
+    counts = pd.Series(best).value_counts()
+    leaders = sentence_list([f"{name} in {n}" for name, n in counts.head(3).items()])
+    return f"{text} Most often highest in mean score, of {len(best)} experiments: {leaders}."
 
 
 def _caption(frames: Frames, scores: Scores, names: Sequence[str], data: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from erc_bench.plots.frames import Drawing, Frames
 from erc_bench.plots.layout import arm_lines, log_ticks, new_figure, plus_minus
 from erc_bench.plots.per_run import KL, REWARD, group_bands, runs_of
-from erc_bench.plots.style import WIDE, arm_style, line_of, ordered, styled
+from erc_bench.plots.style import WIDE, arm_style, group_of, line_of, ordered, styled
 
 __all__ = ["draw_interval", "fig8b_staleness"]
 
@@ -23,7 +23,7 @@ def draw_interval(axes: Axes, data: pd.DataFrame, x: str, name: str, scale: floa
     axes.plot(data[x], scale * data["mean"], marker=style.marker, markersize=4,
               **line_of(name, zorder=4))  # fmt: skip
     axes.vlines(data[x], scale * data["low"], scale * data["high"], color=style.color,
-                linewidth=1.4, alpha=0.7, zorder=3)  # fmt: skip
+                linewidth=1.4, alpha=0.7, zorder=3, gid=group_of(name))  # fmt: skip
 
 
 @styled
@@ -55,7 +55,22 @@ def fig8b_staleness(frames: Frames) -> Drawing:
             axes.set_ylim(positive.min() / 2, positive.max() * 2)
             log_ticks(axes, "y")
     arm_lines(figure, arms)
-    return Drawing("fig8b_staleness", "Updates per rollout", figure, data, _caption(data))
+    return Drawing(
+        "fig8b_staleness", "Updates per rollout", figure, data, _caption(data), _notice(data)
+    )
+
+
+def _notice(data: pd.DataFrame) -> str:
+    text = (
+        "With one update per rollout the gate cannot act; look where, to the right, gated lines leave "
+        "their base's, in reward (left) and in drift (right)."
+    )
+    reward = data[data["value"] == REWARD].dropna(subset=["mean"])
+    best = reward.loc[reward["mean"].idxmax()]
+    return (
+        f"{text} Highest mean reward: {best['objective']} with {best['updates']:g} updates per "
+        f"rollout, {plus_minus(best)}."
+    )
 
 
 def _caption(data: pd.DataFrame) -> str:

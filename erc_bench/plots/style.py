@@ -13,16 +13,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import matplotlib as mpl
 
 __all__ = [
     "COLUMN",
+    "GROUP",
     "INK",
     "MUTED",
     "WIDE",
     "ArmStyle",
     "arm_style",
+    "group_of",
     "name_text",
     "ordered",
     "pairs",
@@ -175,6 +178,19 @@ def name_text(name: str, width: int = 26) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+#: Start of the id of every mark that shows one objective; in an SVG it names the mark's group.
+GROUP = "objective."
+
+
+def group_of(name: str) -> str:
+    """The id of an objective's marks: its recipe, without settings, in characters an id may have.
+
+    >>> group_of("erc-dapo:epochs=4"), group_of("a<b")
+    ('objective.erc-dapo', 'objective.a%3Cb')
+    """
+    return GROUP + quote(name.partition(":")[0], safe="", errors="replace")
+
+
 def rc() -> AbstractContextManager[None]:
     """The settings every figure is drawn and saved with."""
     settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_RC}
@@ -200,4 +216,4 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 def line_of(name: str, **extra: Any) -> dict[str, Any]:
     """Keyword arguments of a line for an objective."""
     style = arm_style(name)
-    return {"color": style.color, "linestyle": style.dash, **extra}
+    return {"color": style.color, "linestyle": style.dash, "gid": group_of(name), **extra}

@@ -25,7 +25,7 @@ from erc_bench.plots.layout import (
     plus_minus,
 )
 from erc_bench.plots.one_update import ratio_ticks
-from erc_bench.plots.style import COLUMN, INK, WIDE, name_text, ordered, styled
+from erc_bench.plots.style import COLUMN, INK, WIDE, group_of, name_text, ordered, styled
 
 __all__ = ["fig5_probability_entropy", "fig6_ratios", "lower_entropy_probability"]
 
@@ -97,6 +97,22 @@ def fig5_probability_entropy(frames: Frames) -> Drawing:
         figure,
         pd.concat(data, ignore_index=True),
         caption,
+        _notice_dropped(findings),
+    )
+
+
+def _notice_dropped(findings: list[str]) -> str:
+    words = {
+        "lower": "dropped tokens have lower entropy",
+        "higher": "dropped tokens have higher entropy",
+        "unclear": "no clear difference in entropy",
+    }
+    counts = [f"{word} in {sum(text in f for f in findings)}" for word, text in words.items()]
+    return (
+        "Where the solid curve (dropped) lies left of the dashed one (kept), the gate drops tokens the "
+        "policy was already sure of; where it lies right, forks where it still explores. Entropy of "
+        f"dropped tokens, over {len(findings)} panel{'s' if len(findings) != 1 else ''} (95 % "
+        f"intervals): {', '.join(counts)}."
     )
 
 
@@ -221,18 +237,20 @@ def fig6_ratios(frames: Frames) -> Drawing:
         COLUMN * 1.25 if count == 1 else WIDE,
         2.75 * math.ceil(count / 3) + (0.7 if count > 1 else 0.5),
     )
-    data, findings = [], []
+    data, findings, more = [], [], 0
     for axes, (experiment, arm) in zip(panel_grid(figure, count), chosen.items(), strict=True):
         here = tokens[(tokens["experiment"] == experiment) & (tokens["objective"] == arm)]
         settings = frames.settings(experiment)
         here = here.assign(region=_classes(here, settings))
         frame_out = _ratio_panel(axes, here, settings)
+        axes.set_gid(group_of(arm))
         axes.set_title(f"{name_text(experiment)}\n{name_text(arm)}", fontsize=7.5, pad=15)
         shares = here["region"].value_counts(normalize=True)
         outside = here.assign(outside=here["region"].isin(["outside band only", "outside both"]))
         clipped = here.assign(outside=here["region"].isin(["outside clip only", "outside both"]))
         by_clip = plus_minus(over_seeds(clipped, "outside"), 100, " %")
         by_band = plus_minus(over_seeds(outside, "outside"), 100, " %")
+        more += int(outside["outside"].mean() > clipped["outside"].mean())
         both = percent(float(shares.get("outside both", 0.0)))
         findings.append(
             f"{experiment}, {arm}: {by_clip} of tokens outside the clip range, {by_band} outside "
@@ -259,6 +277,9 @@ def fig6_ratios(frames: Frames) -> Drawing:
         figure,
         pd.concat(data, ignore_index=True),
         caption,
+        "Blue points are what the band sees and the clip does not, orange points the reverse. "
+        "More tokens lie outside the "
+        f"band than outside the clip range in {more} of {count} panel{'s' if count != 1 else ''}.",
     )
 
 

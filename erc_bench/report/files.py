@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from erc_bench.plots import Drawing, Frames, draw_all, rc
+from erc_bench.plots.style import GROUP
 from erc_bench.records import Results
 from erc_bench.report.data import write_data
 from erc_bench.storage import atomic_write
@@ -36,7 +38,15 @@ def figure_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def settle(figure: Figure) -> None:
-    """Keep a solved layout, without the last digits of places: they differ between processes."""
+    """Keep a solved layout, without the last digits of places: they differ between processes.
+
+    Marks of an objective, which share an id, get a number behind it: ids in a file are distinct.
+    """
+    count: Counter[str] = Counter()
+    for mark in figure.findobj(lambda part: str(part.get_gid() or "").startswith(GROUP)):
+        group = str(mark.get_gid())
+        count[group] += 1
+        mark.set_gid(f"{group}.{count[group]}")
     figure.set_layout_engine("none")
     for part in figure.subfigs:
         part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), PLACE_DIGITS))
@@ -119,6 +129,7 @@ def write_figures(
             {
                 "name": d.name,
                 "title": d.title,
+                "notice": d.notice,
                 "caption": d.caption,
                 "files": files[d.name],
             }

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from erc_bench.plots.frames import Drawing, band
-from erc_bench.plots.layout import legend_below, new_figure
+from erc_bench.plots.layout import legend_below, new_figure, tally
 from erc_bench.plots.style import INK, WIDE, line_of, name_text, ordered, styled
 from erc_bench.statistics.intervals import paired_difference
 
@@ -100,4 +100,10 @@ def draw(runs: pd.DataFrame) -> Drawing:
         "SB3's PPO with and without the entropy-ratio band, mean and 95 % interval over paired seeds. In the "
         "titles: ERC-PPO's return less PPO's after training, 20 evaluation episodes a seed."
     )
-    return Drawing("sb3_control", "PPO with the band", figure, pd.concat(data), caption)
+    ends = table.reindex(columns=["difference_low", "difference_high"]).dropna().to_numpy()
+    signs = [int(low > 0) - int(high < 0) for low, high in ends]
+    notice = (
+        "Above, a gated line over PPO's means that the band helps; below, how much it drops for that. "
+        f"Return after training is {tally(signs, 'paired comparisons')} (95 % intervals)."
+    )
+    return Drawing("sb3_control", "PPO with the band", figure, pd.concat(data), caption, notice)
