@@ -1,4 +1,4 @@
-"""Documentation pages of the objectives, generated from the registry and measured on real batches.
+"""Documentation pages generated from the registries: objectives, measured on real batches, environments, experiments, claims.
 
 ``probe`` measures what an objective does with one token; ``curves`` and ``constraints`` choose the
 moves of the policy; ``drawing`` and ``pages`` write. May import objectives, batches and the style of
