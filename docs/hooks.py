@@ -2,6 +2,7 @@
 
 - What a page links to outside docs/ comes along, under its path in the repository: links are written
   for the repository and work in both places.
+- The page of figures/ shows each figure with its caption.
 - Notebooks become pages with the outputs that are stored in them.
 - Formulas in dollars become MathML, which browsers draw without a script.
 """
@@ -9,6 +10,7 @@
 from __future__ import annotations
 
 import html
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -49,6 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     texts = {f.src_uri: f.content_string for f in files if f.is_documentation_page()}
     for uri, text in texts.items():
         waiting += linked(repository_path(uri), text)
+    waiting += [ROOT / "figures" / f"{figure['name']}.png" for figure in figures()]
     while waiting:
         path = waiting.pop()
         name = path.relative_to(ROOT).as_posix()
@@ -58,6 +61,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path.suffix == ".md":
             waiting += linked(name, path.read_text())
     return files
+
+
+def figures() -> list[dict[str, str]]:
+    """Of the committed gallery: name, title and caption of each."""
+    found: list[dict[str, str]] = json.loads((ROOT / "figures" / "figures.json").read_text())["figures"]
+    return found
 
 
 def linked(name: str, text: str) -> list[Path]:
@@ -70,6 +79,13 @@ def linked(name: str, text: str) -> list[Path]:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links between files of the repository become links between files of the site."""
     uri = page.file.src_uri
+    if uri == "figures/README.md":
+        markdown += "\n\n## Figures\n"
+        for figure in figures():
+            number = figure["name"].split("_")[0].removeprefix("fig")
+            caption = html.escape(figure["caption"]).replace("_", "\\_").replace("*", "\\*")
+            markdown += f"\n### Figure {number}: {figure['title']}\n\n"
+            markdown += f"![{figure['title']}]({figure['name']}.png)\n\n{caption}\n"
     folder = posixpath.dirname(repository_path(uri))
 
     def moved(match: re.Match[str]) -> str:
