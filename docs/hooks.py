@@ -25,7 +25,13 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
 # Pages of the navigation that no page need link to.
-ALSO = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "figures/README.md", "paper_repro/README.md")  # fmt: skip
+ALSO = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "benchmarks/README.md",
+    "figures/README.md",
+    "paper_repro/README.md",
+)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):<code>")
@@ -65,7 +71,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def figures() -> list[dict[str, str]]:
     """Of the committed gallery: name, title and caption of each."""
-    found: list[dict[str, str]] = json.loads((ROOT / "figures" / "figures.json").read_text())["figures"]
+    found: list[dict[str, str]] = json.loads((ROOT / "figures" / "figures.json").read_text())[
+        "figures"
+    ]
     return found
 
 

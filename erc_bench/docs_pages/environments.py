@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import io
 import re
 
-import erc_envs
 import gymnasium as gym
 import numpy as np
-from erc_envs import Dynamics, Episode
-from erc_envs.base import Frame
 from PIL import Image
 
+import erc_envs
 from erc_bench.experiments import EXPERIMENTS
+from erc_envs import Dynamics, Episode
+from erc_envs.base import Frame
 
 __all__ = ["ENVIRONMENTS", "environment_page", "environments_index", "episode", "frame_png"]
 
@@ -44,7 +43,9 @@ def environments_index() -> str:
     rows = ["| Environment | What it isolates | Experiments |", "|---|---|---|"]
     for spec, dynamics in ENVIRONMENTS.items():
         asked = ", ".join(f"[{e}](../experiments.md#{e})" for e in _experiments(spec)) or "-"
-        rows.append(f"| [{dynamics.__name__}]({page_name(spec)}) | {_isolated(dynamics)} | {asked} |")
+        rows.append(
+            f"| [{dynamics.__name__}]({page_name(spec)}) | {_isolated(dynamics)} | {asked} |"
+        )
     return "\n\n".join(["# Environments", _GENERATED, "\n".join(rows), _CONTRACT]) + "\n"
 
 
@@ -59,7 +60,9 @@ def environment_page(spec: str) -> str:
     dynamics = ENVIRONMENTS[spec]
     made = dynamics()
     env = gym.make(spec)
-    asked = [f"- [{e}](../experiments.md#{e}): {EXPERIMENTS[e].question}" for e in _experiments(spec)]
+    asked = [
+        f"- [{e}](../experiments.md#{e}): {EXPERIMENTS[e].question}" for e in _experiments(spec)
+    ]
     picture = page_name(spec).replace(".md", ".png")
     facts = [
         "| | |", "|---|---|",
@@ -125,7 +128,8 @@ def _isolated(dynamics: type[Dynamics]) -> str:
 
 def _options(dynamics: type[Dynamics]) -> str:
     rows = ["| Name | Default |", "|---|---|"]
-    rows += [f"| `{f.name}` | `{f.default!r}` |" for f in dataclasses.fields(dynamics) if f.init]
+    options = inspect.signature(dynamics).parameters.values()
+    rows += [f"| `{option.name}` | `{option.default!r}` |" for option in options]
     return "\n".join(rows)
 
 

@@ -23,7 +23,10 @@ grid from one to the other."""
 
 def experiments_page() -> str:
     """All of them."""
-    rows = ["| Experiment | Environment | Regime | Seeds: smoke, quick, full |", "|---|---|---|---|"]
+    rows = [
+        "| Experiment | Environment | Regime | Seeds: smoke, quick, full |",
+        "|---|---|---|---|",
+    ]
     for name, entry in EXPERIMENTS.items():
         seeds = ", ".join(str(entry.seeds[tier]) for tier in TIERS)
         rows.append(f"| [{name}](#{name}) | {_environment(entry)} | {entry.regime} | {seeds} |")

@@ -16,7 +16,9 @@ DOCUMENTS = [
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)")
-PROGRAM = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\.venv[\w/.-]*|erc-bench|make|pip|pytest|python|export|cat|tensorboard)\b")
+PROGRAM = re.compile(
+    r"^(?:[A-Z_]+=\S+ )*(?:\.venv[\w/.-]*|erc-bench|make|pip|pytest|python|export|cat|tensorboard)\b"
+)
 
 
 def name(document: Path) -> str:

@@ -1,8 +1,9 @@
 """How each command and Python block of the documents is executed here, or why it is not.
 
 Commands of a document run in its order, in one temporary folder, through the same entry point. The
-rule for their size: ``erc-bench run`` gets SMALL in place of its own tier and seeds, and a long command
-the arguments named beside it. Nothing else about a command is changed.
+rule for their size: ``erc-bench run`` gets SMALL in place of its own tier and seeds, ``erc-bench check``
+of a function ``--no-drift`` unless the command is about the comparison, and a long command the arguments
+named beside it. Nothing else about a command is changed.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ AS_IT_IS = {
 _CI = "CI runs this target"
 _REGISTRY = "asks a package registry"
 _ORACLE = "needs erc-bench[llm] or verl; the same command is tested there: make test-oracles"
+_BENCH = "make bench: an hour, and other installations"
 _GPU = "needs GPUs, or a model and data from a hub"
 #: Not executed here, and why.
 NOT_HERE: dict[str, str] = {
@@ -89,22 +91,34 @@ NOT_HERE: dict[str, str] = {
     "python -m paper_repro.evaluation score eval/run.jsonl --out eval/run.json": _GPU,
     "erc-bench repro compare eval/run.json --objective erc-dapo --log run.jsonl "
     "--baseline eval/dapo.json": "of files that the commands before it make; tests/paper_repro runs it",
-    ".venv-bench/bin/python -m benchmarks.run": "make bench",
-    ".venv-bench/bin/python -m benchmarks.run --quick": "make bench",
-    ".venv-bench/bin/python -m benchmarks.scaling": "make bench",
-    ".venv-bench/bin/python -m benchmarks.gate_cost": "make bench",
-    ".venv-bench/bin/python -m benchmarks.contenders.jax --workload token --seeds 16 --rollouts 20": "make bench",
+    ".venv-bench/bin/python -m benchmarks.run": _BENCH,
+    ".venv-bench/bin/python -m benchmarks.run --quick": _BENCH,
+    ".venv-bench/bin/python -m benchmarks.scaling": _BENCH,
+    ".venv-bench/bin/python -m benchmarks.gate_cost": _BENCH,
+    ".venv-bench/bin/python -m benchmarks.contenders.jax --workload token --seeds 16 --rollouts 20": _BENCH,
+}
+
+#: Commands that one document leaves to another, and why.
+ELSEWHERE: dict[tuple[str, str], str] = {
+    (
+        "README.md",
+        "erc-bench figures --from figures/data --out again",
+    ): "a minute; figures/README.md "
+    "has it too, where it is executed on the small records that the commands before it made",
 }
 
 #: Python blocks, by document and number: text that is replaced before they run, so that they are short.
 SMALLER: dict[tuple[str, int], dict[str, str]] = {
     ("README.md", 1): {"seeds=5": 'seeds=2, tier="smoke", progress=False'},
-    ("docs/index.md", 0): {'out=': 'seeds=2, tier="smoke", progress=False, out='},
+    ("docs/index.md", 0): {"out=": 'seeds=2, tier="smoke", progress=False, out='},
     ("docs/quick-start.md", 0): {"seeds=3": "seeds=2, progress=False"},
     ("docs/sb3.md", 0): {"50_000": "128", "band_high=0.05": "band_high=0.05, n_steps=64"},
 }
 
 #: Python blocks that are not executed, and why.
 NO_BLOCK: dict[tuple[str, int], str] = {
-    ("docs/trl.md", 0): "downloads a model; tests/adapters/test_adapters_trl.py trains the same class",
+    (
+        "docs/trl.md",
+        0,
+    ): "downloads a model; tests/adapters/test_adapters_trl.py trains the same class",
 }

@@ -38,7 +38,11 @@ def test_outputs_are_those_committed(path, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     committed = nbformat.read(path, as_version=4)
     expected = shown(committed)
-    options = {"timeout": 300, "kernel_name": "python3", "resources": {"metadata": {"path": str(tmp_path)}}}
+    options = {
+        "timeout": 300,
+        "kernel_name": "python3",
+        "resources": {"metadata": {"path": str(tmp_path)}},
+    }
     done = client.NotebookClient(committed, **options).execute()
     for (source, old), (_, new) in zip_longest(expected, shown(done)):
         assert NUMBER.sub("#", old).split() == NUMBER.sub("#", new).split(), source
