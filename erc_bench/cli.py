@@ -186,6 +186,21 @@ class Repro:
     )
 
 
+@dataclass(frozen=True)
+class Explain:
+    """Open the teaching page: one policy update to drag, with exact numbers, and a lesson. Offline.
+
+    Example: erc-bench explain --preset swap
+    """
+
+    out: Path | None = None
+    """Write the page here instead of opening it from the user's cache."""
+    preset: str | None = None
+    """Start from this state, as hidden, shared, stuck or swap. None: the lesson's first step."""
+    open: bool | None = None
+    """Open it in the browser. None: unless --out is given."""
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[List, tyro.conf.subcommand("list")]
@@ -193,6 +208,7 @@ Command = (
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Claims, tyro.conf.subcommand("claims")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Llm, tyro.conf.subcommand("llm")]
     | Annotated[Sb3, tyro.conf.subcommand("sb3")]
     | Annotated[Repro, tyro.conf.subcommand("repro")]
@@ -214,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     actions: dict[type, Callable[..., None]] = {
         Run: _run, List: _list, Report: _report, Figures: _figures, Claims: _claims, Check: _check,
-        Llm: _grouped, Sb3: _grouped, Repro: _grouped,
+        Explain: _explain, Llm: _grouped, Sb3: _grouped, Repro: _grouped,
     }  # fmt: skip
     try:
         actions[type(command)](command)
@@ -401,6 +417,21 @@ def _drift(command: Check, loss: PolicyLoss, report: ConformanceReport) -> Extra
             bar.update(task, advance=1, description=f"training: {name}")
 
         return as_extra(compare(loss, command.baseline, seeds=command.seeds, on_rollout=on_rollout))
+
+
+def _explain(command: Explain) -> None:
+    import webbrowser  # noqa: PLC0415
+
+    from erc_bench.explain import FIRST, write  # noqa: PLC0415
+    from erc_bench.storage import cache_folder  # noqa: PLC0415
+
+    out = command.out or cache_folder() / "explain.html"
+    with _writing(out):
+        page = write(out, command.preset or FIRST).resolve()
+    print(page)
+    wanted = command.out is None if command.open is None else command.open
+    if wanted and not webbrowser.open(page.as_uri()):
+        print("erc-bench: no browser found; open the file in one", file=sys.stderr)
 
 
 @contextmanager

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO
 
 import filelock
+import platformdirs
 
 from erc_bench.errors import InputError
 
-__all__ = ["HIDDEN", "atomic_write", "exclusive", "require_writable", "sweep"]
+__all__ = ["HIDDEN", "atomic_write", "cache_folder", "exclusive", "require_writable", "sweep"]
 
 #: Held by the process that writes into a results folder, through the operating system: whatever
 #: ends that process also ends its hold, and a file that it leaves behind holds nothing.
@@ -23,6 +24,12 @@ _LOCK = ".lock"
 _HOLDER = ".holder"
 #: Names in a results folder that are no results.
 HIDDEN = frozenset({_LOCK, _HOLDER})
+
+
+def cache_folder() -> Path:
+    """``ERC_BENCH_CACHE`` if it is set, else the platform's folder for caches of a user."""
+    named = os.environ.get("ERC_BENCH_CACHE")
+    return Path(named) if named else platformdirs.user_cache_path("erc-bench")
 
 
 def atomic_write(

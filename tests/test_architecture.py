@@ -18,10 +18,14 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_command_lines_help_needs_no_plots():
-    """Neither the package nor its command line loads matplotlib, seaborn, scipy or an adapter."""
+def test_the_command_lines_help_waits_for_nothing():
+    """Neither the package nor its command line loads torch, tables, plots or an adapter."""
     loaded = imported_by("import erc_bench, erc_bench.cli")
     assert not loaded & {
+        "torch",
+        "numpy",
+        "pandas",
+        "scipy",
         "matplotlib",
         "seaborn",
         "jinja2",
@@ -30,6 +34,17 @@ def test_the_command_lines_help_needs_no_plots():
         "verl",
         "ray",
     }
+
+
+def test_a_public_name_is_never_hidden_by_a_module_of_that_name():
+    """Importing ``erc_bench.x`` sets the attribute ``x``: no public name is called like a room."""
+    rooms = {p.stem for p in PACKAGE.iterdir()}
+    assert not rooms & set(erc_bench.__all__)
+    assert set(erc_bench.__all__) < set(dir(erc_bench))
+    for name in erc_bench.__all__:
+        assert callable(getattr(erc_bench, name))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        erc_bench.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))

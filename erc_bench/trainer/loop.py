@@ -19,6 +19,7 @@ from erc_bench import drift
 from erc_bench.batch import TokenBatch
 from erc_bench.numerics import masked_mean
 from erc_bench.policies import MLP, build_policy
+from erc_bench.storage import cache_folder
 from erc_bench.trainer import checkpoint
 from erc_bench.trainer.config import Arm, TrainConfig
 from erc_bench.trainer.credit import Critic, assign_credit
@@ -30,7 +31,7 @@ from erc_bench.trainer.population import Params, Population
 from erc_bench.trainer.rollout import Dynamics, Noise, Rollout, generate
 from erc_bench.trainer.sampling import fill_with_informative_groups
 from erc_bench.trainer.streams import Purpose, normals, stream, uniforms
-from erc_bench.trainer.warmcache import WarmCache, cache_folder
+from erc_bench.trainer.warmcache import WarmCache
 from erc_bench.trainer.warmstart import cached_warm_start, fingerprint, warm_start
 
 __all__ = ["TrainResult", "Trainer"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -16,16 +14,10 @@ from safetensors.torch import save
 from erc_bench.storage import atomic_write
 from erc_bench.trainer.population import Params
 
-__all__ = ["WarmCache", "cache_folder", "digest"]
+__all__ = ["WarmCache", "digest"]
 
 #: Changes with anything that changes the result and is not in the key.
 FORMAT = 2
-
-
-def cache_folder() -> Path:
-    """``ERC_BENCH_CACHE`` if it is set, else the platform's folder for caches of a user."""
-    named = os.environ.get("ERC_BENCH_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("erc-bench")
 
 
 def digest(params: Params, of: str = "") -> str:

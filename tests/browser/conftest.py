@@ -72,3 +72,11 @@ def screenshot(tmp_path_factory):
         return path
 
     return keep
+
+
+@pytest.fixture(scope="session")
+def explain_page(tmp_path_factory):
+    """The teaching page as ``erc-bench explain --out`` writes it."""
+    from erc_bench.explain import write  # noqa: PLC0415
+
+    return write(tmp_path_factory.mktemp("explain") / "explain.html")

@@ -5,8 +5,9 @@ import pytest
 import torch
 from trainer_runs import Echo, arm, assert_same_result, trainer
 
+from erc_bench.storage import cache_folder
 from erc_bench.trainer import warmstart
-from erc_bench.trainer.warmcache import WarmCache, cache_folder
+from erc_bench.trainer.warmcache import WarmCache
 from erc_bench.trainer.warmstart import fingerprint
 
 SMALL = {"policy": "transformer", "hidden": 8, "warm_start_steps": 40, "rollouts": 3}
