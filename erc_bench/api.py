@@ -119,7 +119,6 @@ def figures(results: Results | Path | str, folder: Path | str, *, data: bool = F
     """
     from erc_bench.report import write_figures  # noqa: PLC0415
 
-    _name_again()
     return write_figures(_opened(results), Path(folder), data=data)
 
 
@@ -127,7 +126,6 @@ def report(results: Results | Path | str, path: Path | str) -> Path:
     """Write the self-contained HTML report; returns its path."""
     from erc_bench.report import write_report  # noqa: PLC0415
 
-    _name_again()
     return write_report(_opened(results), Path(path))
 
 
@@ -135,17 +133,11 @@ def present(results: Results | Path | str) -> tuple[list[Path], Path]:
     """Write ``figures/`` and ``report.html`` into the results folder, drawing each figure once."""
     from erc_bench.report import Gallery, write_figures, write_report  # noqa: PLC0415
 
-    _name_again()
     opened = _opened(results)
     gallery = Gallery(opened)
     folder = opened.path / "figures"
     written = write_figures(opened, folder, gallery)
     return written, write_report(opened, opened.path / "report.html", gallery)
-
-
-def _name_again() -> None:
-    """``erc_bench.report`` is the function: loading the package of that name has put it in its place."""
-    vars(sys.modules["erc_bench"])["report"] = report
 
 
 def _opened(results: Results | Path | str) -> Results:

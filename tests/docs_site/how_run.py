@@ -60,6 +60,8 @@ _BENCH = "make bench: an hour, and other installations"
 _GPU = "needs GPUs, or a model and data from a hub"
 #: Not executed here, and why.
 NOT_HERE: dict[str, str] = {
+    "erc-bench explain": "opens a browser; tests/test_cli_explain.py runs it",
+    "erc-bench explain --preset swap": "opens a browser; tests/test_cli_explain.py runs it",
     "make demo": "an installation, then `erc-bench run`, which is executed",
     "make test": _CI,
     "make lint": _CI,
