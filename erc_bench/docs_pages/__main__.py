@@ -9,6 +9,15 @@ from pathlib import Path
 from erc_bench.docs_pages.claims import claims_page
 from erc_bench.docs_pages.curves import measure
 from erc_bench.docs_pages.drawing import draw, png
+from erc_bench.docs_pages.environments import (
+    ENVIRONMENTS,
+    environment_page,
+    environments_index,
+    episode,
+    frame_png,
+    page_name,
+)
+from erc_bench.docs_pages.experiments import experiments_page
 from erc_bench.docs_pages.pages import (
     constraints_page,
     index_page,
@@ -23,6 +32,10 @@ def texts() -> dict[str, str]:
     """Every text file by its path under ``docs``: pages, and the data of the figures."""
     cells = matrix()
     files = {
+        "claims.md": claims_page(),
+        "experiments.md": experiments_page(),
+        "environments/index.md": environments_index(),
+        **{f"environments/{page_name(spec)}": environment_page(spec) for spec in ENVIRONMENTS},
         "objectives/index.md": index_page(cells),
         "objectives/constraints.md": constraints_page(cells),
     }
@@ -40,17 +53,21 @@ def digest(data: str) -> str:
 
 def write(docs: Path) -> None:
     """Write pages, data and figures; remove what no objective has any more."""
-    (docs / "claims.md").write_text(claims_page())
     files = texts()
-    folder = docs / "objectives"
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.md"), *folder.glob("plots/*")]:
-        old.unlink()
+    for pages, images in (("objectives", "plots"), ("environments", "images")):
+        (docs / pages / images).mkdir(parents=True, exist_ok=True)
+        for old in [*(docs / pages).glob("*.md"), *(docs / pages / images).iterdir()]:
+            old.unlink()
     for path, text in files.items():
         (docs / path).write_text(text)
     for name in RECIPES:
         data = files[f"objectives/plots/{name}.json"]
-        (folder / "plots" / f"{name}.png").write_bytes(png(draw(measure(name)), digest(data)))
+        figure = docs / "objectives" / "plots" / f"{name}.png"
+        figure.write_bytes(png(draw(measure(name)), digest(data)))
+    for spec, dynamics in ENVIRONMENTS.items():
+        picture = docs / "environments" / "images" / page_name(spec).replace(".md", ".png")
+        made = dynamics()
+        picture.write_bytes(frame_png(made.render_frame(episode(made))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The committed pages of the objectives are what the objectives say and do now."""
+"""The committed pages are what objectives, environments and experiments say and do now."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from erc_bench.docs_pages.__main__ import digest, texts
+from erc_bench.docs_pages.environments import ENVIRONMENTS, episode, page_name
 from erc_bench.objectives import RECIPES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,7 +27,9 @@ def test_pages_equal_what_is_generated(generated):
     pages = {path: text for path, text in generated.items() if path.endswith(".md")}
     for path, text in pages.items():
         assert (DOCS / path).read_text() == text, path
-    assert {p.name for p in (DOCS / "objectives").glob("*.md")} == {Path(p).name for p in pages}
+    for folder in ("objectives", "environments"):
+        committed = {p.relative_to(DOCS).as_posix() for p in (DOCS / folder).glob("*.md")}
+        assert committed == {path for path in pages if path.startswith(f"{folder}/")}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -55,3 +58,14 @@ def test_nothing_else_lies_beside_the_figures():
     """An objective that is gone takes its figure along."""
     names = {f"{name}.{kind}" for name in RECIPES for kind in ("json", "png")}
     assert {path.name for path in PLOTS.iterdir()} == names
+
+
+def test_pictures_of_environments_are_their_frames():
+    """Pixel by pixel; an environment that is gone takes its picture along."""
+    folder = DOCS / "environments" / "images"
+    names = {spec: page_name(spec).replace(".md", ".png") for spec in ENVIRONMENTS}
+    assert {path.name for path in folder.iterdir()} == set(names.values())
+    for spec, name in names.items():
+        made = ENVIRONMENTS[spec]()
+        with Image.open(folder / name) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), made.render_frame(episode(made)))
