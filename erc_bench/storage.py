@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +16,14 @@ import filelock
 
 from erc_bench.errors import InputError
 
-__all__ = ["HIDDEN", "atomic_write", "exclusive", "require_writable", "sweep"]
+__all__ = ["atomic_write", "exclusive", "holds_nothing", "require_writable", "sweep", "tidy"]
 
 #: Held by the process that writes into a results folder, through the operating system: whatever
 #: ends that process also ends its hold, and a file that it leaves behind holds nothing.
 _LOCK = ".lock"
 _HOLDER = ".holder"
-#: Names in a results folder that are no results.
-HIDDEN = frozenset({_LOCK, _HOLDER})
+#: What a write that was interrupted leaves aside, see :func:`atomic_write`.
+_ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 def atomic_write(
@@ -70,8 +71,21 @@ def _sync_folder(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes left aside. Only for the holder of the folder's lock."""
     for left in folder.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            left.unlink()
+        if _ASIDE.fullmatch(left.name):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def tidy(folder: Path) -> None:
+    """:func:`sweep`, unless somebody writes there at this moment, or nothing can be changed there."""
+    with contextlib.suppress(InputError), exclusive(folder):
+        sweep(folder)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder is empty, apart from what a process that was killed early may have left."""
+    own = {_LOCK, _HOLDER}
+    return all(p.name in own or _ASIDE.fullmatch(p.name) for p in folder.iterdir())
 
 
 def require_writable(folder: Path) -> list[Path]:
@@ -80,10 +94,11 @@ def require_writable(folder: Path) -> list[Path]:
     Raises:
         InputError: it is a file, or cannot be made or written to; what was made is gone again.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out: {folder} is a file; a folder is needed")
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    missing: list[Path] = []
     try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"out: {folder} is a file; a folder is needed")
+        missing = [f for f in (folder, *folder.parents) if not f.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
@@ -106,19 +121,25 @@ def exclusive(folder: Path) -> Iterator[None]:
     lock = filelock.FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()
+        mine = os.stat(folder / _LOCK).st_ino
     except filelock.Timeout:
         raise InputError(
             f"out: {folder} is in use by {_holder(folder)}; wait for it, or choose another folder"
         ) from None
+    except OSError as error:
+        raise InputError(f"out: {folder} cannot be written to ({error.strerror})") from None
     try:
         with contextlib.suppress(OSError):  # only for the message above
             told = json.dumps({"process": os.getpid(), "machine": platform.node()})
             (folder / _HOLDER).write_text(told)
         yield
     finally:
-        for name in HIDDEN:
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
+        with contextlib.suppress(OSError):
+            if (
+                os.stat(folder / _LOCK).st_ino == mine
+            ):  # not another's in another folder of this name
+                (folder / _HOLDER).unlink(missing_ok=True)
+                (folder / _LOCK).unlink()
         _unmake(made)
         lock.release()
 
