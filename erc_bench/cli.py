@@ -229,6 +229,14 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output, as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (
+        OSError
+    ) as error:  # a full disk, a folder that went away: the machine's, not a crash of ours
+        if error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"erc-bench: {place}{error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         resumable = isinstance(getattr(command, "what", command), RESUMABLE)
         hint = " (go on with the same command and --resume)" if resumable else ""

@@ -81,9 +81,11 @@ def execute(
         raise InputError(f"backend: {backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
     if backend == "ray" and importlib.util.find_spec("ray") is None:
         raise InputError("backend: ray is not installed; pip install 'erc-bench[cluster]'")
-    with Results.claim(out, plan.config(), resume=resume) as results:
-        with _what_the_machine_lacks(results.path):
-            _carry_out(plan, results, workers, backend, on_progress)
+    with (
+        _what_the_machine_lacks(Path(out)),
+        Results.claim(out, plan.config(), resume=resume) as results,
+    ):
+        _carry_out(plan, results, workers, backend, on_progress)
         for folder in ("checkpoints", "progress"):
             shutil.rmtree(results.path / folder, ignore_errors=True)
     return results
