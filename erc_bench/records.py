@@ -33,7 +33,14 @@ import torch
 
 from erc_bench.digests import Key, run_digests
 from erc_bench.errors import InputError
-from erc_bench.storage import atomic_write, exclusive, holds_nothing, require_writable, sweep
+from erc_bench.storage import (
+    atomic_write,
+    exclusive,
+    holds_nothing,
+    read_object,
+    require_writable,
+    sweep,
+)
 
 __all__ = [
     "KEYS",
@@ -246,14 +253,14 @@ class Results:
                 f"results: {path} is not a results folder of erc-bench (no manifest.json)"
             )
         try:
-            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+            manifest = read_object(manifest_path, "results")
             if manifest["kind"] != "erc-bench results":
                 raise KeyError("kind")
             version, config = manifest["schema_version"], manifest["config"]
             made = manifest["provenance"]
             if not (isinstance(config, dict) and isinstance(made, dict)):
                 raise TypeError("config and provenance must be objects")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (InputError, KeyError, TypeError) as error:
             raise InputError(
                 f"results: {manifest_path} is not a manifest of erc-bench ({type(error).__name__}: {error})"
             ) from None
@@ -289,7 +296,9 @@ class Results:
             (self.path / name).mkdir(exist_ok=True)  # the folder itself is not made again
             atomic_write(
                 self.path / name / f"{part}.parquet",
-                lambda stream, table=table: pq.write_table(table, stream, compression="zstd"),  # type: ignore[misc]
+                lambda stream, table=table: pq.write_table(  # type: ignore[misc]
+                    table, stream, compression="zstd", write_page_checksum=True
+                ),
                 make_folders=False,
             )
 
@@ -305,7 +314,7 @@ class Results:
         """
         tables: dict[Table, pa.Table] = {}
         for name in REQUIRED:
-            tables[name] = _table(self.path / name / f"{part}.parquet")
+            tables[name] = read_table(self.path / name / f"{part}.parquet")
             missing = [key for key in KEYS if key not in tables[name].column_names]
             if missing and tables[name].num_rows:
                 raise DamageError(f"results: {name}/{part}.parquet has no column {missing[0]}")
@@ -348,18 +357,21 @@ class Results:
             file = self.path / table / name
             try:
                 with pq.ParquetFile(file) as stored:
-                    names = set(stored.schema_arrow.names)
-                    empty = stored.metadata.num_rows == 0
+                    schema, rows = stored.schema_arrow, stored.metadata.num_rows
+                if rows:
+                    _require_kinds(schema, table, file, whole=self.content is None)
                 frames.append(
                     pq.read_table(
                         file,
-                        columns=columns and [c for c in columns if c in names],
-                        filters=None if empty else where,  # an empty column has any type
+                        columns=columns and [c for c in columns if c in schema.names],
+                        filters=where if rows else None,  # an empty column has any type
+                        page_checksum_verification=True,
                     ).to_pandas()
                 )
-            except (OSError, pa.ArrowException) as error:
-                line = str(error).splitlines()[0]
-                raise InputError(f"results: {file} cannot be read: {line}") from None
+            except InputError:
+                raise
+            except UNREADABLE as error:
+                raise _unreadable(file, error) from None
         # Parts without such a row would only blur the columns' types.
         frames = [frame for frame in frames if len(frame)] or frames[:1]
         return pd.concat(frames, ignore_index=True)
@@ -369,12 +381,47 @@ def _keys(table: pa.Table) -> list[Key]:
     return list(zip(*(table[key].to_pylist() for key in KEYS), strict=True))
 
 
-def _table(file: Path) -> pa.Table:
-    """A whole Parquet file, as it was stored."""
+def read_table(file: Path) -> pa.Table:
+    """A whole Parquet file, as it was stored.
+
+    Raises:
+        DamageError: it cannot be read.
+    """
     try:
-        return pq.ParquetFile(file).read()
-    except (OSError, pa.ArrowException) as error:
-        raise DamageError(f"results: {file} cannot be read: {str(error).splitlines()[0]}") from None
+        return pq.ParquetFile(file, page_checksum_verification=True).read()
+    except UNREADABLE as error:
+        raise _unreadable(file, error) from None
+
+
+#: What a file that is no Parquet, or a damaged one, makes pyarrow raise.
+UNREADABLE = (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError)
+
+
+def _unreadable(file: Path, error: Exception) -> DamageError:
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return DamageError(f"results: {file} cannot be read: {line}")
+
+
+def _require_kinds(schema: pa.Schema, table: Table, file: Path, *, whole: bool) -> None:
+    """Names are texts, the seed is a whole number, everything else numbers or lists of them."""
+    needed = REQUIRED[table] if whole else KEYS
+    missing = [c for c in needed if c not in schema.names and not c.startswith("probs/")]
+    if missing:
+        raise DamageError(f"results: {file} has no column {missing[0]!r}")
+    for name in schema.names:
+        kind = schema.field(name).type
+        inner = kind.value_type if hasattr(kind, "value_type") else kind
+        text = pa.types.is_string(inner) or pa.types.is_large_string(inner)
+        number = pa.types.is_floating(inner) or pa.types.is_integer(inner)
+        if name in (*KEYS[:3], "digest"):
+            fits = text and not pa.types.is_nested(kind)
+        elif name == "seed":
+            fits = pa.types.is_integer(kind)
+        else:
+            fits = number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+            fits &= pa.types.is_nested(kind) == name.startswith("probs/") or pa.types.is_null(kind)
+        if not fits:
+            raise DamageError(f"results: {file}: column {name!r} is {kind}")
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,15 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import filelock
 
 from erc_bench.errors import InputError
 
-__all__ = ["atomic_write", "exclusive", "holds_nothing", "require_writable", "sweep", "tidy"]
+__all__ = [
+    "atomic_write", "exclusive", "holds_nothing", "read_object", "require_writable", "sweep", "tidy",
+]  # fmt: skip
 
 #: Held by the process that writes into a results folder, through the operating system: whatever
 #: ends that process also ends its hold, and a file that it leaves behind holds nothing.
@@ -56,6 +58,23 @@ def atomic_write(
             os.unlink(temporary)
         raise
     _sync_folder(path.parent)
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object from a file; ``what`` begins the message where there is none.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{what}: {path} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what}: {path} is no JSON ({type(error).__name__}: {error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{what}: {path} holds a {type(found).__name__}, must be an object")
+    return found
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ import difflib
 import itertools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -103,6 +104,11 @@ class ExperimentPlan:
     grid: Mapping[str, Sequence[float]]
 
     def __post_init__(self) -> None:
+        name = self.experiment.name
+        if not re.fullmatch(r"\w[\w.-]*", name):  # it becomes part of file names
+            raise InputError(
+                f"experiments: {name!r} is not allowed; must be letters, digits, _, - and ."
+            )
         runs = self.seeds * len(self.arms)
         if runs > MOST_RUNS:
             raise InputError(

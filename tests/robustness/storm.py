@@ -7,7 +7,6 @@ work and not into imports.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import multiprocessing
 import os
@@ -68,8 +67,7 @@ def child(command: list[str], mark: str) -> None:
         main(command)
     except SystemExit as stop:
         code = stop.code
-    atexit._run_exitfuncs()  # as a process of its own ends; the end of a forked one forgets them
-    os._exit(code)
+    os._exit(code)  # a forked process would wait for idle workers; these end with it
 
 
 def in_worker(*work: Any) -> None:
