@@ -8,11 +8,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from benchmarks import machine
 from erc_bench.plots.style import ACCENT, INK, MUTED, WIDE, styled
 
-__all__ = ["scaling_figure", "throughput_figure"]
+__all__ = ["scaling_figure", "soak_figure", "throughput_figure"]
 
 
 def _save(figure: plt.Figure, stem: Path) -> None:
@@ -89,5 +90,39 @@ def scaling_figure(record: dict[str, Any], stem: Path) -> None:
         bottom.set_xlabel("updates per rollout" if name == "staleness" else name)
     axes[0, 0].set_ylabel("ms per rollout")
     axes[1, 0].set_ylabel("peak MiB per run")
+    _footer(figure, record)
+    _save(figure, stem)
+
+
+@styled
+def soak_figure(record: dict[str, Any], table: pd.DataFrame, stem: Path) -> None:
+    """Memory after every sweep, of the process and of all its processes; seconds of a sweep below."""
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(WIDE, 3.0), sharex=True, height_ratios=(2, 1), layout="constrained"
+    )
+    minutes = table["at"] / 60
+    for name, colour, label in (
+        ("pss_all_mib", MUTED, "with its workers (PSS)"),
+        ("rss_mib", ACCENT, "the process (RSS)"),
+    ):
+        top.plot(minutes, table[name], ".-", color=colour, markersize=3, linewidth=0.6, label=label)
+    top.set_ylim(bottom=0)
+    top.set_ylabel("MiB after a sweep")
+    top.legend(loc="lower right")
+    slope, (low, high) = record["rss_mib"]["slope_per_hour"], record["rss_mib"]["interval"]
+    top.set_title(
+        f"{record['sweeps']} sweeps in {60 * record['hours']:.0f} min: RSS {slope:+.1f} MiB per hour "
+        f"after the first quarter ({low:+.1f} to {high:+.1f})"
+    )
+    for workers, mark in ((1, "."), (2, "x")):
+        chosen = table["workers"] == workers
+        label = "in this process" if workers == 1 else f"{workers} workers"
+        bottom.plot(
+            minutes[chosen], table["seconds"][chosen], mark, color=INK, markersize=4, label=label
+        )
+    bottom.set_ylim(bottom=0)
+    bottom.set_ylabel("s per sweep")
+    bottom.set_xlabel("minutes")
+    bottom.legend(loc="lower right")
     _footer(figure, record)
     _save(figure, stem)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erc_bench.experiments import Backend, Experiment, Tier, execute, plan, total_rollouts
+from erc_bench.experiments import (
+    Backend,
+    Experiment,
+    Plan,
+    Tier,
+    Verification,
+    execute,
+    plan,
+    total_rollouts,
+)
+from erc_bench.experiments import verify as compare_with
 from erc_bench.records import Results
+from erc_bench.storage import tidy
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from erc_bench.analysis.claims import Assessment
 
-__all__ = ["claims", "figures", "present", "report", "run", "summary"]
+__all__ = ["claims", "figures", "present", "report", "run", "summary", "verify"]
 
 
 def run(
@@ -57,6 +69,55 @@ def run(
     Raises:
         InputError: names the field, the value and what is allowed; nothing was done.
     """
+    work = plan(
+        experiments, environment=environment, objectives=objectives, seeds=seeds, tier=tier,
+        seed=seed, band=band, settings=settings, grid=grid,
+    )  # fmt: skip
+    with _progress(progress) as (on_plan, on_progress):
+        on_plan(work)
+        return execute(
+            work,
+            out,
+            resume=resume,
+            workers=(os.cpu_count() or 1) if workers is None else workers,
+            backend=backend,
+            on_progress=on_progress,
+        )
+
+
+def verify(
+    results: Path | str,
+    *,
+    workers: int | None = None,
+    backend: Backend = "loky",
+    progress: bool = True,
+) -> Verification:
+    """Run what a folder holds once more, from its own configuration, and compare digests run by run.
+
+    Args:
+        results: folder of finished runs; it is only read.
+        workers: processes; None: one per processor.
+        backend: see :func:`run`.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        InputError: the folder holds no whole and finished records of a run.
+    """
+    with _progress(progress) as (on_plan, on_progress):
+        return compare_with(
+            results,
+            workers=(os.cpu_count() or 1) if workers is None else workers,
+            backend=backend,
+            on_progress=on_progress,
+            on_plan=on_plan,
+        )
+
+
+@contextmanager
+def _progress(
+    shown: bool,
+) -> Iterator[tuple[Callable[[Plan], None], Callable[[str, int], None]]]:
+    """A progress bar: what to call with the plan, and with an experiment's further rollouts."""
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -67,31 +128,22 @@ def run(
         TimeRemainingColumn,
     )
 
-    work = plan(
-        experiments, environment=environment, objectives=objectives, seeds=seeds, tier=tier,
-        seed=seed, band=band, settings=settings, grid=grid,
-    )  # fmt: skip
     columns = (
         TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("rollouts"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
     )  # fmt: skip
-    console = Console(file=sys.stderr)
-    bar = Progress(*columns, console=console, disable=not progress)
-    task = bar.add_task("starting", total=total_rollouts(work))
+    bar = Progress(*columns, console=Console(file=sys.stderr), disable=not shown)
+    task = bar.add_task("starting")
+
+    def on_plan(work: Plan) -> None:
+        bar.update(task, total=total_rollouts(work))
 
     def on_progress(name: str, advance: int) -> None:
         bar.start()  # not before there is work: a refusal is one line on standard error
         bar.update(task, description=name, advance=advance)
 
     try:
-        return execute(
-            work,
-            out,
-            resume=resume,
-            workers=(os.cpu_count() or 1) if workers is None else workers,
-            backend=backend,
-            on_progress=on_progress,
-        )
+        yield on_plan, on_progress
     finally:
         if bar.live.is_started:
             bar.stop()
@@ -119,14 +171,18 @@ def figures(results: Results | Path | str, folder: Path | str, *, data: bool = F
     """
     from erc_bench.report import write_figures  # noqa: PLC0415
 
-    return write_figures(_opened(results), Path(folder), data=data)
+    opened = _opened(results)
+    _tidy(opened, Path(folder))
+    return write_figures(opened, Path(folder), data=data)
 
 
 def report(results: Results | Path | str, path: Path | str) -> Path:
     """Write the self-contained HTML report; returns its path."""
     from erc_bench.report import write_report  # noqa: PLC0415
 
-    return write_report(_opened(results), Path(path))
+    opened = _opened(results)
+    _tidy(opened, Path(path))
+    return write_report(opened, Path(path))
 
 
 def present(results: Results | Path | str) -> tuple[list[Path], Path]:
@@ -134,10 +190,17 @@ def present(results: Results | Path | str) -> tuple[list[Path], Path]:
     from erc_bench.report import Gallery, write_figures, write_report  # noqa: PLC0415
 
     opened = _opened(results)
+    tidy(opened.path)
     gallery = Gallery(opened)
     folder = opened.path / "figures"
     written = write_figures(opened, folder, gallery)
     return written, write_report(opened, opened.path / "report.html", gallery)
+
+
+def _tidy(results: Results, out: Path) -> None:
+    """Remove what earlier, interrupted drawing left aside in a results folder that is drawn into."""
+    if out.resolve().is_relative_to(results.path.resolve()):
+        tidy(results.path)
 
 
 def _opened(results: Results | Path | str) -> Results:

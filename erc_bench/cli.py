@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -68,6 +68,9 @@ class Run:
     """Where the processes run: on this machine, or on a Ray cluster (pip install 'erc-bench[cluster]')."""
     report: bool = True
     """Write figures/ and report.html into --out."""
+    verify: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Instead: run a finished folder once more, from its own configuration, and compare every run's
+    digest with the stored one; 1 if one differs. Takes only --workers and --backend beside it."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,14 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output, as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (
+        OSError
+    ) as error:  # a full disk, a folder that went away: the machine's, not a crash of ours
+        if error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"erc-bench: {place}{error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         resumable = isinstance(getattr(command, "what", command), RESUMABLE)
         hint = " (go on with the same command and --resume)" if resumable else ""
@@ -260,6 +271,9 @@ def _run(command: Run) -> None:
     from erc_bench.trainer.memory import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()
+    if command.verify is not None:
+        _verify(command, command.verify)
+        return
     named = command.experiments or (() if command.environment else DEMO)
     results = api.run(
         *named, out=command.out, environment=command.environment, objectives=command.objectives,
@@ -278,6 +292,31 @@ def _run(command: Run) -> None:
             f"figures  {results.path / 'figures'} ({len([p for p in drawn if p.suffix == '.png'])})"
         )
         print(f"report   {page}")
+
+
+def _verify(command: Run, folder: Path) -> None:
+    from erc_bench import api  # noqa: PLC0415
+
+    if replace(command, verify=None, workers=None, backend="loky") != Run():
+        raise InputError(
+            "verify: takes no option but --workers and --backend; the rest is what FOLDER was made from"
+        )
+    found = api.verify(folder, workers=command.workers, backend=command.backend)
+    for line in found.damaged:
+        print(f"damaged         {line}")
+    for line in found.differing:
+        print(f"not reproduced  {line}")
+    if found.differing:
+        for line in found.causes or ("no version and no machine differs; it is the code",):
+            print(f"probable cause  {line}")
+    if found.undigested:
+        print(
+            f"note            {found.undigested} runs have no stored digest (schema version 1): their rows "
+            "were compared, a change since they were written cannot be told from one of the computation"
+        )
+    if not found.passed:
+        sys.exit(1)
+    print(f"verified        {found.runs} runs of {folder}, every digest equal")
 
 
 def _console() -> Console:

@@ -20,7 +20,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,13 +29,34 @@ from typing import Any, Literal
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from erc_bench.digests import Key, run_digests
 from erc_bench.errors import InputError
-from erc_bench.storage import HIDDEN, atomic_write, exclusive, require_writable, sweep
+from erc_bench.storage import (
+    atomic_write,
+    exclusive,
+    holds_nothing,
+    read_object,
+    require_writable,
+    sweep,
+)
 
-__all__ = ["KEYS", "SCHEMA_VERSION", "Results", "Table", "provenance"]
+__all__ = [
+    "KEYS",
+    "READABLE",
+    "SCHEMA_VERSION",
+    "DamageError",
+    "Results",
+    "Table",
+    "first_difference",
+    "provenance",
+]
 
-SCHEMA_VERSION = 1
+#: Of what is written. 2 added ``digest`` to ``runs``.
+SCHEMA_VERSION = 2
+#: Of what can be read and resumed; runs of version 1 have no digest.
+READABLE = (1, 2)
 Table = Literal["runs", "metrics", "tokens"]
 
 #: Columns that name a run in every table. ``objective`` is the arm's label, ``seed`` the index of
@@ -53,6 +74,7 @@ REQUIRED: dict[Table, tuple[str, ...]] = {
         "entropy/final",
         "tokens",  # tokens generated for training, filtered ones included
         "diverged",  # a non-finite loss or gradient was met; the run was frozen there
+        # and `digest`, see erc_bench.digests, which write_part adds
     ),
     "metrics": (
         *KEYS,
@@ -88,6 +110,10 @@ REQUIRED: dict[Table, tuple[str, ...]] = {
 }
 
 
+class DamageError(InputError):
+    """A file of a results folder is not what was written there."""
+
+
 def _git_revision() -> str | None:
     """Revision of the checkout this package lies in, with ``+dirty``; None outside a checkout."""
     here = Path(__file__).resolve().parent
@@ -110,6 +136,15 @@ def _git_revision() -> str | None:
     return f"{revision}+dirty" if changed else revision
 
 
+def _processor() -> str | None:
+    """Model of the processor, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
 def provenance() -> dict[str, Any]:
     """Where and with what the records were made: versions, git revision, machine, start time."""
     packages = ("erc-bench", "torch", "numpy", "gymnasium", "pyarrow", "pandas", "scipy")
@@ -128,6 +163,8 @@ def provenance() -> dict[str, Any]:
         "machine": {
             "system": platform.system(),
             "architecture": platform.machine(),
+            "processor": _processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
             "cpus": os.cpu_count(),
         },
         "arguments": sys.argv[1:],
@@ -142,11 +179,15 @@ class Results:
         path: the folder.
         config: the resolved configuration its records belong to.
         provenance: see :func:`provenance`.
+        schema_version: of its manifest.
+        content: what it holds where that is not whole records.
     """
 
     path: Path
     config: dict[str, Any]
     provenance: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+    content: str | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -177,17 +218,24 @@ class Results:
         _require_free(path, plain, resume=resume)
         require_writable(path)
         if (path / "manifest.json").exists():
-            return cls.open(path)
+            results = cls.open(path)
+            if results.schema_version != SCHEMA_VERSION:  # what is written now is of this version
+                results = replace(results, schema_version=SCHEMA_VERSION)
+                results._write_manifest()
+            return results
         results = cls(path, plain, provenance())
+        results._write_manifest()
+        return results
+
+    def _write_manifest(self) -> None:
         manifest = {
             "kind": "erc-bench results",
-            "schema_version": SCHEMA_VERSION,
-            "config": results.config,
-            "provenance": results.provenance,
+            "schema_version": self.schema_version,
+            "config": self.config,
+            "provenance": self.provenance,
         }
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-        atomic_write(path / "manifest.json", lambda stream: stream.write(text.encode()))
-        return results
+        atomic_write(self.path / "manifest.json", lambda stream: stream.write(text.encode()))
 
     @classmethod
     def open(cls, path: Path | str) -> Results:
@@ -205,20 +253,24 @@ class Results:
                 f"results: {path} is not a results folder of erc-bench (no manifest.json)"
             )
         try:
-            manifest = json.loads(manifest_path.read_text())
+            manifest = read_object(manifest_path, "results")
             if manifest["kind"] != "erc-bench results":
                 raise KeyError("kind")
             version, config = manifest["schema_version"], manifest["config"]
             made = manifest["provenance"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not (isinstance(config, dict) and isinstance(made, dict)):
+                raise TypeError("config and provenance must be objects")
+        except (InputError, KeyError, TypeError) as error:
             raise InputError(
                 f"results: {manifest_path} is not a manifest of erc-bench ({type(error).__name__}: {error})"
             ) from None
-        if version != SCHEMA_VERSION:
+        if isinstance(version, bool) or not isinstance(version, int) or version not in READABLE:
+            newer = isinstance(version, int) and version > SCHEMA_VERSION
             raise InputError(
-                f"results: {path} has schema version {version!r}, this erc-bench reads {SCHEMA_VERSION}"
+                f"results: {path} has schema version {version!r}, this erc-bench reads "
+                f"{' and '.join(map(str, READABLE))}{'; a newer one wrote it' if newer else ''}"
             )
-        return cls(path, config, made)
+        return cls(path, config, made, version, manifest.get("content"))
 
     def write_part(self, part: str, tables: Mapping[Table, pd.DataFrame]) -> None:
         """Store a finished part of the work; ``runs`` goes last and marks the part as done.
@@ -229,24 +281,53 @@ class Results:
         """
         if not (self.path / "manifest.json").is_file():
             raise InputError(f"results: {self.path} was removed while it was written to")
+        stored: dict[Table, pa.Table] = {}
         for name in ("tokens", "metrics", "runs"):
             frame = tables[name]
             missing = [c for c in REQUIRED[name] if c not in frame and not c.startswith("probs/")]
             if missing:
                 raise ValueError(f"table {name}: columns missing: {missing}")
-            table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(
-                {"erc-bench schema": str(SCHEMA_VERSION)}
-            )
+            stored[name] = pa.Table.from_pandas(frame, preserve_index=False)
+        digests = run_digests(stored, KEYS)
+        of_runs = [digests[key] for key in _keys(stored["runs"])]
+        stored["runs"] = stored["runs"].append_column("digest", pa.array(of_runs, pa.string()))
+        for name, whole in stored.items():
+            table = whole.replace_schema_metadata({"erc-bench schema": str(SCHEMA_VERSION)})
             (self.path / name).mkdir(exist_ok=True)  # the folder itself is not made again
             atomic_write(
                 self.path / name / f"{part}.parquet",
-                lambda stream, table=table: pq.write_table(table, stream, compression="zstd"),  # type: ignore[misc]
+                lambda stream, table=table: pq.write_table(  # type: ignore[misc]
+                    table, stream, compression="zstd", write_page_checksum=True
+                ),
                 make_folders=False,
             )
 
     def done(self, part: str) -> bool:
         """Whether a part was stored whole."""
         return (self.path / "runs" / f"{part}.parquet").exists()
+
+    def digests(self, part: str) -> dict[Key, tuple[str | None, str]]:
+        """For each run of a part: the digest stored with it (None in version 1), and that of its rows.
+
+        Raises:
+            DamageError: a file is missing or cannot be read, or a table has runs that ``runs`` has not.
+        """
+        tables: dict[Table, pa.Table] = {}
+        for name in REQUIRED:
+            tables[name] = read_table(self.path / name / f"{part}.parquet")
+            missing = [key for key in KEYS if key not in tables[name].column_names]
+            if missing and tables[name].num_rows:
+                raise DamageError(f"results: {name}/{part}.parquet has no column {missing[0]}")
+        runs = tables["runs"]
+        stored = [None] * runs.num_rows
+        if "digest" in runs.column_names:
+            stored = runs["digest"].to_pylist()
+            tables["runs"] = runs.drop_columns(["digest"])
+        found = run_digests(tables, KEYS)
+        keys = _keys(runs)
+        if set(found) != set(keys):
+            raise DamageError(f"results: part {part}: its tables are not of the same runs")
+        return {key: (told, found[key]) for key, told in zip(keys, stored, strict=True)}
 
     def read(
         self,
@@ -276,21 +357,71 @@ class Results:
             file = self.path / table / name
             try:
                 with pq.ParquetFile(file) as stored:
-                    names = set(stored.schema_arrow.names)
-                    empty = stored.metadata.num_rows == 0
+                    schema, rows = stored.schema_arrow, stored.metadata.num_rows
+                if rows:
+                    _require_kinds(schema, table, file, whole=self.content is None)
                 frames.append(
                     pq.read_table(
                         file,
-                        columns=columns and [c for c in columns if c in names],
-                        filters=None if empty else where,  # an empty column has any type
+                        columns=columns and [c for c in columns if c in schema.names],
+                        filters=where if rows else None,  # an empty column has any type
+                        page_checksum_verification=True,
                     ).to_pandas()
                 )
-            except (OSError, pa.ArrowException) as error:
-                line = str(error).splitlines()[0]
-                raise InputError(f"results: {file} cannot be read: {line}") from None
+            except InputError:
+                raise
+            except UNREADABLE as error:
+                raise _unreadable(file, error) from None
         # Parts without such a row would only blur the columns' types.
         frames = [frame for frame in frames if len(frame)] or frames[:1]
         return pd.concat(frames, ignore_index=True)
+
+
+def _keys(table: pa.Table) -> list[Key]:
+    return list(zip(*(table[key].to_pylist() for key in KEYS), strict=True))
+
+
+def read_table(file: Path) -> pa.Table:
+    """A whole Parquet file, as it was stored.
+
+    Raises:
+        DamageError: it cannot be read.
+    """
+    try:
+        return pq.ParquetFile(file, page_checksum_verification=True).read()
+    except UNREADABLE as error:
+        raise _unreadable(file, error) from None
+
+
+#: What a file that is no Parquet, or a damaged one, makes pyarrow raise.
+UNREADABLE = (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError)
+
+
+def _unreadable(file: Path, error: Exception) -> DamageError:
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return DamageError(f"results: {file} cannot be read: {line}")
+
+
+def _require_kinds(schema: pa.Schema, table: Table, file: Path, *, whole: bool) -> None:
+    """Names are texts, the seed is a whole number, everything else numbers or lists of them."""
+    needed = REQUIRED[table] if whole else KEYS
+    missing = [c for c in needed if c not in schema.names and not c.startswith("probs/")]
+    if missing:
+        raise DamageError(f"results: {file} has no column {missing[0]!r}")
+    for name in schema.names:
+        kind = schema.field(name).type
+        inner = kind.value_type if hasattr(kind, "value_type") else kind
+        text = pa.types.is_string(inner) or pa.types.is_large_string(inner)
+        number = pa.types.is_floating(inner) or pa.types.is_integer(inner)
+        if name in (*KEYS[:3], "digest"):
+            fits = text and not pa.types.is_nested(kind)
+        elif name == "seed":
+            fits = pa.types.is_integer(kind)
+        else:
+            fits = number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+            fits &= pa.types.is_nested(kind) == name.startswith("probs/") or pa.types.is_null(kind)
+        if not fits:
+            raise DamageError(f"results: {file}: column {name!r} is {kind}")
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,20 +437,20 @@ def _require_free(path: Path, config: dict[str, Any], *, resume: bool) -> None:
             raise InputError(
                 f"out: {path} already holds results; add --resume to go on, or choose another folder"
             )
-        differing = _first_difference(Results.open(path).config, config)
+        differing = first_difference(Results.open(path).config, config)
         if differing:
             raise InputError(f"resume: {path} was made with another configuration: {differing}")
-    elif path.is_dir() and any(p.name not in HIDDEN for p in path.iterdir()):
+    elif path.is_dir() and not holds_nothing(path):
         raise InputError(
             f"out: {path} is not empty and is not a results folder of erc-bench; choose another folder"
         )
 
 
-def _first_difference(old: Any, new: Any, at: str = "") -> str | None:
+def first_difference(old: Any, new: Any, at: str = "") -> str | None:
     """Name of the first field in which two JSON-like values differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            found = _first_difference(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
+            found = first_difference(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
             if found:
                 return found
         return None

@@ -6,24 +6,28 @@ import contextlib
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import filelock
 import platformdirs
 
 from erc_bench.errors import InputError
 
-__all__ = ["HIDDEN", "atomic_write", "cache_folder", "exclusive", "require_writable", "sweep"]
+__all__ = [
+    "atomic_write", "cache_folder", "exclusive", "holds_nothing", "read_object", "require_writable",
+    "sweep", "tidy",
+]  # fmt: skip
 
 #: Held by the process that writes into a results folder, through the operating system: whatever
 #: ends that process also ends its hold, and a file that it leaves behind holds nothing.
 _LOCK = ".lock"
 _HOLDER = ".holder"
-#: Names in a results folder that are no results.
-HIDDEN = frozenset({_LOCK, _HOLDER})
+#: What a write that was interrupted leaves aside, see :func:`atomic_write`.
+_ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 def cache_folder() -> Path:
@@ -64,6 +68,23 @@ def atomic_write(
     _sync_folder(path.parent)
 
 
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object from a file; ``what`` begins the message where there is none.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{what}: {path} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what}: {path} is no JSON ({type(error).__name__}: {error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{what}: {path} holds a {type(found).__name__}, must be an object")
+    return found
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the new name itself durable, where the system can: a crash must not undo the rename."""
     with contextlib.suppress(OSError):  # Windows opens no folders
@@ -77,8 +98,21 @@ def _sync_folder(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes left aside. Only for the holder of the folder's lock."""
     for left in folder.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            left.unlink()
+        if _ASIDE.fullmatch(left.name):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def tidy(folder: Path) -> None:
+    """:func:`sweep`, unless somebody writes there at this moment, or nothing can be changed there."""
+    with contextlib.suppress(InputError), exclusive(folder):
+        sweep(folder)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether a folder is empty, apart from what a process that was killed early may have left."""
+    own = {_LOCK, _HOLDER}
+    return all(p.name in own or _ASIDE.fullmatch(p.name) for p in folder.iterdir())
 
 
 def require_writable(folder: Path) -> list[Path]:
@@ -87,10 +121,11 @@ def require_writable(folder: Path) -> list[Path]:
     Raises:
         InputError: it is a file, or cannot be made or written to; what was made is gone again.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out: {folder} is a file; a folder is needed")
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    missing: list[Path] = []
     try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"out: {folder} is a file; a folder is needed")
+        missing = [f for f in (folder, *folder.parents) if not f.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
@@ -113,19 +148,25 @@ def exclusive(folder: Path) -> Iterator[None]:
     lock = filelock.FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()
+        mine = os.stat(folder / _LOCK).st_ino
     except filelock.Timeout:
         raise InputError(
             f"out: {folder} is in use by {_holder(folder)}; wait for it, or choose another folder"
         ) from None
+    except OSError as error:
+        raise InputError(f"out: {folder} cannot be written to ({error.strerror})") from None
     try:
         with contextlib.suppress(OSError):  # only for the message above
             told = json.dumps({"process": os.getpid(), "machine": platform.node()})
             (folder / _HOLDER).write_text(told)
         yield
     finally:
-        for name in HIDDEN:
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
+        with contextlib.suppress(OSError):
+            if (
+                os.stat(folder / _LOCK).st_ino == mine
+            ):  # not another's in another folder of this name
+                (folder / _HOLDER).unlink(missing_ok=True)
+                (folder / _LOCK).unlink()
         _unmake(made)
         lock.release()
 

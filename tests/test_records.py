@@ -77,7 +77,8 @@ def test_a_part_written_is_read_back_with_its_types(results):
     assert not again.done("q")
     for name, frame in frames.items():
         read = again.read(name)
-        assert list(read.columns) == list(frame.columns)
+        added = ["digest"] if name == "runs" else []
+        assert list(read.columns) == [*frame.columns, *added]
         assert read["seed"].tolist() == [0, 1]
     assert again.read("runs")["diverged"].dtype == np.bool_
     assert [list(p) for p in again.read("tokens")["probs/old"]] == [[0.5, 0.5], [0.25, 0.75]]

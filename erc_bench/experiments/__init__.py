@@ -24,6 +24,7 @@ from erc_bench.experiments import (
 from erc_bench.experiments.base import EXPERIMENTS, TIERS, Experiment, Tier, register
 from erc_bench.experiments.plan import Plan, grid_axis, plan, setting
 from erc_bench.experiments.runner import Backend, execute, total_rollouts
+from erc_bench.experiments.verifying import Verification, verify
 
 __all__ = [
     "EXPERIMENTS",
@@ -32,6 +33,7 @@ __all__ = [
     "Experiment",
     "Plan",
     "Tier",
+    "Verification",
     "aggregation",
     "arithmetic",
     "baselines",
@@ -53,4 +55,5 @@ __all__ = [
     "stress",
     "total_rollouts",
     "unsampled_shift",
+    "verify",
 ]

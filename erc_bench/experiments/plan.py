@@ -6,6 +6,8 @@ import ast
 import difflib
 import itertools
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -21,7 +23,7 @@ from erc_bench.objectives import Objective, Recipe, make, recipe
 from erc_bench.plugins import load_environments
 from erc_bench.trainer import TrainConfig
 
-__all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "plan", "training_environment"]
+__all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "custom", "plan", "training_environment"]
 
 #: Reference ranges of the drift measures: the narrowest clip among the arms, and the paper's band.
 CLIP = (0.2, 0.2)
@@ -31,6 +33,9 @@ UPDATE_TOKENS = 8192
 #: Rough bytes of working memory that one population may take.
 MEMORY_BUDGET = 2**30
 
+
+#: Runs of one experiment at most.
+MOST_RUNS = 1_000_000
 
 #: Settings of the trainer that an arm can have for itself.
 PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
@@ -98,6 +103,36 @@ class ExperimentPlan:
     band: tuple[float, float]
     grid: Mapping[str, Sequence[float]]
 
+    def __post_init__(self) -> None:
+        name = self.experiment.name
+        if not re.fullmatch(r"\w[\w.-]*", name):  # it becomes part of file names
+            raise InputError(
+                f"experiments: {name!r} is not allowed; must be letters, digits, _, - and ."
+            )
+        runs = self.seeds * len(self.arms)
+        if runs > MOST_RUNS:
+            raise InputError(
+                f"seeds: {self.seeds} is not allowed; with {len(self.arms)} arms must be at most "
+                f"{MOST_RUNS // len(self.arms)}"
+            )
+        actions: int = self.environment.get_wrapper_attr("dynamics").num_actions
+        # a run's parameters, their gradients and two moments; its distributions over actions
+        least = max(self._bytes_per_run, 32 * self.config.hidden * actions)
+        if least > _machine_bytes():
+            raise InputError(
+                f"settings: one run of {self.experiment.name} needs at least {least / 2**30:,.0f} GiB, "
+                f"this machine has {_machine_bytes() / 2**30:,.0f}; lower prompts, group_size, hidden "
+                "or evaluation_episodes"
+            )
+
+    @property
+    def _bytes_per_run(self) -> int:
+        dynamics = self.environment.get_wrapper_attr("dynamics")
+        rounds = self.config.generation_rounds
+        evaluation = self.config.evaluation_episodes * dynamics.horizon
+        held = max((1 + rounds) * self.tokens_per_rollout, evaluation)
+        return int(8 * dynamics.num_actions * held)
+
     @property
     def tokens_per_rollout(self) -> int:
         """Tokens that one run generates for a rollout, before any dynamic sampling."""
@@ -111,11 +146,6 @@ class ExperimentPlan:
         More runs in a population share the overhead of an operation until its arrays leave the
         cache, which is where ``UPDATE_TOKENS`` lies; memory bounds what is left.
         """
-        dynamics = self.environment.get_wrapper_attr("dynamics")
-        rounds = self.config.generation_rounds
-        evaluation = self.config.evaluation_episodes * dynamics.horizon
-        held = max((1 + rounds) * self.tokens_per_rollout, evaluation)
-        bytes_per_run = 8 * dynamics.num_actions * held
         by_shape: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
         for seed in range(self.seeds):
             for index, arm in enumerate(self.arms):
@@ -124,7 +154,7 @@ class ExperimentPlan:
         first = 0
         for shape, runs in by_shape.items():
             update = self.tokens_per_rollout / replace(self.config, **dict(shape)).minibatches
-            size = max(1, int(min(UPDATE_TOKENS / update, MEMORY_BUDGET / bytes_per_run)))
+            size = max(1, int(min(UPDATE_TOKENS / update, MEMORY_BUDGET / self._bytes_per_run)))
             chunks = math.ceil(len(runs) / size)
             bounds = [len(runs) * i // chunks for i in range(chunks + 1)]
             found += [
@@ -194,6 +224,14 @@ class Plan:
                 for p in self.experiments
             },
         }
+
+
+def _machine_bytes() -> float:
+    """Memory of this machine; infinite where it does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _finite(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,7 +365,7 @@ def setting(text: str) -> tuple[str, Any]:
         parsed = value if kind is str else kind(ast.literal_eval(value) if kind is int else value)
         if kind is int and parsed != ast.literal_eval(value):
             raise ValueError
-    except (ValueError, SyntaxError, TypeError, OverflowError):
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
         raise InputError(f"set: {name}={value!r} is not a value of type {kind.__name__}") from None
     return name, parsed
 
@@ -375,7 +413,7 @@ def plan(
     if environment is not None:
         if chosen:
             raise InputError("environment: give either experiments or an environment, not both")
-        chosen = [_custom(environment)]
+        chosen = [custom(environment)]
     if not chosen:
         raise InputError("experiments: none given; name some, or an environment")
     names = [e.name for e in chosen]
@@ -391,7 +429,8 @@ def plan(
     return Plan(resolved, tier, seed)
 
 
-def _custom(environment: str) -> Experiment:
+def custom(environment: str) -> Experiment:
+    """The experiment of an environment that was named on its own."""
     made = training_environment(environment, {})
     spec = made.spec
     assert spec is not None

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
+from collections.abc import Callable
 
 __all__ = ["end_with"]
 
-_SECONDS = 0.2
-_watched: set[int] = set()
 
+def _made() -> Callable[[int], None]:
+    # A function inside a function is sent to a worker by value: it watches from its first moment, and
+    # not only once this package is imported there, which takes seconds.
+    def end_with(parent: int) -> None:
+        import os  # noqa: PLC0415
+        import threading  # noqa: PLC0415
+        import time  # noqa: PLC0415
 
-def end_with(parent: int) -> None:
-    """End this process at once when ``parent``, which started it, is gone, however it ended.
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(0.2)
+            os._exit(1)
 
-    A worker left behind by ``kill -9`` would otherwise go on for the rest of its part, and write into
-    a folder that somebody else may hold by then.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_SECONDS)
-        os._exit(1)
-
-    if parent not in _watched:
-        _watched.add(parent)
         threading.Thread(target=watch, daemon=True).start()
+
+    return end_with
+
+
+#: Run at the start of a worker, with the number of the process that starts it: ends the worker at once
+#: when that process is gone, however it ended. One left behind by ``kill -9`` would otherwise go on for
+#: the rest of its part, and write into a folder that somebody else may hold by then.
+end_with = _made()

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -81,20 +81,39 @@ def execute(
         raise InputError(f"backend: {backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
     if backend == "ray" and importlib.util.find_spec("ray") is None:
         raise InputError("backend: ray is not installed; pip install 'erc-bench[cluster]'")
-    with Results.claim(out, plan.config(), resume=resume) as results:
-        try:
-            _carry_out(plan, results, workers, backend, on_progress)
-        except OSError as error:
-            raise InputError(
-                f"out: {results.path} can no longer be written to ({error.strerror or error}); {KEPT}"
-            ) from error
-        except BrokenExecutor as error:
-            raise InputError(
-                f"workers: one was killed, as happens when memory runs out; {KEPT}, with fewer workers"
-            ) from error
+    with (
+        _what_the_machine_lacks(Path(out)),
+        Results.claim(out, plan.config(), resume=resume) as results,
+    ):
+        _carry_out(plan, results, workers, backend, on_progress)
         for folder in ("checkpoints", "progress"):
             shutil.rmtree(results.path / folder, ignore_errors=True)
     return results
+
+
+@contextlib.contextmanager
+def _what_the_machine_lacks(path: Path) -> Iterator[None]:
+    """Disk, memory and processes that end the work: one line that says so, not a crash."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads our messages is gone; that is not the folder's fault
+        raise
+    except OSError as error:
+        raise InputError(
+            f"out: {path} can no longer be written to ({error.strerror or error}); {KEPT}"
+        ) from error
+    except BrokenExecutor as error:
+        raise InputError(
+            f"workers: one was killed, as happens when memory runs out; {KEPT}, or with fewer workers"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"memory: this machine has too little for these settings ({line}); {KEPT}, or with smaller "
+            "settings in another folder"
+        ) from error
 
 
 def _carry_out(
@@ -148,12 +167,8 @@ def run_part(
     checkpoint.unlink(missing_ok=True)
 
 
-def _in_worker(
-    experiment: ExperimentPlan, part: Part, seed: int, results: Results, parent: int | None
-) -> None:
+def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Results) -> None:
     """:func:`run_part` in another process, which tells its progress through a small file."""
-    if parent is not None:
-        end_with(parent)
     keep_freed_memory()
     told = results.path / "progress" / part.name
     done, last = 0, 0.0
@@ -192,9 +207,11 @@ def _in_parallel(
     folder = results.path / "progress"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    parent = os.getpid() if backend == "loky" else None  # Ray ends its own workers
+    watched: dict[str, Any] = {}
     if backend == "ray":
-        _join_ray(workers)
+        _join_ray(workers)  # which ends its workers itself
+    else:
+        watched = {"initializer": end_with, "initargs": (os.getpid(),)}
     seen: dict[str, int] = {}
     finished = threading.Event()
 
@@ -214,9 +231,9 @@ def _in_parallel(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with joblib.parallel_config(backend=backend):
+        with joblib.parallel_config(backend=backend, **watched):
             joblib.Parallel(n_jobs=workers, batch_size=1, pre_dispatch="all")(
-                joblib.delayed(_in_worker)(experiment, part, seed, results, parent)
+                joblib.delayed(_in_worker)(experiment, part, seed, results)
                 for experiment, part in todo
             )
     finally:

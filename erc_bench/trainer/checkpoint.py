@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from erc_bench.errors import InputError
 from erc_bench.storage import atomic_write
+from erc_bench.trainer.warmcache import digest
 
 if TYPE_CHECKING:
     from erc_bench.trainer.loop import Trainer
@@ -78,7 +79,8 @@ def save_state(trainer: Trainer, path: Path) -> None:
         OSError: it could not be written; the checkpoint before it is still there.
     """
     path.parent.mkdir(exist_ok=True)
-    content = save({name: x.contiguous() for name, x in _state(trainer).items()})
+    whole = {name: x.contiguous() for name, x in _state(trainer).items()}
+    content = save(whole, metadata={"sha256": digest(whole)})
     atomic_write(path, lambda stream: stream.write(content), make_folders=False)
 
 
@@ -89,9 +91,16 @@ def load(trainer: Trainer, path: Path) -> None:
         InputError: the file is damaged or belongs to another population.
     """
     try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"resume: checkpoint {path} cannot be read ({error})") from None
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            told = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        raise InputError(
+            f"resume: checkpoint {path} cannot be read ({line}); remove it to train its part anew"
+        ) from None
+    if told != digest(state):
+        raise InputError(f"resume: checkpoint {path} is damaged; remove it to train its part anew")
     for name, value in _state(trainer).items():
         found = state.get(name)
         other = found is None or (found.shape, found.dtype) != (value.shape, value.dtype)

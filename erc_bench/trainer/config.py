@@ -16,6 +16,9 @@ from erc_bench.objectives.base import Objective
 
 __all__ = ["Arm", "TrainConfig"]
 
+#: Of any whole number; a larger one is a slip, and would be an endless loop or a crash somewhere.
+LARGEST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -112,6 +115,7 @@ class TrainConfig:
             if isinstance(default, int):
                 whole = isinstance(value, int) and not isinstance(value, bool)
                 check(field.name, "an integer", whole)
+                check(field.name, f"at most {LARGEST}", value <= LARGEST)
             elif isinstance(default, float):
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 check(field.name, "a number", number)
@@ -139,12 +143,10 @@ class TrainConfig:
             self.evaluation_episodes % self.evaluation_answers == 0,
         )
         check("dtype", "float32 or float64", self.dtype in ("float32", "float64"))
-        divisors = [m for m in range(1, self.prompts + 1) if self.prompts % m == 0]
-        check(
-            "minibatches",
-            f"a divisor of prompts = {self.prompts} ({', '.join(map(str, divisors))})",
-            self.minibatches in divisors,
-        )
+        if self.minibatches < 1 or self.prompts % self.minibatches:
+            some = range(1, min(self.prompts, 1000) + 1)
+            divisors = ", ".join(str(m) for m in some if self.prompts % m == 0)
+            check("minibatches", f"a divisor of prompts = {self.prompts} ({divisors})", False)
 
     @property
     def updates_per_rollout(self) -> int:

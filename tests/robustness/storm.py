@@ -1,38 +1,42 @@
 """Kill a command with SIGKILL at random moments, look at what it left, and let the last try finish.
 
-``python -m robustness.storm --kills 50 --seed 0`` (with ``PYTHONPATH=tests``) prints one line of JSON per
+``PYTHONPATH=tests python -m robustness --kills 50 --seed 0`` prints one line of JSON per
 command. Children are forked from a server that has everything imported, so that the moments fall into the
 work and not into imports.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from erc_bench import api  # noqa: F401  # imported here once, not in every child
 from erc_bench.cli import main
 from erc_bench.errors import InputError
+from erc_bench.experiments import runner
 from erc_bench.records import Results
+from erc_bench.report import html  # noqa: F401
+from erc_bench.trainer import loop
+
+IN_WORKER = runner._in_worker
 
 #: Small runs of two arms, two seeds; the parts are cut small, so that there are several.
 RUN = (
-    "run", "forking_tokens", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2",
+    "run", "entropy_null", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2",
     *(f"--set={s}" for s in (
-        "rollouts=40", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
-        "evaluation_episodes=16", "hidden=16",
+        "rollouts=100", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
+        "evaluation_episodes=16", "hidden=16", "token_samples=2",
     )),
 )  # fmt: skip
 SWEEP = (*RUN, "--grid", "learning_rate=1e-3,2e-3")
@@ -42,19 +46,34 @@ COMMANDS = {
     "report": ("report",),
     "figures": ("figures",),
 }
+#: How a whole file ends.
+ENDS = {"html": b"</html>", "svg": b"</svg>", "png": b"IEND\xaeB`\x82", "json": b"}"}
 MARK = "ERC_BENCH_STORM"
+#: Seconds in which a worker must notice that it is alone; one that is starting has imports to finish.
+PATIENCE = 5.0
 
 
-def child(command: list[str]) -> None:
+def child(command: list[str], mark: str) -> None:
     """What a killed process runs: the command line, with frequent checkpoints and small parts."""
-    from erc_bench.trainer import loop  # noqa: PLC0415
-
-    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+    os.environ[MARK] = mark  # of the processes that it starts
+    with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
     loop.CHECKPOINT_SECONDS = -1.0
-    sys.modules["erc_bench.experiments.plan"].UPDATE_TOKENS = 2 * 96
-    main(command)
+    sys.modules["erc_bench.experiments.plan"].UPDATE_TOKENS = 96
+    runner._in_worker = in_worker
+    code: Any = 0
+    try:
+        main(command)
+    except SystemExit as stop:
+        code = stop.code
+    os._exit(code)  # a forked process would wait for idle workers; these end with it
+
+
+def in_worker(*work: Any) -> None:
+    """A part in a worker process, which checkpoints as often."""
+    loop.CHECKPOINT_SECONDS = -1.0
+    IN_WORKER(*work)
 
 
 @dataclass
@@ -73,10 +92,19 @@ def orphans(mark: str) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes() and (
-                entry / "stat"
-            ).read_text().rpartition(")")[2].split()[0] != "Z":
+            if (
+                f"{MARK}={mark}".encode() in (entry / "environ").read_bytes()
+                and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            ):
                 found.append(int(entry.name))
+    return found
+
+
+def left_alone(mark: str) -> list[int]:
+    """:func:`orphans` that do not end within ``PATIENCE`` seconds."""
+    until = time.monotonic() + PATIENCE
+    while (found := orphans(mark)) and time.monotonic() < until:
+        time.sleep(0.05)
     return found
 
 
@@ -84,7 +112,9 @@ def wounds(folder: Path) -> list[str]:
     """What is wrong with a results folder that a killed process left."""
     found: list[str] = []
     if not (folder / "manifest.json").exists():
-        left = [p for p in folder.rglob("*") if not p.name.startswith(".")] if folder.exists() else []
+        left = (
+            [p for p in folder.rglob("*") if not p.name.startswith(".")] if folder.exists() else []
+        )
         return [f"no manifest, but {p.name}" for p in left]
     try:
         results = Results.open(folder)
@@ -97,15 +127,11 @@ def wounds(folder: Path) -> list[str]:
             found.append(str(error))
     except Exception as error:
         found.append(f"{type(error).__name__}: {error}")
-    for path in folder.rglob("[!.]*.html"):
-        if not path.read_text().rstrip().endswith("</html>"):
-            found.append(f"{path.name} is not whole")
-    for path in folder.rglob("[!.]*.png"):
-        if not path.read_bytes().endswith(b"IEND\xaeB`\x82"):
-            found.append(f"{path.name} is not whole")
-    for path in folder.rglob("[!.]*.svg"):
-        if not path.read_text().rstrip().endswith("</svg>"):
-            found.append(f"{path.name} is not whole")
+    for kind, end in ENDS.items():
+        torn = [
+            p for p in folder.rglob(f"[!.]*.{kind}") if not p.read_bytes().rstrip().endswith(end)
+        ]
+        found += [f"{path.name} is not whole" for path in torn]
     return found
 
 
@@ -117,20 +143,21 @@ class Server:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["robustness.storm"])
 
+        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        ready = self.context.Process(target=os.getpid)
+        ready.start()  # imports everything, once
+        ready.join()
+
     def start(self, command: list[str]) -> multiprocessing.process.BaseProcess:
         """A child that runs ``command``."""
-        process = self.context.Process(target=child, args=(command,))
+        process = self.context.Process(target=child, args=(command, self.mark))
         process.start()
         return process
 
 
-def storm(
-    name: str, folder: Path, kills: int, seed: int, longest: float, server: Server
-) -> Found:
+def storm(name: str, folder: Path, kills: int, seed: int, longest: float, server: Server) -> Found:
     """Kill ``COMMANDS[name]`` on ``folder`` ``kills`` times, each time after up to ``longest`` seconds."""
     draw, found = random.Random(seed), Found(name)
-    mark = f"{os.getpid()}-{seed}-{name.split()[0]}"
-    os.environ[MARK] = mark
     begins = COMMANDS[name][0] == "run"
     command = [*COMMANDS[name], *(("--out",) if begins else ()), str(folder)]
     while found.kills < kills:
@@ -151,8 +178,7 @@ def storm(
         process.join()
         found.kills += 1
         found.before_it_began += not (folder / "manifest.json").exists()
-        time.sleep(1.0)  # what is left alone has so long to end
-        found.faults += [f"orphan {pid}" for pid in orphans(mark) if pid != os.getpid()]
+        found.faults += [f"orphan {pid}" for pid in left_alone(server.mark)]
         found.faults += wounds(folder)
     return found
 
@@ -161,25 +187,25 @@ def finish(name: str, folder: Path, server: Server) -> int:
     """Let the command end, resuming; its exit code."""
     begins = COMMANDS[name][0] == "run"
     resume = ["--resume"] if begins and (folder / "manifest.json").exists() else []
-    process = server.start(
-        [*COMMANDS[name], *(("--out",) if begins else ()), str(folder), *resume]
-    )
+    process = server.start([*COMMANDS[name], *(("--out",) if begins else ()), str(folder), *resume])
     process.join()
     return process.exitcode
 
 
 def contents(folder: Path, pattern: str) -> dict[str, bytes]:
     """Files of a folder, hidden ones included, by name."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob(pattern) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob(pattern) if p.is_file()
+    }
 
 
 def whole(name: str, where: Path, kills: int, seed: int, server: Server) -> Found:
     """A storm over a command, its end, and the comparison with what was never interrupted."""
     calm, rough = where / "calm", where / "rough"
     if COMMANDS[name][0] != "run":
-        for folder in (calm, rough):
-            if not folder.exists():
-                assert finish("run", folder, server) == 0
+        if code := finish("run", calm, server):
+            raise RuntimeError(f"a run to draw ends with {code}")
+        shutil.copytree(calm, rough)
     began = time.monotonic()
     if code := finish(name, calm, server):
         raise RuntimeError(f"{name} alone ends with {code}")
@@ -192,26 +218,7 @@ def whole(name: str, where: Path, kills: int, seed: int, server: Server) -> Foun
         if left != ["manifest.json", "metrics", "runs", "tokens"]:
             found.faults.append(f"left behind: {left}")
     else:
-        before, after = (
-            {n for n in contents(folder, "*") if not n.startswith(".")} for folder in (calm, rough)
-        )
+        before, after = (contents(folder, "*") for folder in (calm, rough))
     if before != after:
         found.faults.append("not what an uninterrupted command gives")
     return found
-
-
-def run_all() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=list(COMMANDS), default=None)
-    chosen = parser.parse_args()
-    server = Server()
-    for name in [chosen.only] if chosen.only else COMMANDS:
-        with tempfile.TemporaryDirectory() as where:
-            print(json.dumps(asdict(whole(name, Path(where), chosen.kills, chosen.seed, server))))
-
-
-if __name__ == "__main__":
-    run_all()

@@ -16,7 +16,7 @@ from erc_bench.demos.llm.task import Addition
 from erc_bench.demos.llm.training import FIELDS, Settings, parsed, quiet, train
 from erc_bench.errors import InputError
 from erc_bench.objectives import make
-from erc_bench.storage import atomic_write
+from erc_bench.storage import atomic_write, read_object
 
 __all__ = ["demo", "train_all"]
 
@@ -72,7 +72,7 @@ def claim(out: Path, settings: Settings, objectives: Sequence[str], *, resume: b
     if path.is_file():
         if not resume:
             raise InputError(f"out: {out} already holds a demo; add --resume to go on")
-        found = json.loads(path.read_text())
+        found = read_object(path, "resume")
         for name, value in mine.items():
             if found.get(name) != value:
                 raise InputError(

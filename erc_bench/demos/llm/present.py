@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ from erc_bench import api
 from erc_bench.adapters.logs import read_trl, write_records
 from erc_bench.demos.llm.noise import tabulate
 from erc_bench.demos.llm.training import Settings
+from erc_bench.errors import InputError
+from erc_bench.records import read_table
 from erc_bench.statistics.intervals import mean_interval
-from erc_bench.storage import atomic_write
+from erc_bench.storage import atomic_write, read_object
 
 __all__ = ["present", "run_folder", "table"]
 
@@ -43,8 +44,11 @@ def present(
     runs = {key: read_trl(run_folder(out, *key) / "trainer_state.json") for key in keys}
     ends = {}
     for key in keys:
-        found = json.loads((run_folder(out, *key) / "evaluation.json").read_text())
-        ends[key] = (found["reward/initial"], found["reward/final"])
+        path = run_folder(out, *key) / "evaluation.json"
+        found = read_object(path, "out")
+        ends[key] = tuple(found.get(f"reward/{when}") for when in ("initial", "final"))
+        if not all(isinstance(value, float) for value in ends[key]):
+            raise InputError(f"out: {path} has no rewards before and after training")
     shutil.rmtree(out / "records", ignore_errors=True)  # made anew from the runs, which stay
     results = write_records(
         out / "records", runs, experiment=f"addition_{Path(settings.model).name}",
@@ -54,7 +58,7 @@ def present(
     atomic_write(out / "table.md", lambda stream: stream.write(text.encode()))
     written = [*api.figures(results, out / "figures"), out / "table.md"]
     if (out / "noise.parquet").is_file():
-        noise = noise_markdown(tabulate(pd.read_parquet(out / "noise.parquet")))
+        noise = noise_markdown(tabulate(read_table(out / "noise.parquet").to_pandas()))
         atomic_write(out / "noise.md", lambda stream: stream.write(noise.encode()))
         written.append(out / "noise.md")
     return written

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from erc_bench.demos.sb3.training import ARMS, ROLLOUT, require_environment, train
+from erc_bench.demos.sb3.training import ARMS, METRICS, ROLLOUT, require_environment, train
 from erc_bench.errors import InputError
-from erc_bench.storage import atomic_write
+from erc_bench.records import read_table
+from erc_bench.storage import atomic_write, read_object
 
 __all__ = ["demo", "redraw"]
 
@@ -47,7 +48,7 @@ def demo(
     _claim(out, {"environments": dict(environments), "arms": list(ARMS)}, resume=resume)
     _train(out, environments, seeds, workers)
     parts = [
-        pd.read_parquet(_part(out, name, arm, seed))
+        _read(_part(out, name, arm, seed))
         for name in environments
         for arm in ARMS
         for seed in range(seeds)
@@ -64,14 +65,37 @@ def redraw(out: Path) -> list[Path]:
     parts = sorted((out / "runs").glob("[!.]*.parquet"))
     if not (out / "settings.json").is_file() or not parts:
         raise InputError(f"out: {out} holds no finished run of an SB3 demo")
-    runs = pd.concat([pd.read_parquet(path) for path in parts], ignore_index=True)
+    runs = pd.concat([_read(path) for path in parts], ignore_index=True)
     arms = runs.groupby(["environment", "seed"])["objective"].transform("nunique")
     paired = runs[arms == len(ARMS)]
-    order = list(json.loads((out / "settings.json").read_text())["environments"])
+    order = list(read_object(out / "settings.json", "out").get("environments") or ())
+    foreign = sorted({*paired["environment"]} - {*order})
+    if foreign:
+        raise InputError(
+            f"out: {out}/settings.json does not name {foreign[0]}, of which runs are there"
+        )
     paired = paired.sort_values("environment", key=lambda c: c.map(order.index), kind="stable")
     if paired.empty:
         raise InputError(f"out: {out} has no seed that both arms have finished")
     return _present(out, paired)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """A finished run's rows.
+
+    Raises:
+        InputError: damaged, or another program's.
+    """
+    frame: pd.DataFrame = read_table(path).to_pandas()
+    kinds = {name: frame[name].dtype.kind for name in frame}
+    texts, numbers = ("environment", "objective"), ("seed", "steps", "return", "final", *METRICS)
+    missing = [name for name in (*texts, *numbers) if name not in kinds]
+    wrong = [name for name in numbers if kinds.get(name) not in ("i", "f")]
+    if missing or wrong:
+        raise InputError(f"out: {path} is no run of an SB3 demo (at {(missing or wrong)[0]})")
+    if not frame["objective"].isin([*ARMS]).all():
+        raise InputError(f"out: {path} is of another arm than {', '.join(ARMS)}")
+    return frame
 
 
 def _part(out: Path, environment: str, arm: str, seed: int) -> Path:
@@ -83,7 +107,7 @@ def _claim(out: Path, settings: dict[str, object], *, resume: bool) -> None:
     if path.is_file():
         if not resume:
             raise InputError(f"out: {out} already holds a comparison; add --resume to go on")
-        found = json.loads(path.read_text())
+        found = read_object(path, "resume")
         if found != settings:
             raise InputError(f"resume: {out} was made with {found}, now {settings}")
     elif out.exists() and any(out.iterdir()):

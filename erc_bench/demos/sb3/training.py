@@ -13,7 +13,7 @@ import pandas as pd
 from erc_bench.errors import InputError
 from erc_bench.storage import atomic_write
 
-__all__ = ["ARMS", "ENVIRONMENTS", "ROLLOUT", "require_environment", "train"]
+__all__ = ["ARMS", "ENVIRONMENTS", "METRICS", "ROLLOUT", "require_environment", "train"]
 
 #: Steps per environment.
 ENVIRONMENTS = {
