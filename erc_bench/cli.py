@@ -345,7 +345,7 @@ def _report(command: Report) -> None:
 
 def _figures(command: Figures) -> None:
     from erc_bench import api  # noqa: PLC0415
-    from erc_bench.report import open_data  # noqa: PLC0415
+    from erc_bench.reporting import open_data  # noqa: PLC0415
 
     if (command.results is None) == (command.source is None):
         raise InputError("figures: give either a results folder or --from DATA")

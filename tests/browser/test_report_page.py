@@ -16,7 +16,7 @@ from erc_bench.analysis import MEASURES, scores, summary
 from erc_bench.cli import main
 from erc_bench.plots import ordered
 from erc_bench.records import Results
-from erc_bench.report import Gallery, write_report
+from erc_bench.reporting import Gallery, write_report
 
 RUN = [
     "run",

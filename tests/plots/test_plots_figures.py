@@ -17,7 +17,7 @@ from erc_bench.plots.one_update import choose_token
 from erc_bench.plots.style import _KNOWN, name_text
 from erc_bench.plots.tokens import lower_entropy_probability
 from erc_bench.records import Results
-from erc_bench.report.files import figure_bytes
+from erc_bench.reporting.files import figure_bytes
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from erc_bench.cli import main
 from erc_bench.errors import InputError
 from erc_bench.experiments import runner
 from erc_bench.records import Results
-from erc_bench.report import html  # noqa: F401
+from erc_bench.reporting import html  # noqa: F401
 from erc_bench.trainer import loop
 
 IN_WORKER = runner._in_worker

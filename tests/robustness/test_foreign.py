@@ -25,7 +25,7 @@ from erc_bench.experiments import grid_axis, plan, setting
 from erc_bench.experiments.verifying import stored_plan
 from erc_bench.plots import Frames
 from erc_bench.records import Results
-from erc_bench.report import open_data
+from erc_bench.reporting import open_data
 from erc_bench.trainer import loop
 from paper_repro.comparing import _scores as read_evaluation
 from paper_repro.evaluation import read_generations

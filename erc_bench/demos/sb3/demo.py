@@ -143,7 +143,7 @@ def _one(work: tuple[str, str, int, int], path: Path) -> None:
 
 def _present(out: Path, runs: pd.DataFrame) -> list[Path]:
     from erc_bench.demos.sb3.figure import compared, draw  # noqa: PLC0415
-    from erc_bench.report.files import figure_bytes  # noqa: PLC0415
+    from erc_bench.reporting.files import figure_bytes  # noqa: PLC0415
 
     drawing, table = draw(runs), compared(runs)
     files = {

@@ -16,8 +16,8 @@ from erc_bench.analysis import MEASURES, format_interval, scores, summary
 from erc_bench.analysis.tables import interval_of
 from erc_bench.plots import FIGURES
 from erc_bench.records import InputError, Results
-from erc_bench.report import Gallery, write_figures, write_report
-from erc_bench.report.html import headlines
+from erc_bench.reporting import Gallery, write_figures, write_report
+from erc_bench.reporting.html import headlines
 
 DRAWN = {
     "fig1_one_update", "fig2_entropy_gradient", "fig3_learning_curves", "fig4_clip_fractions",

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from erc_bench.plots import Drawing, Frames, draw_all, rc
 from erc_bench.plots.style import GROUP
 from erc_bench.records import Results
-from erc_bench.report.data import write_data
+from erc_bench.reporting.data import write_data
 from erc_bench.storage import atomic_write
 
 __all__ = ["Gallery", "figure_bytes", "settle", "table_bytes", "write_figures"]

@@ -11,8 +11,8 @@ from erc_bench.cli import main
 from erc_bench.errors import InputError
 from erc_bench.plots import Frames
 from erc_bench.records import Results
-from erc_bench.report import open_data, write_data, write_figures
-from erc_bench.report.files import CSV_ROWS, figure_bytes, settle, table_bytes
+from erc_bench.reporting import open_data, write_data, write_figures
+from erc_bench.reporting.files import CSV_ROWS, figure_bytes, settle, table_bytes
 
 
 def everything(folder):

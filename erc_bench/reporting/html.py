@@ -21,11 +21,11 @@ from erc_bench.analysis.claims import assess
 from erc_bench.analysis.tables import GROUPS, RUNS, heading
 from erc_bench.plots import Drawing, arm_style, ordered
 from erc_bench.records import Results
-from erc_bench.report.files import Gallery, table_bytes
-from erc_bench.report.findings import counts, findings, headlines, recipe, strips
-from erc_bench.report.provenance import commands, provenance
-from erc_bench.report.sections import claims, scorecard, sections
-from erc_bench.report.svg import inline_svg
+from erc_bench.reporting.files import Gallery, table_bytes
+from erc_bench.reporting.findings import counts, findings, headlines, recipe, strips
+from erc_bench.reporting.provenance import commands, provenance
+from erc_bench.reporting.sections import claims, scorecard, sections
+from erc_bench.reporting.svg import inline_svg
 from erc_bench.storage import atomic_write
 
 __all__ = ["headlines", "visible", "write_report"]
@@ -65,7 +65,7 @@ def write_report(results: Results, path: Path | str, gallery: Gallery | None = N
 def render(results: Results, gallery: Gallery) -> str:
     """The report's HTML."""
     environment = Environment(
-        loader=PackageLoader("erc_bench", "report"),
+        loader=PackageLoader("erc_bench", "reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -77,7 +77,7 @@ def render(results: Results, gallery: Gallery) -> str:
     numbers = {name: number for number, name in enumerate(recipes)}
     assessment = assess(results)
     style, script = (
-        files("erc_bench.report").joinpath(f"report.{kind}").read_text() for kind in ("css", "js")
+        files("erc_bench.reporting").joinpath(f"report.{kind}").read_text() for kind in ("css", "js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(

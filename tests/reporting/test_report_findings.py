@@ -5,9 +5,9 @@ import pytest
 from analysis.synthetic import make_results
 
 from erc_bench.analysis import out_of_band_to_bound, summary
-from erc_bench.report.findings import counts, findings, headlines
-from erc_bench.report.html import visible
-from erc_bench.report.sections import sort_keys
+from erc_bench.reporting.findings import counts, findings, headlines
+from erc_bench.reporting.html import visible
+from erc_bench.reporting.sections import sort_keys
 
 
 @pytest.fixture(scope="module")

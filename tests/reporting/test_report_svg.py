@@ -7,8 +7,8 @@ from analysis.synthetic import make_results
 
 from erc_bench.plots import ordered
 from erc_bench.plots.style import GROUP
-from erc_bench.report import Gallery
-from erc_bench.report.svg import inline_svg
+from erc_bench.reporting import Gallery
+from erc_bench.reporting.svg import inline_svg
 
 HOSTILE = '"><script>-->'
 ARMS = ("ppo-clip", "dapo", "erc-dapo:epochs=2", HOSTILE)

@@ -15,7 +15,7 @@ from erc_bench.analysis.claims import Assessment, Verdict, ours, unmeasured_line
 from erc_bench.analysis.tables import heading, interval_of, runs_text, score_rows, scores_note
 from erc_bench.plots import arm_style, ordered
 from erc_bench.records import Results
-from erc_bench.report.findings import gated_pairs, recipe
+from erc_bench.reporting.findings import gated_pairs, recipe
 
 __all__ = ["Section", "claims", "scorecard", "sections", "sort_keys"]
 
