@@ -65,7 +65,7 @@ def environment_page(spec: str) -> str:
     ]
     picture = page_name(spec).replace(".md", ".png")
     facts = [
-        "| | |", "|---|---|",
+        "| Property | Value |", "|---|---|",
         f"| id | `{spec}` |",
         f"| observation space | `{env.observation_space}` |",
         f"| action space | `{env.action_space}` |",
