@@ -77,7 +77,8 @@ def render(results: Results, gallery: Gallery) -> str:
     numbers = {name: number for number, name in enumerate(recipes)}
     assessment = assess(results)
     style, script = (
-        files("erc_bench.reporting").joinpath(f"report.{kind}").read_text() for kind in ("css", "js")
+        files("erc_bench.reporting").joinpath(f"report.{kind}").read_text()
+        for kind in ("css", "js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
