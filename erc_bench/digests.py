@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ __all__ = ["Key", "run_digests"]
 Key = tuple[str | int, ...]
 
 
-def run_digests(tables: Mapping[str, pa.Table], keys: Sequence[str]) -> dict[Key, str]:
+def run_digests(tables: Mapping[Any, pa.Table], keys: Sequence[str]) -> dict[Key, str]:
     """Digest of every run of some tables.
 
     Args:

@@ -22,7 +22,7 @@ class Demo:
     seeds: int = 3
     """Per arm, shared between arms."""
     rollouts: int | None = None
-    """Generations of 64 responses. None: 16 for smollm2, 60 for tiny."""
+    """Generations of responses. None: 16 of 64 for smollm2, 120 of 128 for tiny."""
     learning_rate: float | None = None
     """Of AdamW. None: 1e-5 for smollm2, 1e-4 for tiny."""
     out: Path = Path("results/llm")
@@ -51,8 +51,8 @@ class Demo:
         tiny = self.model == "tiny"
         settings = Settings(
             model=self.model,
-            largest=9 if tiny else 20,
-            rollouts=self.rollouts or (60 if tiny else 16),
+            rollouts=self.rollouts or (120 if tiny else 16),
+            prompts=16 if tiny else 8,
             length=4 if tiny else 10,
             learning_rate=self.learning_rate or (1e-4 if tiny else 1e-5),
             evaluation_samples=8 if tiny else 2,

@@ -42,13 +42,14 @@ def present(
     """Write ``records/``, ``figures/``, ``table.md`` and, where it was measured, ``noise.md``."""
     keys = [(name, seed) for seed in seeds for name in objectives]
     runs = {key: read_trl(run_folder(out, *key) / "trainer_state.json") for key in keys}
-    ends = {}
+    ends: dict[tuple[str, int], tuple[float, float]] = {}
     for key in keys:
         path = run_folder(out, *key) / "evaluation.json"
         found = read_object(path, "out")
-        ends[key] = tuple(found.get(f"reward/{when}") for when in ("initial", "final"))
-        if not all(isinstance(value, float) for value in ends[key]):
+        before, after = found.get("reward/initial"), found.get("reward/final")
+        if not (isinstance(before, float) and isinstance(after, float)):
             raise InputError(f"out: {path} has no rewards before and after training")
+        ends[key] = (before, after)
     shutil.rmtree(out / "records", ignore_errors=True)  # made anew from the runs, which stay
     results = write_records(
         out / "records", runs, experiment=f"addition_{Path(settings.model).name}",

@@ -158,17 +158,18 @@ def _present(out: Path, runs: pd.DataFrame) -> list[Path]:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table for people."""
+    from erc_bench.demos.sb3.figure import difference_texts  # noqa: PLC0415
+
     lines = [
         "| environment | arm | seeds | return (95 % interval) | ERC-PPO - PPO, paired | clip binds | "
         "outside the band | dropped |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in table.to_dict("records"):
-        low, high = row.get("difference_low"), row.get("difference_high")
-        difference = "" if pd.isna(low) else f"{row['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+        difference = "" if pd.isna(row["difference"]) else " ".join(difference_texts(row))
         shares = (f"{100 * row[k]:.1f} %" for k in ("clip binds", "outside the band", "dropped"))
         lines.append(
-            f"| {row['environment']} | {row['objective']} | {row['seeds']} | {row['return']:.1f} "
-            f"({row['low']:.1f} to {row['high']:.1f}) | {difference} | {' | '.join(shares)} |"
+            f"| {row['environment']} | {row['objective']} | {row['seeds']} | {row['return']:.3g} "
+            f"({row['low']:.3g} to {row['high']:.3g}) | {difference} | {' | '.join(shares)} |"
         )
     return "\n".join(lines) + "\n"

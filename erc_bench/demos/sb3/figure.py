@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -47,6 +49,15 @@ def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def difference_texts(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A row's difference and its interval, in as many decimals as the interval's ends have to say."""
+    mean, low, high = (float(row[f"difference{end}"]) for end in ("", "_low", "_high"))
+    widest = max(abs(low), abs(high))
+    decimals = min(4, max(0, 1 - math.floor(math.log10(widest)))) if widest > 0 else 0
+    texts = [f"{x:+.{decimals}f}" for x in (mean, low, high)]
+    return texts[0], f"[{texts[1]}, {texts[2]}]"
+
+
 def _curve(
     axes: Axes, here: pd.DataFrame, arm: str, metric: str, scale: float, **extra: object
 ) -> pd.DataFrame:
@@ -77,14 +88,11 @@ def draw(runs: pd.DataFrame) -> Drawing:
             for metric, (_, style) in SHARES.items():
                 curve = _curve(below, here, arm, metric, 100.0, **style)
                 data.append(curve.assign(environment=environment))
-        title = environment.partition("-")[0]
+        title = environment.removeprefix("erc/").partition("-")[0]
         if "erc-ppo" in set(here["objective"]):
             row = table.loc[(environment, "erc-ppo")]
-            title += (
-                f"\nERC {row['difference']:+.0f} [{row['difference_low']:+.0f}, "
-                f"{row['difference_high']:+.0f}], {row['seeds']:.0f} seeds"
-            )
-        above.set_title(title, fontsize=7)
+            title += f", {row['seeds']:.0f} seeds\nERC {' '.join(difference_texts(row))}"
+        above.set_title(title, fontsize=6)
         below.set_xlabel("thousand steps")
         below.set_ylim(bottom=0)
     grid[0, 0].set_ylabel("return, last 100 episodes")
