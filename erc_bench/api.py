@@ -200,6 +200,7 @@ def present(results: Results | Path | str) -> tuple[list[Path], Path]:
 def _tidy(results: Results, out: Path) -> None:
     """Remove what earlier, interrupted drawing left aside in a results folder that is drawn into."""
     if out.resolve().is_relative_to(results.path.resolve()):
+        results.read("runs", columns=["seed"])  # a folder that cannot be drawn is left as it is
         tidy(results.path)
 
 

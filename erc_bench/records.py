@@ -360,14 +360,13 @@ class Results:
                     schema, rows = stored.schema_arrow, stored.metadata.num_rows
                 if rows:
                     _require_kinds(schema, table, file, whole=self.content is None)
-                frames.append(
-                    pq.read_table(
-                        file,
-                        columns=columns and [c for c in columns if c in schema.names],
-                        filters=where if rows else None,  # an empty column has any type
-                        page_checksum_verification=True,
-                    ).to_pandas()
+                found = pq.read_table(
+                    file,
+                    columns=columns and [c for c in columns if c in schema.names],
+                    filters=where if rows else None,  # an empty column has any type
+                    page_checksum_verification=True,
                 )
+                frames.append(_as_numbers(found).to_pandas())
             except InputError:
                 raise
             except UNREADABLE as error:
@@ -422,6 +421,17 @@ def _require_kinds(schema: pa.Schema, table: Table, file: Path, *, whole: bool) 
             fits &= pa.types.is_nested(kind) == name.startswith("probs/") or pa.types.is_null(kind)
         if not fits:
             raise DamageError(f"results: {file}: column {name!r} is {kind}")
+
+
+def _as_numbers(table: pa.Table) -> pa.Table:
+    """A column without a single value is one of missing numbers, not of objects."""
+    fields = [
+        pa.field(f.name, pa.float64())
+        if pa.types.is_null(f.type) and not f.name.startswith("probs/")
+        else f
+        for f in table.schema
+    ]
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ NOT_HERE: dict[str, str] = {
     "pip install -e .": _REGISTRY,
     "pip install -e '.[test]'": _REGISTRY,
     "pip install verl==0.9.1": _REGISTRY,
-    "pip install torch --index-url https://download.pytorch.org/whl/cpu": _REGISTRY,
+    "pip install -c constraints.txt torch": _REGISTRY,
     "export VERL_USE_EXTERNAL_MODULES=erc_bench.adapters.verl": "for the next command, which is not run",
     "python -m verl.trainer.main_ppo trainer.v1.trainer_mode=erc_bench "
     "actor_rollout_ref.actor.policy_loss.loss_mode=erc_bench "

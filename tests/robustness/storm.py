@@ -193,9 +193,11 @@ def finish(name: str, folder: Path, server: Server) -> int:
 
 
 def contents(folder: Path, pattern: str) -> dict[str, bytes]:
-    """Files of a folder, hidden ones included, by name."""
+    """Files of a folder, hidden ones included, by name; a page's own folder is called FOLDER in it."""
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob(pattern) if p.is_file()
+        str(p.relative_to(folder)): p.read_bytes().replace(str(folder).encode(), b"FOLDER")
+        for p in folder.rglob(pattern)
+        if p.is_file()
     }
 
 
