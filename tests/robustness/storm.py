@@ -49,8 +49,9 @@ COMMANDS = {
 #: How a whole file ends.
 ENDS = {"html": b"</html>", "svg": b"</svg>", "png": b"IEND\xaeB`\x82", "json": b"}"}
 MARK = "ERC_BENCH_STORM"
-#: Seconds in which a worker must notice that it is alone; one that is starting has imports to finish.
-PATIENCE = 5.0
+#: Seconds in which a worker must notice that it is alone. It looks five times a second, but one that is
+#: starting has Python's own imports to finish first, and that takes long on a busy machine.
+PATIENCE = 60.0
 
 
 def child(command: list[str], mark: str) -> None:
@@ -78,12 +79,13 @@ def in_worker(*work: Any) -> None:
 
 @dataclass
 class Found:
-    """What a storm met. ``faults`` must be empty."""
+    """What a storm met. ``faults`` must be empty; ``seconds_alone`` is the longest that a worker stayed."""
 
     command: str
     kills: int = 0
     before_it_began: int = 0
     finished_first: int = 0
+    seconds_alone: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
@@ -100,12 +102,19 @@ def orphans(mark: str) -> list[int]:
     return found
 
 
-def left_alone(mark: str) -> list[int]:
-    """:func:`orphans` that do not end within ``PATIENCE`` seconds."""
-    until = time.monotonic() + PATIENCE
-    while (found := orphans(mark)) and time.monotonic() < until:
+def command_of(pid: int) -> str:
+    """The command line of a process, for the message."""
+    with contextlib.suppress(OSError):
+        return " ".join(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))[-120:]
+    return "?"
+
+
+def left_alone(mark: str) -> tuple[list[int], float]:
+    """:func:`orphans` that do not end within ``PATIENCE`` seconds, and how long the last one stayed."""
+    began = time.monotonic()
+    while (found := orphans(mark)) and time.monotonic() - began < PATIENCE:
         time.sleep(0.05)
-    return found
+    return found, time.monotonic() - began
 
 
 def wounds(folder: Path) -> list[str]:
@@ -178,7 +187,9 @@ def storm(name: str, folder: Path, kills: int, seed: int, longest: float, server
         process.join()
         found.kills += 1
         found.before_it_began += not (folder / "manifest.json").exists()
-        found.faults += [f"orphan {pid}" for pid in left_alone(server.mark)]
+        stayed, seconds = left_alone(server.mark)
+        found.seconds_alone = max(found.seconds_alone, round(seconds, 1))
+        found.faults += [f"orphan {pid}: {command_of(pid)}" for pid in stayed]
         found.faults += wounds(folder)
     return found
 
