@@ -39,7 +39,12 @@ def name_of(call: ast.expr) -> str:
     return ast.unparse(call) if isinstance(call, ast.Name | ast.Attribute) else ""
 
 
-def faults(text: str) -> list[str]:
+#: Markup that is no text from outside: the package's own files, and a drawing whose texts matplotlib
+#: escapes (``tests/browser/test_report_page.py`` feeds it hostile names).
+OURS = {"erc_bench/reporting/html.py": ("Markup(style)", "Markup(script)", "Markup(svg)")}
+
+
+def faults(text: str, ours: tuple[str, ...] = ()) -> list[str]:
     """Lines of a source that could run, or let through, what a file says."""
     found = []
     for node in ast.walk(ast.parse(text)):
@@ -50,7 +55,7 @@ def faults(text: str) -> list[str]:
                 else [node.module or ""]
             )
             found += [f"{node.lineno}: import {n}" for n in names if n.split(".")[0] in MODULES]
-        if not isinstance(node, ast.Call):
+        if not isinstance(node, ast.Call) or ast.unparse(node) in ours:
             continue
         name, given = name_of(node.func), {k.arg: k.value for k in node.keywords}
         if name in BUILTINS or name in ("Markup", "builtins.eval", "builtins.exec"):
@@ -72,7 +77,7 @@ def faults(text: str) -> list[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_source_runs_what_a_file_says(path):
     """No pickle, eval, exec, YAML, shell; torch and numpy load numbers only; templates escape."""
-    assert not faults(path.read_text())
+    assert not faults(path.read_text(), OURS.get(str(path.relative_to(ROOT)), ()))
 
 
 @pytest.mark.parametrize(
