@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 NEEDS = {
+    "atheris": ["tests/robustness/fuzz.py"],
     "trl": ["erc_bench/adapters/trl.py"],
     "verl": ["erc_bench/adapters/verl"],
     "math_verify": ["paper_repro/reward.py"],
