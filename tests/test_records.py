@@ -242,7 +242,9 @@ def test_another_schema_version_is_refused(results, version):
     """The message says which version is there and which is read."""
     path = results.path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
-    with pytest.raises(InputError, match=f"schema version {version!r}, .* reads {SCHEMA_VERSION}"):
+    with pytest.raises(
+        InputError, match=f"schema version {version!r}, .* reads 1 and {SCHEMA_VERSION}"
+    ):
         Results.open(results.path)
 
 

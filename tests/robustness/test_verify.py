@@ -80,17 +80,21 @@ def test_two_workers_and_another_process_give_the_same_digests(folder, small, tm
 
 
 @pytest.mark.parametrize(
-    ("table", "column", "row"), [("runs", "reward/final", 1), ("metrics", "grad/norm", 7),
-                                 ("tokens", "entropy/new", 3)],
-)  # fmt: skip
-def test_a_changed_number_is_damage(folder, ends, table, column, row):
+    ("table", "column", "row", "seed"),
+    [
+        ("runs", "reward/final", 1, 1),
+        ("metrics", "grad/norm", 7, 1),
+        ("tokens", "entropy/new", 3, 0),
+    ],
+)
+def test_a_changed_number_is_damage(folder, ends, table, column, row, seed):
     """One bit in any table: exit code 1, the run named, and no talk of reproduction."""
     edit(folder / table / PART, nudged(column, row))
     code, out, _ = ends("run", "--verify", folder, "--workers", "1")
     assert code == 1
     (line,) = (x for x in out.splitlines() if x.startswith("damaged"))
     assert "its rows in 00-forking_tokens-00000-00004 are not those that were written" in line
-    assert "seed 0" in line
+    assert f"forking_tokens, ppo-clip, seed {seed}: " in line
     assert "not reproduced" not in out
     assert "verified" not in out
 
