@@ -83,7 +83,7 @@ def _experiment(number: int, name: str, about: Mapping[str, Any]) -> ExperimentP
     entry = custom(about["environment"]) if name == "custom" else experiment(name)
     entry = replace(entry, environment=about["environment"], environment_options=options)
     kinds = TrainConfig()
-    settings = {
+    settings: dict[str, Any] = {
         key: float(value) if isinstance(getattr(kinds, key, None), float) else value
         for key, value in about["train"].items()
     }

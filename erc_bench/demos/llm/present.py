@@ -46,9 +46,10 @@ def present(
     for key in keys:
         path = run_folder(out, *key) / "evaluation.json"
         found = read_object(path, "out")
-        ends[key] = tuple(found.get(f"reward/{when}") for when in ("initial", "final"))
-        if not all(isinstance(value, float) for value in ends[key]):
+        before, after = (found.get(f"reward/{when}") for when in ("initial", "final"))
+        if not (isinstance(before, int | float) and isinstance(after, int | float)):
             raise InputError(f"out: {path} has no rewards before and after training")
+        ends[key] = (float(before), float(after))
     shutil.rmtree(out / "records", ignore_errors=True)  # made anew from the runs, which stay
     results = write_records(
         out / "records", runs, experiment=f"addition_{Path(settings.model).name}",
