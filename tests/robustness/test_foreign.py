@@ -349,6 +349,16 @@ def test_logs(data, tmp_path_factory):
         everything(results.path)
 
 
+def test_a_step_logged_twice_counts_as_its_last_entry(tmp_path):
+    """Found by fuzzing: a metric that only the overwritten entry had is absent, not a KeyError."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "reward": 1, "grad_norm": 2}\n{"step": 1, "reward": 0.5}\n')
+    run = read_log(path)
+    assert run.metrics["reward/mean"].tolist() == [0.5]
+    assert run.metrics["grad/norm"].isna().all()
+    assert run.names == {"reward/mean": "reward"}
+
+
 @settings(FUZZ, max_examples=25)
 @given(data=st.data())
 def test_event_files(data, tmp_path_factory):

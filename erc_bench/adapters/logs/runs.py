@@ -86,6 +86,9 @@ def run_of(
         known = ", ".join(name for logged in names.values() for name in logged[:1])
         raise InputError(f"{source}: no known metric in it (looked for {known})")
     frame = pd.DataFrame([rows[step] for step in sorted(rows)])
+    used = {
+        column: name for column, name in used.items() if column in frame
+    }  # of entries that count
     frame.insert(0, "update", [step - first for step in sorted(rows)])
     if (frame["update"] < 0).any():
         raise InputError(f"{source}: step {min(rows)}, must be {first} or more")

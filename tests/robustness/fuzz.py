@@ -1,0 +1,75 @@
+"""Coverage-guided fuzzing of what reads foreign bytes; needs ``erc-bench[fuzz]`` and is not part of CI.
+
+``PYTHONPATH=tests python -m robustness.fuzz trl -max_total_time=300`` (any option of libFuzzer).
+Anything but an InputError stops it, with the input in a file ``crash-...``.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["erc_bench", "paper_repro", "json"]):
+    from erc_bench.adapters.logs import read_trl, read_verl
+    from erc_bench.conformance.loading import pairs, value
+    from erc_bench.errors import InputError
+    from erc_bench.experiments import grid_axis, plan, setting
+    from erc_bench.records import Results
+    from erc_bench.storage import read_object
+    from paper_repro.evaluation import read_generations
+    from paper_repro.targets import targets
+
+PLACE = Path(tempfile.mkdtemp())
+
+
+def _file(name: str, data: bytes) -> Path:
+    (PLACE / name).write_bytes(data)
+    return PLACE / name
+
+
+def _texts(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    for parse in (setting, grid_axis, value, lambda t: pairs("set", [t])):
+        try:
+            parse(text)
+        except InputError:
+            continue
+    plan(["forking_tokens"], objectives=[text])
+
+
+def _manifest(data: bytes) -> None:
+    Results.open(_file("manifest.json", data).parent)
+
+
+TARGETS = {
+    "trl": lambda d: read_trl(_file("trainer_state.json", d)),
+    "verl": lambda d: read_verl(_file("log.jsonl", d)),
+    "texts": _texts,
+    "manifest": _manifest,
+    "settings": lambda d: read_object(_file("settings.json", d), "resume"),
+    "generations": lambda d: list(read_generations(_file("g.jsonl", d))),
+    "targets": lambda d: targets(_file("t.toml", d)),
+}
+
+
+def main() -> None:
+    """The command line: a target, then libFuzzer's own options."""
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        sys.exit(f"target: one of {', '.join(TARGETS)}")
+    read = TARGETS[sys.argv.pop(1)]
+
+    def one(data: bytes) -> None:
+        try:
+            read(data)
+        except InputError:
+            return
+
+    atheris.Setup(sys.argv, one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
