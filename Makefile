@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-oracles test-trl llm-demo lint docs docs-serve docs-pages bench clean help
+.PHONY: demo test test-lowest test-oracles test-trl llm-demo lint docs docs-serve docs-pages bench clean help
 
 help:  ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,18 @@ test: $(VENV)/dev-installed  ## Install with the test extras and run the tests
 ORACLE_TESTS := tests/differential tests/adapters tests/paper_repro tests/demos
 test-oracles: .venv-oracle/installed  ## Install verl and TRL beside us; compare losses, run the adapters
 	.venv-oracle/bin/python -m pytest -q -n auto $(ORACLE_TESTS)
+
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install -q -c constraints-lowest.txt torch
+	.venv-lowest/bin/pip install -q -c constraints-lowest.txt -e . pytest pytest-xdist hypothesis tensorboard
+	@touch $@
+
+# Deprecations are no errors here: old packages use what newer ones beside them deprecate.
+LOWEST_TESTS := tests/test_records.py tests/test_cli.py tests/experiments tests/trainer tests/plots \
+  tests/analysis tests/reporting tests/robustness/test_verify.py
+test-lowest: .venv-lowest/installed  ## The lowest versions that pyproject.toml allows: the core's tests, the smoke tier
+	.venv-lowest/bin/python -m pytest -q -n auto -W ignore::DeprecationWarning -m "not slow" $(LOWEST_TESTS)
 
 TRL_VERSIONS := 1.14.2 1.14.1
 test-trl: .venv-oracle/installed  ## The TRL adapter on the newest releases before the pinned one that install
@@ -83,4 +95,4 @@ bench: .venv-bench/installed  ## Measure this project beside its peers, and how 
 	.venv-bench/bin/python -m benchmarks.gate_cost
 
 clean:  ## Remove the virtual environment, caches and results
-	rm -rf $(VENV) .venv-bench .venv-oracle results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench .venv-lowest .venv-oracle results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

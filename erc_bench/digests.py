@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,10 @@ __all__ = ["Key", "run_digests"]
 
 #: What tells a run apart.
 Key = tuple[str | int, ...]
+Name = TypeVar("Name", bound=str)
 
 
-def run_digests(tables: Mapping[Any, pa.Table], keys: Sequence[str]) -> dict[Key, str]:
+def run_digests(tables: Mapping[Name, pa.Table], keys: Sequence[str]) -> dict[Key, str]:
     """Digest of every run of some tables.
 
     Args:

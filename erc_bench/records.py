@@ -417,8 +417,10 @@ def _require_kinds(schema: pa.Schema, table: Table, file: Path, *, whole: bool) 
         elif name == "seed":
             fits = pa.types.is_integer(kind)
         else:
-            fits = number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
-            fits &= pa.types.is_nested(kind) == name.startswith("probs/") or pa.types.is_null(kind)
+            whole_distribution = name.startswith("probs/")
+            fits = number or pa.types.is_boolean(kind)
+            fits &= pa.types.is_nested(kind) == whole_distribution
+            fits |= whole_distribution and pa.types.is_null(kind)
         if not fits:
             raise DamageError(f"results: {file}: column {name!r} is {kind}")
 

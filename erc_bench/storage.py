@@ -95,18 +95,22 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _aside(folder: Path) -> list[Path]:
+    return [left for left in folder.rglob(".*.tmp") if _ASIDE.fullmatch(left.name)]
+
+
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes left aside. Only for the holder of the folder's lock."""
-    for left in folder.rglob(".*.tmp"):
-        if _ASIDE.fullmatch(left.name):
-            with contextlib.suppress(OSError):
-                left.unlink()
+    for left in _aside(folder):
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def tidy(folder: Path) -> None:
     """:func:`sweep`, unless somebody writes there at this moment, or nothing can be changed there."""
-    with contextlib.suppress(InputError), exclusive(folder):
-        sweep(folder)
+    if _aside(folder):
+        with contextlib.suppress(InputError), exclusive(folder):
+            sweep(folder)
 
 
 def holds_nothing(folder: Path) -> bool:

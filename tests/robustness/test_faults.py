@@ -214,6 +214,14 @@ def test_two_processes_on_one_folder(small, refused, ends, finished, tmp_path):
     assert parquet(new) == parquet(finished)
 
 
+def test_two_demos_on_one_folder(refused, tmp_path):
+    """`sb3 demo` and `llm demo` hold their folders likewise."""
+    arguments = ["--environments", "CartPole-v1", "--steps", "2048", "--seeds", "2"]
+    with another_process_in(tmp_path / "demo"):
+        line = refused("sb3", "demo", "--out", tmp_path / "demo", *arguments)
+        assert "is in use by process" in line
+
+
 def test_many_at_once_and_one_gets_it(tmp_path):
     """Of many threads at the same folder, one at a time is inside, however often it is left and taken."""
     inside, most, entered = 0, 0, 0

@@ -7,7 +7,10 @@ import sys
 import pytest
 from robustness.storm import Server, whole
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -80,9 +80,9 @@ def test_two_workers_and_another_process_give_the_same_digests(folder, small, tm
 
 
 @pytest.mark.parametrize(
-    ("table", "column", "row"), [("runs", "reward/final", 1), ("metrics", "grad/norm", 7),
-                                 ("tokens", "entropy/new", 3)],
-)  # fmt: skip
+    ("table", "column", "row"),
+    [("runs", "reward/final", 1), ("metrics", "grad/norm", 7), ("tokens", "entropy/new", 3)],
+)
 def test_a_changed_number_is_damage(folder, ends, table, column, row):
     """One bit in any table: exit code 1, the run named, and no talk of reproduction."""
     edited = pq.read_table(folder / table / PART).slice(row, 1).to_pylist()[0]

@@ -16,7 +16,7 @@ from erc_bench.demos.llm.task import Addition
 from erc_bench.demos.llm.training import FIELDS, Settings, parsed, quiet, train
 from erc_bench.errors import InputError
 from erc_bench.objectives import make
-from erc_bench.storage import atomic_write, read_object
+from erc_bench.storage import atomic_write, exclusive, holds_nothing, read_object
 
 __all__ = ["demo", "train_all"]
 
@@ -49,16 +49,18 @@ def demo(
         name, parameters = parsed(label)
         require_fields(make(name, **parameters), FIELDS, by="TRL")
     require(settings.model)
-    claim(out, settings, objectives, resume=resume)
-    train_all(settings, objectives, range(seeds), out)
-    if noise and not (out / "noise.parquet").is_file():
-        quiet()
-        task = Addition(settings.largest)
-        tokens = measure(
-            load(settings.model, task), task, length=settings.length, prompts=24, seed=0
-        )
-        atomic_write(out / "noise.parquet", lambda stream: tokens.to_parquet(stream, index=False))
-    return present(out, settings, objectives, range(seeds))
+    with exclusive(out):
+        claim(out, settings, objectives, resume=resume)
+        train_all(settings, objectives, range(seeds), out)
+        if noise and not (out / "noise.parquet").is_file():
+            quiet()
+            task = Addition(settings.largest)
+            tokens = measure(
+                load(settings.model, task), task, length=settings.length, prompts=24, seed=0
+            )
+            path = out / "noise.parquet"
+            atomic_write(path, lambda stream: tokens.to_parquet(stream, index=False))
+        return present(out, settings, objectives, range(seeds))
 
 
 def claim(out: Path, settings: Settings, objectives: Sequence[str], *, resume: bool) -> None:
@@ -78,7 +80,7 @@ def claim(out: Path, settings: Settings, objectives: Sequence[str], *, resume: b
                 raise InputError(
                     f"resume: {out} was made with {name} = {found.get(name)!r}, now {value!r}"
                 )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not holds_nothing(out):
         raise InputError(f"out: {out} is not empty; choose another folder")
     else:
         text = json.dumps(mine, indent=1) + "\n"

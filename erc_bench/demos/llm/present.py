@@ -46,10 +46,10 @@ def present(
     for key in keys:
         path = run_folder(out, *key) / "evaluation.json"
         found = read_object(path, "out")
-        before, after = found.get("reward/initial"), found.get("reward/final")
-        if not (isinstance(before, float) and isinstance(after, float)):
+        before, after = (found.get(f"reward/{when}") for when in ("initial", "final"))
+        if not (isinstance(before, int | float) and isinstance(after, int | float)):
             raise InputError(f"out: {path} has no rewards before and after training")
-        ends[key] = (before, after)
+        ends[key] = (float(before), float(after))
     shutil.rmtree(out / "records", ignore_errors=True)  # made anew from the runs, which stay
     results = write_records(
         out / "records", runs, experiment=f"addition_{Path(settings.model).name}",

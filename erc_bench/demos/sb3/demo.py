@@ -12,7 +12,7 @@ import pandas as pd
 from erc_bench.demos.sb3.training import ARMS, METRICS, ROLLOUT, require_environment, train
 from erc_bench.errors import InputError
 from erc_bench.records import read_table
-from erc_bench.storage import atomic_write, read_object
+from erc_bench.storage import atomic_write, exclusive, holds_nothing, read_object
 
 __all__ = ["demo", "redraw"]
 
@@ -45,15 +45,16 @@ def demo(
         if steps < ROLLOUT:
             raise InputError(f"steps: {steps} is not allowed; must be at least {ROLLOUT}")
         require_environment(name)
-    _claim(out, {"environments": dict(environments), "arms": list(ARMS)}, resume=resume)
-    _train(out, environments, seeds, workers)
-    parts = [
-        _read(_part(out, name, arm, seed))
-        for name in environments
-        for arm in ARMS
-        for seed in range(seeds)
-    ]
-    return _present(out, pd.concat(parts, ignore_index=True))
+    with exclusive(out):
+        _claim(out, {"environments": dict(environments), "arms": list(ARMS)}, resume=resume)
+        _train(out, environments, seeds, workers)
+        parts = [
+            _read(_part(out, name, arm, seed))
+            for name in environments
+            for arm in ARMS
+            for seed in range(seeds)
+        ]
+        return _present(out, pd.concat(parts, ignore_index=True))
 
 
 def redraw(out: Path) -> list[Path]:
@@ -110,7 +111,7 @@ def _claim(out: Path, settings: dict[str, object], *, resume: bool) -> None:
         found = read_object(path, "resume")
         if found != settings:
             raise InputError(f"resume: {out} was made with {found}, now {settings}")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not holds_nothing(out):
         raise InputError(f"out: {out} is not empty; choose another folder")
     else:
         text = json.dumps(settings, indent=1) + "\n"
