@@ -105,14 +105,14 @@ def soak_figure(record: dict[str, Any], table: pd.DataFrame, stem: Path) -> None
         ("pss_all_mib", MUTED, "with its workers (PSS)"),
         ("rss_mib", ACCENT, "the process (RSS)"),
     ):
-        top.plot(minutes, table[name], ".-", color=colour, markersize=3, linewidth=0.6, label=label)
+        slope, (low, high) = record[name]["slope_per_hour"], record[name]["interval"]
+        told = f"{label}: {slope:+.1f} ({low:+.1f} to {high:+.1f}) MiB per hour"
+        top.plot(minutes, table[name], ".-", color=colour, markersize=3, linewidth=0.6, label=told)
     top.set_ylim(bottom=0)
     top.set_ylabel("MiB after a sweep")
-    top.legend(loc="lower right")
-    slope, (low, high) = record["rss_mib"]["slope_per_hour"], record["rss_mib"]["interval"]
+    top.legend(loc="lower left", fontsize="small")
     top.set_title(
-        f"{record['sweeps']} sweeps in {60 * record['hours']:.0f} min: RSS {slope:+.1f} MiB per hour "
-        f"after the first quarter ({low:+.1f} to {high:+.1f})"
+        f"{record['sweeps']} sweeps in {60 * record['hours']:.0f} min; slopes after the first quarter"
     )
     for workers, mark in ((1, "."), (2, "x")):
         chosen = table["workers"] == workers

@@ -61,7 +61,8 @@ def described() -> dict[str, Any]:
 def sentence(machine: dict[str, Any]) -> str:
     """One line for captions."""
     packages = ", ".join(f"{k} {v}" for k, v in machine["packages"].items() if v)
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
     return (
-        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']:g} GiB, "
+        f"{cores} of {machine['processor']}, {machine['memory_gib']:g} GiB, "
         f"{machine['system']}, Python {machine['python']}; {packages}"
     )

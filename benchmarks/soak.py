@@ -103,18 +103,23 @@ def sweep(number: int, settings: dict[str, Any] | None = None) -> dict[str, Any]
 
 
 def verdict(table: pd.DataFrame) -> dict[str, Any]:
-    """Slopes per hour after the warm-up (Theil and Sen, 95 %) and what never changed."""
+    """Slopes per hour after the warm-up (Theil and Sen, 95 %) and what never changed.
+
+    Workers leave when they have been idle for long, and come back: memory of all processes is compared
+    among the sweeps that ended with as many of them as most did.
+    """
     steady = table[table["at"] >= WARM_UP * table["at"].max()]
     found: dict[str, Any] = {
         "sweeps": len(table),
         "hours": float(table["at"].max() / 3600),
         "different_records": int(table["records"].nunique()),
     }
-    for name in ("rss_mib", "pss_mib", "pss_all_mib"):
-        slope, _, low, high = stats.theilslopes(steady[name], steady["at"] / 3600)
+    alike = steady[steady["children"] == steady["children"].mode().iloc[-1]]
+    for name, rows in (("rss_mib", steady), ("pss_mib", steady), ("pss_all_mib", alike)):
+        slope, _, low, high = stats.theilslopes(rows[name], rows["at"] / 3600)
         found[name] = {
-            "first": float(steady[name].iloc[0]), "last": float(steady[name].iloc[-1]),
-            "least": float(steady[name].min()), "most": float(steady[name].max()),
+            "sweeps": len(rows), "first": float(rows[name].iloc[0]), "last": float(rows[name].iloc[-1]),
+            "least": float(rows[name].min()), "most": float(rows[name].max()),
             "slope_per_hour": float(slope), "interval": [float(low), float(high)],
         }  # fmt: skip
     for name in ("children", "open_files", "threads"):

@@ -11,9 +11,12 @@ import tempfile
 from pathlib import Path
 
 import atheris
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 with atheris.instrument_imports(include=["erc_bench", "paper_repro", "json"]):
-    from erc_bench.adapters.logs import read_trl, read_verl
+    from erc_bench.adapters.logs import read_tensorboard, read_trl, read_verl
     from erc_bench.conformance.loading import pairs, value
     from erc_bench.errors import InputError
     from erc_bench.experiments import grid_axis, plan, setting
@@ -23,6 +26,7 @@ with atheris.instrument_imports(include=["erc_bench", "paper_repro", "json"]):
     from paper_repro.targets import targets
 
 PLACE = Path(tempfile.mkdtemp())
+TAGS = ["train/reward", "train/grad_norm", "train/", "critic/score/mean", "actor/entropy", ""]
 
 
 def _file(name: str, data: bytes) -> Path:
@@ -44,7 +48,30 @@ def _manifest(data: bytes) -> None:
     Results.open(_file("manifest.json", data).parent)
 
 
+def _events(data: bytes) -> None:
+    """Whole records, with their checksums, of any tags, steps, values and dtypes."""
+    draw = atheris.FuzzedDataProvider(data)
+    path = PLACE / "events.out.tfevents.1"
+    with path.open("wb") as stream:
+        records = RecordWriter(stream)
+        while draw.remaining_bytes():
+            value = Summary.Value(
+                tag=draw.PickValueInList(TAGS) + draw.ConsumeUnicodeNoSurrogates(1)
+            )
+            if draw.ConsumeBool():
+                value.simple_value = draw.ConsumeFloat()
+            else:
+                value.metadata.plugin_data.plugin_name = "scalars"
+                value.metadata.data_class = draw.ConsumeIntInRange(0, 3)
+                value.tensor.dtype = draw.ConsumeIntInRange(0, 23)
+                value.tensor.tensor_content = draw.ConsumeBytes(8)
+            event = Event(step=draw.ConsumeInt(8), summary=Summary(value=[value]))
+            records.write(event.SerializeToString())
+    read_tensorboard(path)
+
+
 TARGETS = {
+    "events": _events,
     "trl": lambda d: read_trl(_file("trainer_state.json", d)),
     "verl": lambda d: read_verl(_file("log.jsonl", d)),
     "texts": _texts,
