@@ -102,8 +102,9 @@ def soak_figure(record: dict[str, Any], table: pd.DataFrame, stem: Path) -> None
     )
     minutes = table["at"] / 60
     for name, colour, label in (
-        ("pss_all_mib", MUTED, "with its workers (PSS)"),
-        ("rss_mib", ACCENT, "the process (RSS)"),
+        ("anonymous_all_mib", MUTED, "with its workers, anonymous"),
+        ("anonymous_mib", ACCENT, "the process, anonymous"),
+        ("rss_mib", INK, "the process, with libraries (RSS)"),
     ):
         slope, (low, high) = record[name]["slope_per_hour"], record[name]["interval"]
         told = f"{label}: {slope:+.1f} ({low:+.1f} to {high:+.1f}) MiB per hour"

@@ -44,11 +44,14 @@ PARALLEL = 4
 WARM_UP = 0.25
 
 
-def _pss(pid: int) -> int:
-    """Proportional set size of a process in bytes; 0 when it is gone."""
+def _anonymous(pid: int) -> int:
+    """Memory of a process that is no file's, in bytes; 0 when it is gone.
+
+    Pages of files (libraries) come and go with the system's cache and with other processes that share them.
+    """
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith("Anonymous:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
@@ -74,8 +77,8 @@ def memory() -> dict[str, float]:
     children = _children(os.getpid())
     return {
         "rss_mib": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        "pss_mib": _pss(os.getpid()) / 2**20,
-        "pss_all_mib": sum(map(_pss, [os.getpid(), *children])) / 2**20,
+        "anonymous_mib": _anonymous(os.getpid()) / 2**20,
+        "anonymous_all_mib": sum(map(_anonymous, [os.getpid(), *children])) / 2**20,
         "children": len(children),
         "open_files": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
@@ -115,7 +118,8 @@ def verdict(table: pd.DataFrame) -> dict[str, Any]:
         "different_records": int(table["records"].nunique()),
     }
     alike = steady[steady["children"] == steady["children"].mode().iloc[-1]]
-    for name, rows in (("rss_mib", steady), ("pss_mib", steady), ("pss_all_mib", alike)):
+    measured = (("rss_mib", steady), ("anonymous_mib", steady), ("anonymous_all_mib", alike))
+    for name, rows in measured:
         slope, _, low, high = stats.theilslopes(rows[name], rows["at"] / 3600)
         found[name] = {
             "sweeps": len(rows), "first": float(rows[name].iloc[0]), "last": float(rows[name].iloc[-1]),
