@@ -104,7 +104,7 @@ def soak_figure(record: dict[str, Any], table: pd.DataFrame, stem: Path) -> None
     for name, colour, label in (
         ("anonymous_all_mib", MUTED, "with its workers, anonymous"),
         ("anonymous_mib", ACCENT, "the process, anonymous"),
-        ("rss_mib", INK, "the process, with libraries (RSS)"),
+        ("allocated_mib", INK, "the process, allocated and not freed"),
     ):
         slope, (low, high) = record[name]["slope_per_hour"], record[name]["interval"]
         told = f"{label}: {slope:+.1f} ({low:+.1f} to {high:+.1f}) MiB per hour"

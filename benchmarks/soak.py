@@ -9,10 +9,12 @@ byte, with those of the first. It writes ``results/soak.csv``, ``soak.json`` and
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -58,6 +60,25 @@ def _anonymous(pid: int) -> int:
     return 0
 
 
+class _Mallinfo2(ctypes.Structure):
+    """Of glibc's malloc.h."""
+
+    _fields_ = (
+        ("arena", ctypes.c_size_t), ("ordblks", ctypes.c_size_t), ("smblks", ctypes.c_size_t),
+        ("hblks", ctypes.c_size_t), ("hblkhd", ctypes.c_size_t), ("usmblks", ctypes.c_size_t),
+        ("fsmblks", ctypes.c_size_t), ("uordblks", ctypes.c_size_t), ("fordblks", ctypes.c_size_t),
+        ("keepcost", ctypes.c_size_t),
+    )  # fmt: skip
+
+
+def _allocated() -> int:
+    """Bytes that were asked of glibc and not given back; freed memory that it keeps is not among them."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Mallinfo2
+    found = mallinfo2()
+    return int(found.uordblks + found.hblkhd)
+
+
 def _children(pid: int) -> list[int]:
     found = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -77,6 +98,8 @@ def memory() -> dict[str, float]:
     children = _children(os.getpid())
     return {
         "rss_mib": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        "allocated_mib": _allocated() / 2**20,
+        "blocks": sys.getallocatedblocks(),
         "anonymous_mib": _anonymous(os.getpid()) / 2**20,
         "anonymous_all_mib": sum(map(_anonymous, [os.getpid(), *children])) / 2**20,
         "children": len(children),
@@ -118,8 +141,11 @@ def verdict(table: pd.DataFrame) -> dict[str, Any]:
         "different_records": int(table["records"].nunique()),
     }
     alike = steady[steady["children"] == steady["children"].mode().iloc[-1]]
-    measured = (("rss_mib", steady), ("anonymous_mib", steady), ("anonymous_all_mib", alike))
-    for name, rows in measured:
+    measured = {
+        "rss_mib": steady, "anonymous_mib": steady, "allocated_mib": steady, "blocks": steady,
+        "anonymous_all_mib": alike,
+    }  # fmt: skip
+    for name, rows in measured.items():
         slope, _, low, high = stats.theilslopes(rows[name], rows["at"] / 3600)
         found[name] = {
             "sweeps": len(rows), "first": float(rows[name].iloc[0]), "last": float(rows[name].iloc[-1]),
