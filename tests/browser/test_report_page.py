@@ -324,6 +324,11 @@ def test_on_paper_there_are_no_controls_and_nothing_is_cut(opened, report):
         page.locator(":not(thead *) > button:visible, .toc:visible, #filter:visible").count() == 0
     )
     assert page.locator(".scroll").first.evaluate("e => getComputedStyle(e).overflow") == "visible"
+    # pages of JSON, with lines wider than paper, stay on the screen; a sentence says where they are
+    assert not page.locator("#provenance details pre").is_visible()
+    assert page.locator(".on-paper").is_visible()
+    page.emulate_media(media="screen")
+    assert not page.locator(".on-paper").is_visible()
 
 
 HOSTILE = (
