@@ -9,7 +9,7 @@ import pytest
 
 from erc_bench.cli import main
 from erc_bench.demos.llm.task import Addition, final_number
-from erc_bench.demos.llm.training import Settings, parsed
+from erc_bench.demos.llm.training import Settings, newest, parsed, seal, train
 from erc_bench.errors import InputError
 
 llm = pytest.mark.skipif(
@@ -41,6 +41,67 @@ def test_demo_ends_in_figures_and_goes_on(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*SMALL[:-1], "3", "--out", str(tmp_path), "--resume"])
     assert "made with rollouts = 2, now 3" in capsys.readouterr().err
+
+
+def logged(folder):
+    """TRL's log without what a clock says; ``train_loss`` is a mean over the steps of one process."""
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    free = ("step_time", "runtime", "per_second", "train_loss")
+    return [{k: v for k, v in entry.items() if not k.endswith(free)} for entry in log]
+
+
+@llm
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("objective", ["erc-dapo", "grpo"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, objective):
+    """Cut off within its third rollout: the same log and the same evaluation as an uninterrupted run's."""
+    small = Settings(
+        model="tiny", rollouts=4, prompts=4, responses=4, updates=2, evaluation_samples=1,
+        learning_rate=1e-3, warmup=3,
+    )  # fmt: skip
+    train(small, objective, 0, tmp_path / "whole", lambda _: None)
+    done = 0
+
+    def interrupt(steps):
+        nonlocal done
+        done += steps
+        if done == 5:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        train(small, objective, 0, folder, interrupt)
+    cut_off = folder / "trl" / "checkpoint-6"
+    cut_off.mkdir()  # as kill -9 leaves one
+    (cut_off / "model.safetensors").write_bytes(b"half")
+    assert newest(folder / "trl") == folder / "trl" / "checkpoint-4"
+    assert not cut_off.exists()
+    steps = []
+    train(small, objective, 0, folder, steps.append)
+    assert steps == [4, 1, 1, 1, 1]
+    assert logged(folder) == logged(tmp_path / "whole")
+    ends = [(f / "evaluation.json").read_text() for f in (folder, tmp_path / "whole")]
+    assert ends[0] == ends[1]
+    assert {p.name for p in folder.iterdir()} == {"trainer_state.json", "evaluation.json"}
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
+    """One changed byte, or a file that is gone; the message says which."""
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"state")
+        seal(tmp_path / f"checkpoint-{step}")
+    last = tmp_path / "checkpoint-4"
+    assert newest(tmp_path) == last
+    (last / "optimizer.pt").write_bytes(b"stale")
+    with pytest.raises(InputError, match=r"checkpoint-4 is damaged \(at optimizer.pt\)"):
+        newest(tmp_path)
+    (last / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match="remove it to go on from one before it"):
+        newest(tmp_path)
+    (last / "whole.json").unlink()
+    assert newest(tmp_path) == tmp_path / "checkpoint-2"
+    assert newest(tmp_path / "nothing") is None
 
 
 @llm

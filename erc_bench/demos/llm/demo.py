@@ -115,4 +115,4 @@ def train_all(
             if (folder / "evaluation.json").is_file():
                 bar.advance(task, steps)
                 continue
-            train(settings, objective, seed, folder, lambda: bar.advance(task, 1))
+            train(settings, objective, seed, folder, lambda steps: bar.advance(task, steps))

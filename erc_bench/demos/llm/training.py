@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,12 +18,17 @@ import torch
 from erc_bench.demos.llm.models import Loaded, load
 from erc_bench.demos.llm.task import Addition, reward
 from erc_bench.errors import InputError
-from erc_bench.storage import atomic_write
+from erc_bench.storage import atomic_write, read_object
 
-__all__ = ["FIELDS", "Settings", "evaluate", "parsed", "quiet", "train"]
+__all__ = ["FIELDS", "Settings", "evaluate", "newest", "parsed", "quiet", "seal", "train"]
 
 #: What TRL gives an objective of a batch; as in ``erc_bench.adapters.trl``, which needs TRL itself.
 FIELDS = ("entropy", "old_entropy", "action", "ref_logp", "reward")
+
+#: Checkpoints of a run, about: between rollouts, where TRL holds no responses.
+CHECKPOINTS = 8
+#: In a checkpoint that was written to its end: SHA-256 of each of its files.
+SEAL = "whole.json"
 
 
 @dataclass(frozen=True)
@@ -73,22 +80,34 @@ class Settings:
 
 
 def train(
-    settings: Settings, objective: str, seed: int, folder: Path, on_step: Callable[[], None]
+    settings: Settings, objective: str, seed: int, folder: Path, on_steps: Callable[[int], None]
 ) -> None:
     """Train and write ``trainer_state.json`` (TRL's log) and then ``evaluation.json`` into ``folder``.
 
-    The seed chooses prompts, their order and the samples; every arm with it starts alike.
+    The seed chooses prompts, their order and the samples; every arm with it starts alike. Goes on from
+    the newest whole checkpoint in the folder, if there is one, and removes them at the end.
+
+    Raises:
+        InputError: that checkpoint is damaged.
     """
     quiet()
+    place = folder / "trl"
+    start = newest(place)
     from datasets import Dataset  # noqa: PLC0415
     from transformers import PrinterCallback, TrainerCallback  # noqa: PLC0415
     from trl import GRPOConfig  # noqa: PLC0415
 
     from erc_bench.adapters.trl import ObjectiveGRPOTrainer  # noqa: PLC0415
 
-    class Progress(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            on_steps(state.global_step)
+
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            on_step()
+            on_steps(1)
+
+        def on_save(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            seal(place / f"checkpoint-{state.global_step}")
 
     task = Addition(settings.largest)
     loaded = load(settings.model, task)
@@ -105,22 +124,24 @@ def train(
             objective=name,
             parameters=parameters,
             args=GRPOConfig(
-                output_dir=str(folder / "trl"), seed=seed, data_seed=seed, report_to="none",
+                output_dir=str(place), seed=seed, data_seed=seed, report_to="none",
                 use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False,
                 num_generations=settings.responses, steps_per_generation=settings.updates,
                 per_device_train_batch_size=settings.prompts * settings.responses // settings.updates,
                 gradient_accumulation_steps=1, max_completion_length=settings.length,
-                max_steps=settings.rollouts * settings.updates, save_strategy="no",
+                max_steps=settings.rollouts * settings.updates, save_strategy="steps",
+                save_steps=settings.updates * max(1, settings.rollouts // CHECKPOINTS),
+                save_total_limit=2,  # one is whole while another is written
                 learning_rate=settings.learning_rate,
                 lr_scheduler_type="constant_with_warmup", warmup_steps=settings.warmup,
                 weight_decay=0.1, max_grad_norm=1.0, logging_steps=1, disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=loaded.tokenizer,
-            callbacks=[Progress()],
+            callbacks=[Watch()],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "trainer_state.json", {"log_history": trainer.state.log_history})
     after = evaluate(loaded, task, settings, seed)
@@ -129,6 +150,44 @@ def train(
         {"objective": objective, "seed": seed, "settings": asdict(settings)}
         | {"reward/initial": before, "reward/final": after},
     )
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the digests of a checkpoint's files beside them: from now on it is whole."""
+    digests = {p.name: _digest(p) for p in sorted(checkpoint.iterdir()) if p.is_file()}
+    _write(checkpoint / SEAL, digests)
+
+
+def newest(place: Path) -> Path | None:
+    """The newest whole checkpoint below ``place``; those that were cut off are removed.
+
+    Raises:
+        InputError: one of its files is not what was written.
+    """
+    whole = {}
+    for checkpoint in place.glob("checkpoint-*"):
+        number = checkpoint.name.removeprefix("checkpoint-")
+        if not (checkpoint / SEAL).is_file():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        elif number.isdecimal():
+            whole[int(number)] = checkpoint
+    if not whole:
+        return None
+    found = whole[max(whole)]
+    for name, digest in read_object(found / SEAL, "resume").items():
+        path = found / Path(name).name
+        if not path.is_file() or _digest(path) != digest:
+            raise InputError(
+                f"resume: checkpoint {found} is damaged (at {path.name}); remove it to go on from one "
+                "before it or to train the run anew"
+            )
+    return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def parsed(label: str) -> tuple[str, dict[str, float]]:
