@@ -20,7 +20,7 @@ $(VENV)/dev-installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@ $(BIN)/erc-bench
 
-demo: $(BIN)/erc-bench  ## Install, train six objectives on three environments, draw figures, write a report
+demo: $(BIN)/erc-bench  ## Install, train seven objectives on three environments, draw figures, write a report
 	rm -rf results/demo
 	$(BIN)/erc-bench run unsampled_shift forking_tokens entropy_null --set rollouts=40 --out results/demo
 

@@ -111,7 +111,7 @@ def soak_figure(record: dict[str, Any], table: pd.DataFrame, stem: Path) -> None
         top.plot(minutes, table[name], ".-", color=colour, markersize=3, linewidth=0.6, label=told)
     top.set_ylim(bottom=0)
     top.set_ylabel("MiB after a sweep")
-    top.legend(loc="lower left", fontsize="small")
+    top.legend(loc="center left", bbox_to_anchor=(0.03, 0.6), fontsize="small")
     top.set_title(
         f"{record['sweeps']} sweeps in {60 * record['hours']:.0f} min; slopes after the first quarter"
     )
@@ -124,6 +124,6 @@ def soak_figure(record: dict[str, Any], table: pd.DataFrame, stem: Path) -> None
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("s per sweep")
     bottom.set_xlabel("minutes")
-    bottom.legend(loc="lower right")
+    bottom.legend(loc="lower left", ncol=2, fontsize="small")
     _footer(figure, record)
     _save(figure, stem)

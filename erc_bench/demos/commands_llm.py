@@ -30,7 +30,8 @@ class Demo:
     noise: bool = True
     """Measure the noise floor: what rounding alone puts outside the band."""
     resume: bool = False
-    """Go on with an interrupted demo in --out; finished runs are kept."""
+    """Go on with an interrupted demo in --out: finished runs are kept, the one cut off goes on from its last
+    checkpoint."""
 
     def run(self) -> None:
         """Train, draw, and say where."""

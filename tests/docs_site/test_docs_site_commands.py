@@ -42,7 +42,7 @@ def argv(command: str) -> list[str]:
     words = shlex.split(command)
     if words[:2] == ["erc-bench", "check"] and not {"--baseline", "--no-drift"} & set(words):
         return [*words, "--no-drift"]
-    if words[:2] != ["erc-bench", "run"]:
+    if words[:2] != ["erc-bench", "run"] or "--verify" in words:
         return words + SHRUNK.get(command, [])
     for option in ("--tier", "--seeds"):
         if option in words:
