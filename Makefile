@@ -45,8 +45,8 @@ test-oracles: .venv-oracle/installed  ## Install verl and TRL beside us; compare
 	@touch $@
 
 # Deprecations are no errors here: old packages use what newer ones beside them deprecate.
-LOWEST_TESTS := tests/test_records.py tests/test_cli.py tests/experiments tests/trainer tests/plots \
-  tests/analysis tests/reporting tests/robustness/test_verify.py
+LOWEST_TESTS := tests/test_cli.py tests/studies tests/training tests/presentation/plots \
+  tests/analysis tests/presentation/reporting tests/robustness/test_verify.py
 test-lowest: .venv-lowest/installed  ## The lowest versions that pyproject.toml allows: the core's tests, the smoke tier
 	.venv-lowest/bin/python -m pytest -q -n auto -W ignore::DeprecationWarning -m "not slow" $(LOWEST_TESTS)
 

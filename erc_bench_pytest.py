@@ -58,7 +58,7 @@ class LossCollector(pytest.Collector):
         from erc_bench.conformance import PROPERTIES, load_loss  # noqa: PLC0415
         from erc_bench.conformance.checking import require_properties  # noqa: PLC0415
         from erc_bench.conformance.loading import pairs, value  # noqa: PLC0415
-        from erc_bench.errors import InputError  # noqa: PLC0415
+        from erc_bench.core.errors import InputError  # noqa: PLC0415
 
         option = self.config.option
         try:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import machine
-from erc_bench.plots.style import ACCENT, INK, MUTED, WIDE, styled
+from erc_bench.presentation.plots.style import ACCENT, INK, MUTED, WIDE, styled
 
 __all__ = ["scaling_figure", "soak_figure", "throughput_figure"]
 

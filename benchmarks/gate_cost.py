@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import erc_envs  # noqa: F401  # registers the environments
-from erc_bench.batch import TokenBatch
-from erc_bench.large_vocabulary import logp, logp_and_entropy
-from erc_bench.numerics import entropy
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.large_vocabulary import logp, logp_and_entropy
+from erc_bench.core.numerics import entropy
 from erc_bench.objectives import Objective, make
-from erc_bench.trainer import Arm, TrainConfig, Trainer
-from erc_bench.trainer.optimizer import PopulationAdam
+from erc_bench.training import Arm, TrainConfig, Trainer
+from erc_bench.training.optimizer import PopulationAdam
 
 HERE = Path(__file__).parent
 

@@ -92,11 +92,11 @@ def measure(point: Point) -> dict[str, float]:
     """Seconds of processor time per rollout, and peak memory, of one point in this process."""
     import torch  # noqa: PLC0415
 
-    from erc_bench.experiments import plan  # noqa: PLC0415
-    from erc_bench.experiments.plan import training_environment  # noqa: PLC0415
     from erc_bench.objectives import Objective, PPOClip  # noqa: PLC0415
-    from erc_bench.trainer import Arm, TrainConfig, Trainer  # noqa: PLC0415
-    from erc_bench.trainer.memory import keep_freed_memory  # noqa: PLC0415
+    from erc_bench.studies import plan  # noqa: PLC0415
+    from erc_bench.studies.plan import training_environment  # noqa: PLC0415
+    from erc_bench.training import Arm, TrainConfig, Trainer  # noqa: PLC0415
+    from erc_bench.training.memory import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()  # as `erc-bench run` does
     torch.set_num_threads(1)

@@ -28,7 +28,7 @@ from scipy import stats
 from benchmarks import machine
 from benchmarks.run import RESULTS
 from erc_bench import api
-from erc_bench.trainer.memory import keep_freed_memory
+from erc_bench.training.memory import keep_freed_memory
 
 __all__ = ["main", "memory", "sweep", "verdict"]
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erc_bench.experiments import (
+from erc_bench.core.storage import tidy
+from erc_bench.studies import (
     Backend,
     Experiment,
     Plan,
@@ -19,9 +20,8 @@ from erc_bench.experiments import (
     plan,
     total_rollouts,
 )
-from erc_bench.experiments import verify as compare_with
-from erc_bench.records import Results
-from erc_bench.storage import tidy
+from erc_bench.studies import verify as compare_with
+from erc_bench.studies.records import Results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,7 +169,7 @@ def figures(results: Results | Path | str, folder: Path | str, *, data: bool = F
     With ``data``, also ``folder/data``: what the figures need of the records, as a small results
     folder that gives the same figures. Returns the paths.
     """
-    from erc_bench.reporting import write_figures  # noqa: PLC0415
+    from erc_bench.presentation.reporting import write_figures  # noqa: PLC0415
 
     opened = _opened(results)
     _tidy(opened, Path(folder))
@@ -178,7 +178,7 @@ def figures(results: Results | Path | str, folder: Path | str, *, data: bool = F
 
 def report(results: Results | Path | str, path: Path | str) -> Path:
     """Write the self-contained HTML report; returns its path."""
-    from erc_bench.reporting import write_report  # noqa: PLC0415
+    from erc_bench.presentation.reporting import write_report  # noqa: PLC0415
 
     opened = _opened(results)
     _tidy(opened, Path(path))
@@ -187,7 +187,7 @@ def report(results: Results | Path | str, path: Path | str) -> Path:
 
 def present(results: Results | Path | str) -> tuple[list[Path], Path]:
     """Write ``figures/`` and ``report.html`` into the results folder, drawing each figure once."""
-    from erc_bench.reporting import Gallery, write_figures, write_report  # noqa: PLC0415
+    from erc_bench.presentation.reporting import Gallery, write_figures, write_report  # noqa: PLC0415
 
     opened = _opened(results)
     tidy(opened.path)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from erc_bench.demos import commands_import, commands_llm, commands_sb3
-from erc_bench.errors import InputError
+from erc_bench.adapters.demos import commands_import, commands_llm, commands_sb3
+from erc_bench.core.errors import InputError
 from paper_repro import commands as repro
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from erc_bench.conformance import PolicyLoss
     from erc_bench.conformance import Report as ConformanceReport
     from erc_bench.conformance.reports import Extra
-    from erc_bench.records import Results
+    from erc_bench.studies.records import Results
 
 __all__ = ["main"]
 
@@ -267,8 +267,8 @@ def _grouped(command: Llm | Sb3 | Repro) -> None:
 def _run(command: Run) -> None:
     from erc_bench import api  # noqa: PLC0415
     from erc_bench.analysis import as_rich, scores, scores_as_rich  # noqa: PLC0415
-    from erc_bench.experiments import grid_axis, setting  # noqa: PLC0415
-    from erc_bench.trainer.memory import keep_freed_memory  # noqa: PLC0415
+    from erc_bench.studies import grid_axis, setting  # noqa: PLC0415
+    from erc_bench.training.memory import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()
     if command.verify is not None:
@@ -327,7 +327,7 @@ def _console() -> Console:
 
 
 def _list(command: List) -> None:
-    from erc_bench import listing  # noqa: PLC0415
+    from erc_bench.presentation import listing  # noqa: PLC0415
 
     console = _console()
     for name, table in listing.TABLES.items():
@@ -345,7 +345,7 @@ def _report(command: Report) -> None:
 
 def _figures(command: Figures) -> None:
     from erc_bench import api  # noqa: PLC0415
-    from erc_bench.reporting import open_data  # noqa: PLC0415
+    from erc_bench.presentation.reporting import open_data  # noqa: PLC0415
 
     if (command.results is None) == (command.source is None):
         raise InputError("figures: give either a results folder or --from DATA")
@@ -437,7 +437,7 @@ def _drift(command: Check, loss: PolicyLoss, report: ConformanceReport) -> Extra
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
-    from erc_bench.comparison import as_extra, compare, total_rollouts  # noqa: PLC0415
+    from erc_bench.analysis.comparison import as_extra, compare, total_rollouts  # noqa: PLC0415
 
     broken = {r.property.name for r in report.results if r.status == "failed"}
     why = (
@@ -461,8 +461,8 @@ def _drift(command: Check, loss: PolicyLoss, report: ConformanceReport) -> Extra
 def _explain(command: Explain) -> None:
     import webbrowser  # noqa: PLC0415
 
-    from erc_bench.explain import FIRST, write  # noqa: PLC0415
-    from erc_bench.storage import cache_folder  # noqa: PLC0415
+    from erc_bench.core.storage import cache_folder  # noqa: PLC0415
+    from erc_bench.presentation.explain import FIRST, write  # noqa: PLC0415
 
     out = command.out or cache_folder() / "explain.html"
     with _writing(out):

@@ -48,7 +48,7 @@ class Plan:
 
     def run(self) -> None:
         """Print, and write."""
-        from erc_bench.errors import InputError  # noqa: PLC0415
+        from erc_bench.core.errors import InputError  # noqa: PLC0415
         from paper_repro.planning import SINGLE_GPU, Cost, commands, cost, write_plan  # noqa: PLC0415
 
         if self.engine == "trl" and self.model != "1.5b":
@@ -149,7 +149,7 @@ class Compare:
 
     def run(self) -> None:
         """Print, and write."""
-        from erc_bench.storage import atomic_write  # noqa: PLC0415
+        from erc_bench.core.storage import atomic_write  # noqa: PLC0415
         from paper_repro.comparing import as_markdown, compare  # noqa: PLC0415
 
         rows = compare(

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from erc_bench.adapters.logs import read_log
-from erc_bench.errors import InputError
-from erc_bench.statistics import Estimate, mean_score, stratified_bootstrap
+from erc_bench.analysis.statistics import Estimate, mean_score, stratified_bootstrap
+from erc_bench.core.errors import InputError
 from paper_repro.data import PROBLEMS
 from paper_repro.targets import Paper, targets
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["MODELS", "OBJECTIVES", "as_overrides", "compose", "override", "trl_settings"]
 

@@ -19,8 +19,8 @@ from typing import Any, Literal, TextIO
 
 import tyro
 
-from erc_bench.errors import InputError
-from erc_bench.storage import atomic_write
+from erc_bench.core.errors import InputError
+from erc_bench.core.storage import atomic_write
 
 __all__ = ["BENCHMARKS", "PROBLEMS", "Problem", "normalised", "prepare", "problems", "rows"]
 

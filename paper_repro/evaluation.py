@@ -22,9 +22,9 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from erc_bench.errors import InputError
-from erc_bench.statistics import Estimate, pass_at_k_estimate
-from erc_bench.storage import atomic_write
+from erc_bench.analysis.statistics import Estimate, pass_at_k_estimate
+from erc_bench.core.errors import InputError
+from erc_bench.core.storage import atomic_write
 from paper_repro.data import BENCHMARKS, rows
 from paper_repro.reward import compute_score
 

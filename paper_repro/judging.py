@@ -14,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["JudgeError", "Judges", "shared_judges"]
 

@@ -6,8 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from erc_bench.errors import InputError
-from erc_bench.storage import atomic_write
+from erc_bench.core.errors import InputError
+from erc_bench.core.storage import atomic_write
 from paper_repro.configuration import as_overrides, compose
 
 __all__ = ["SINGLE_GPU", "Cost", "commands", "cost", "write_plan"]

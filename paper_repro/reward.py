@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro.judging import shared_judges
 
 __all__ = ["answer_of", "compute_score", "judge", "math_reward"]

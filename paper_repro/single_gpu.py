@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro.configuration import override, trl_settings
 from paper_repro.data import rows
 from paper_repro.reward import math_reward

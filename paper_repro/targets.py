@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["Paper", "targets"]
 

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro.configuration import as_overrides
 from paper_repro.inert import ACTOR, inert
 from paper_repro.verl_source import PASSED_WHOLE, names_read

@@ -4,7 +4,7 @@ import pytest
 
 import erc_bench
 from erc_bench import InputError, Results, TrainConfig, api
-from erc_bench.experiments import EXPERIMENTS
+from erc_bench.studies import EXPERIMENTS
 
 SMALL = {
     "rollouts": 2, "prompts": 4, "group_size": 4, "minibatches": 2, "warm_start_steps": 0,

@@ -58,7 +58,7 @@ def test_nothing_prints_but_the_command_line(path):
     assert "print" not in called or path.name == "cli.py" or path.name.startswith("commands_")
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "trainer").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "training").glob("*.py")), ids=lambda p: p.name)
 def test_the_trainer_names_no_objective(path):
     """No recipe's name in the trainer's code: an objective is an object to it."""
     from erc_bench.objectives import RECIPES  # noqa: PLC0415

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from erc_bench import cli, storage
+from erc_bench import cli
 from erc_bench.cli import main
-from erc_bench.records import Results
-from erc_bench.trainer import loop
+from erc_bench.core import storage
+from erc_bench.studies.records import Results
+from erc_bench.training import loop
 
 SMALL = [
     "forking_tokens", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2", "--workers", "1",
@@ -221,11 +222,11 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capfd, finishe
 
 CHILD = """
 import sys
-from erc_bench.trainer import loop
-import erc_bench.experiments
+from erc_bench.training import loop
+import erc_bench.studies
 from erc_bench.cli import main
 loop.CHECKPOINT_SECONDS = -1.0
-sys.modules["erc_bench.experiments.plan"].UPDATE_TOKENS = 2 * 96
+sys.modules["erc_bench.studies.plan"].UPDATE_TOKENS = 2 * 96
 main(sys.argv[1:])
 """
 
@@ -246,7 +247,7 @@ def test_a_killed_process_can_be_resumed(tmp_path, monkeypatch):
     child.stderr.close()
     Results.open(tmp_path / "cut")
     assert len(list((tmp_path / "cut").glob("runs/*.parquet"))) < 2, "done before it was killed"
-    monkeypatch.setattr(sys.modules["erc_bench.experiments.plan"], "UPDATE_TOKENS", 2 * 96)
+    monkeypatch.setattr(sys.modules["erc_bench.studies.plan"], "UPDATE_TOKENS", 2 * 96)
     run(tmp_path / "cut", "--set", "rollouts=25", "--resume")
     run(tmp_path / "whole", "--set", "rollouts=25")
     assert len(parquet(tmp_path / "whole")) == 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from erc_bench.cli import main
-from erc_bench.explain import assemble
+from erc_bench.presentation.explain import assemble
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import importlib.util
 import pytest
 
 import erc_bench as eb
-from erc_bench.experiments import runner
+from erc_bench.studies import runner
 
 SMALL = {
     "rollouts": 3, "prompts": 4, "group_size": 4, "minibatches": 2, "hidden": 16,
@@ -22,7 +22,7 @@ SMALL = {
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_a_ray_cluster_gives_the_records_of_one_process(tmp_path, monkeypatch):
     """Records do not depend on where the parts were computed."""
-    planning = importlib.import_module("erc_bench.experiments.plan")
+    planning = importlib.import_module("erc_bench.studies.plan")
     monkeypatch.setattr(planning, "UPDATE_TOKENS", 200)  # several parts
     how = {"objectives": ["grpo", "erc-dapo"], "seeds": 2, "settings": SMALL, "progress": False}
     alone = eb.run("forking_tokens", out=tmp_path / "one", workers=1, **how)

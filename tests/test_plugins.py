@@ -5,12 +5,13 @@ from importlib import metadata
 import gymnasium as gym
 import pytest
 
-from erc_bench import listing, plugins
+from erc_bench import plugins
 from erc_bench.cli import main
-from erc_bench.errors import InputError
-from erc_bench.experiments.plan import training_environment
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, Objective, PPOClip, Recipe, make, recipe, third_party
 from erc_bench.plugins import PluginWarning
+from erc_bench.presentation import listing
+from erc_bench.studies.plan import training_environment
 
 CODE = '''
 import gymnasium as gym

@@ -18,8 +18,8 @@ def prepare(work: Workload, seeds: Sequence[int], threads: int, clock: Clock) ->
         import torch  # noqa: PLC0415
 
         from erc_bench.objectives import Objective, PPOClip  # noqa: PLC0415
-        from erc_bench.trainer import Arm, TrainConfig, Trainer  # noqa: PLC0415
-        from erc_bench.trainer.memory import keep_freed_memory  # noqa: PLC0415
+        from erc_bench.training import Arm, TrainConfig, Trainer  # noqa: PLC0415
+        from erc_bench.training.memory import keep_freed_memory  # noqa: PLC0415
     keep_freed_memory()  # as `erc-bench run` does
     torch.set_num_threads(threads)
     config = TrainConfig(

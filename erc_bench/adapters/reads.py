@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import Objective
 
 __all__ = ["WHOLE_DISTRIBUTIONS", "fields_read", "require_fields"]
@@ -78,7 +78,7 @@ def require_fields(objective: Objective, available: Collection[str], *, by: str)
     >>> require_fields(make("erc-dapo"), ["entropy", "old_entropy"], by="TRL")
     >>> require_fields(make("kl-gate-dapo"), ["entropy", "old_entropy"], by="TRL")
     Traceback (most recent call last):
-    erc_bench.errors.InputError: objective: reads log_probs, old_log_probs, which TRL does not keep
+    erc_bench.core.errors.InputError: objective: reads log_probs, old_log_probs, which TRL does not keep
     """
     missing = sorted(fields_read(objective) - set(available))
     if missing:

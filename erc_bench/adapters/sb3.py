@@ -20,9 +20,9 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 from erc_bench.adapters.reads import WHOLE_DISTRIBUTIONS, fields_read, require_fields
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
-from erc_bench.numerics import entropy_ratio, k3
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
+from erc_bench.core.numerics import entropy_ratio, k3
 from erc_bench.objectives import (
     GMPO,
     GSPO,

@@ -15,9 +15,9 @@ import trl
 from torch import Tensor
 
 from erc_bench.adapters.reads import require_fields
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
-from erc_bench.numerics import entropy_ratio, k3
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
+from erc_bench.core.numerics import entropy_ratio, k3
 from erc_bench.objectives import Objective, TruncatedImportance, make, recipe
 from erc_bench.objectives.base import Denominators
 

@@ -11,6 +11,8 @@ from erc_bench.analysis.scorecard import (
     scores,
     summary,
 )
+from erc_bench.analysis.scores import Scores, improvements
+from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference, ratio_interval
 from erc_bench.analysis.tables import (
     as_markdown,
     as_rich,
@@ -19,8 +21,6 @@ from erc_bench.analysis.tables import (
     scores_as_markdown,
     scores_as_rich,
 )
-from erc_bench.scores import Scores, improvements
-from erc_bench.statistics import Interval, mean_interval, paired_difference, ratio_interval
 
 __all__ = [
     "MEASURES",

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from erc_bench.records import KEYS, Results
-from erc_bench.scores import Scores
-from erc_bench.statistics import Interval, mean_interval, paired_difference, ratio_interval
+from erc_bench.analysis.scores import Scores
+from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference, ratio_interval
+from erc_bench.studies.records import KEYS, Results
 
 __all__ = [
     "MEASURES",

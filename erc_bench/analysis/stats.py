@@ -1,6 +1,6 @@
-"""Means over seeds with Student-t intervals, as :mod:`erc_bench.statistics` has them."""
+"""Means over seeds with Student-t intervals, as :mod:`erc_bench.analysis.statistics` has them."""
 
-from erc_bench.statistics.intervals import (
+from erc_bench.analysis.statistics.intervals import (
     Interval,
     mean_interval,
     paired_difference,

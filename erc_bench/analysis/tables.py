@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from erc_bench.analysis.scorecard import MEASURES, NOTE, Measure
-from erc_bench.scores import Scores
-from erc_bench.statistics import Estimate, Interval
+from erc_bench.analysis.scores import Scores
+from erc_bench.analysis.statistics import Estimate, Interval
 
 __all__ = [
     "as_markdown",

@@ -12,7 +12,7 @@ import torch
 from erc_bench.conformance import properties, ratio_properties
 from erc_bench.conformance.losses import PolicyLoss
 from erc_bench.conformance.registry import PROPERTIES, NotApplicable, Property, ViolationError
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["Report", "Result", "Status", "check", "check_property", "require_properties"]
 

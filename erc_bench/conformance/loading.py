@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, recipe
 
 __all__ = ["load", "names_code", "pairs", "value"]

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
 from erc_bench.conformance.exemptions import exemptions_of
 from erc_bench.conformance.loading import load
 from erc_bench.conformance.probes import TRAINED, Fields, tokens
 from erc_bench.conformance.signatures import ALIASES, SUPPORTED, bind, parameters_of
-from erc_bench.errors import InputError
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import (
     Aggregate,
     Objective,

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from erc_bench.numerics import entropy as entropy_of
+from erc_bench.core.numerics import entropy as entropy_of
 
 __all__ = [
     "CONSTANT",

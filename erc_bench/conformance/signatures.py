@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from erc_bench.conformance.probes import Fields
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["SUPPORTED", "VerlConfig", "bind", "parameters_of"]
 

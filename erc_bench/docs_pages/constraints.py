@@ -9,10 +9,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from erc_bench import drift
-from erc_bench.batch import TokenBatch
+from erc_bench.core import drift
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import entropy, entropy_ratio
 from erc_bench.docs_pages.probe import SAMPLED, Token, distribution, gradient_weights
-from erc_bench.numerics import entropy, entropy_ratio
 from erc_bench.objectives import Objective
 from erc_bench.objectives.gates.selection import covariance
 

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from erc_bench.docs_pages.curves import Panel
-from erc_bench.plots.style import ACCENT, COLUMN, INK, MUTED, WIDE, styled
+from erc_bench.presentation.plots.style import ACCENT, COLUMN, INK, MUTED, WIDE, styled
 
 __all__ = ["draw", "png"]
 

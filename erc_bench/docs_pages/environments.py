@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 import erc_envs
-from erc_bench.experiments import EXPERIMENTS
+from erc_bench.studies import EXPERIMENTS
 from erc_envs import Dynamics, Episode
 from erc_envs.base import Frame
 

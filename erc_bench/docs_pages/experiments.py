@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from erc_bench.docs_pages.environments import ENVIRONMENTS, page_name
-from erc_bench.experiments import EXPERIMENTS, TIERS, Experiment
 from erc_bench.objectives import RECIPES
+from erc_bench.studies import EXPERIMENTS, TIERS, Experiment
 
 __all__ = ["experiments_page"]
 
@@ -12,7 +12,7 @@ _INTRODUCTION = """# Experiments
 
 <!-- written by python -m erc_bench.docs_pages docs -->
 
-One file per question in `erc_bench/experiments/`. The expectation was written before the runs and stays as
+One file per question in `erc_bench/studies/`. The expectation was written before the runs and stays as
 it was; what was found is in the [results](../figures/README.md), how settings were selected in the
 [log](log.md). `erc-bench run NAME` runs the quick tier; `--tier smoke` takes seconds, `--tier full` has 20
 paired seeds. Any setting can be changed with `--set`, any arm with `--objectives`.

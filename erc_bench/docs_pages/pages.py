@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erc_bench.advantages import GROUP_ADVANTAGES, gae
-from erc_bench.batch import TokenBatch
+from erc_bench.core.advantages import GROUP_ADVANTAGES, gae
+from erc_bench.core.batch import TokenBatch
 from erc_bench.docs_pages.constraints import PROBES, Cell, Probe, cell, facts
 from erc_bench.docs_pages.curves import ENTROPY, PROBABILITIES, VISIBLE, Panel
 from erc_bench.objectives import RECIPES, Objective, Recipe, make

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
-from erc_bench.numerics import entropy
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
+from erc_bench.core.numerics import entropy
 from erc_bench.objectives import Objective
 
 __all__ = ["SAMPLED", "VOCABULARY", "Token", "Weights", "distribution", "gradient_weights"]

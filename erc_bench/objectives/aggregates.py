@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from erc_bench.numerics import Hyper, require_parameter
+from erc_bench.core.numerics import Hyper, require_parameter
 
 __all__ = [
     "Aggregate",

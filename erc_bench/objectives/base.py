@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
-from erc_bench.numerics import Hyper, over_tokens
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
+from erc_bench.core.numerics import Hyper, over_tokens
 from erc_bench.objectives.aggregates import Aggregate, TokenMean
 
 __all__ = [

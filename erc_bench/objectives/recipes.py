@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from erc_bench.numerics import Hyper
+from erc_bench.core.numerics import Hyper
 from erc_bench.objectives.aggregates import FixedHorizon, SequenceMeanTokenMean
 from erc_bench.objectives.base import Objective, Regularizer
 from erc_bench.objectives.gates import (

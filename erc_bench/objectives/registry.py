@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from erc_bench.advantages import Advantage
-from erc_bench.errors import InputError
-from erc_bench.numerics import Hyper
+from erc_bench.core.advantages import Advantage
+from erc_bench.core.errors import InputError
+from erc_bench.core.numerics import Hyper
 from erc_bench.objectives.base import Objective
 
 __all__ = ["RECIPES", "Recipe", "make", "recipe", "register"]

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
-from erc_bench.numerics import Hyper, clamp_log_ratio, k1, k2, k3, kl, require_parameter
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
+from erc_bench.core.numerics import Hyper, clamp_log_ratio, k1, k2, k3, kl, require_parameter
 from erc_bench.objectives.gates.selection import covariance, first_of, share
 
 __all__ = [
@@ -105,7 +105,7 @@ class AdaptiveKL(ExactKL):
 
     target: Hyper = 0.01
 
-    #: what is measured, as in ``erc_bench.drift``
+    #: what is measured, as in ``erc_bench.core.drift``
     metric: ClassVar[str] = "drift/kl_exact"
 
     def __post_init__(self) -> None:

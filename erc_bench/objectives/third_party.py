@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 
 from erc_bench import plugins
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from erc_bench.objectives.base import Objective
 from erc_bench.objectives.registry import RECIPES, Recipe
 

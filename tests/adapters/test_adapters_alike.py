@@ -9,7 +9,7 @@ import torch
 from adapters.tiny_trl import make_trainer, require_trl
 from adapters.verl_path import verl_loss
 
-from erc_bench.batch import TokenBatch
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import PositiveNLL, make
 
 ROWS, LENGTH = 5, 7

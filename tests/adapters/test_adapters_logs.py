@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from erc_bench import api
+from erc_bench.adapters.demos.commands_import import Import
 from erc_bench.adapters.logs import (
     COLUMNS,
     read_log,
@@ -23,9 +24,8 @@ from erc_bench.adapters.logs import (
     read_verl,
     write_records,
 )
-from erc_bench.demos.commands_import import Import
-from erc_bench.errors import InputError
-from erc_bench.records import REQUIRED, Results
+from erc_bench.core.errors import InputError
+from erc_bench.studies.records import REQUIRED, Results
 
 DATA = Path(__file__).parent / "data"
 TRL = DATA / "trl_trainer_state.json"  # stock GRPOTrainer, 2 iterations per rollout

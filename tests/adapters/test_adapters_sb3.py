@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import erc_envs  # noqa: F401  # registers
 from erc_bench.adapters.sb3 import ERCPPO
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import EntropyRatio, make
 
 

@@ -9,8 +9,8 @@ import torch
 from adapters import tiny_trl
 from adapters.tiny_trl import make_model, make_trainer, train, weights
 
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import EntropyRatio, PositiveNLL, make
 
 pytestmark = pytest.mark.usefixtures("trl")

@@ -15,8 +15,8 @@ import torch
 
 from erc_bench.adapters.reads import fields_read
 from erc_bench.adapters.verl.settings import Settings
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, make
 
 HERE = Path(__file__).parent

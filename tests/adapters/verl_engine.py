@@ -51,7 +51,7 @@ def evaluate(model: Any, tokens: Any, attention: Any) -> tuple[Any, Any, Any]:
 
 def direct(model: Any, given: dict[str, Any], settings: Any) -> tuple[float, dict[str, Any]]:
     """Our Objective on the whole batch, and its gradient with respect to the parameters."""
-    from erc_bench.batch import TokenBatch
+    from erc_bench.core.batch import TokenBatch
 
     logp, entropy, _ = evaluate(model, given["tokens"], given["attention"])
     loss, _ = settings.built(

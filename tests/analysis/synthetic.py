@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from erc_bench.records import Results
+from erc_bench.studies.records import Results
 
 ARMS = ("ppo-clip", "dapo", "gppo", "erc-dapo", "erc-gppo")
 ROLLOUTS, UPDATES = 20, 8

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from erc_bench.records import Results
+from erc_bench.studies.records import Results
 
 SEVEN = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
 GATES = ("dapo", "erc-dapo", "erc-directional-dapo")

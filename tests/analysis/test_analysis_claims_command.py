@@ -8,7 +8,7 @@ import pytest
 from analysis.synthetic_claims import PAPER, make_world
 from erc_bench import api
 from erc_bench.cli import main
-from erc_bench.reporting import write_report
+from erc_bench.presentation.reporting import write_report
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from erc_bench.analysis.claims import load
 from erc_bench.analysis.claims.rules import Criterion, rule_book
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 TABLE = tomllib.loads((files("erc_bench.analysis") / "claims.toml").read_text(encoding="utf-8"))
 

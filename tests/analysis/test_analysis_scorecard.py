@@ -18,7 +18,7 @@ from erc_bench.analysis import (
     summary,
 )
 from erc_bench.analysis.stats import Interval
-from erc_bench.records import Results
+from erc_bench.studies.records import Results
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from analysis.synthetic import make_results, score
 from erc_bench.analysis import Scores, improvements, scores, scores_as_markdown, scores_as_rich
-from erc_bench.scores import OVERALL, gated_pairs
-from erc_bench.statistics import probability_of_improvement
+from erc_bench.analysis.scores import OVERALL, gated_pairs
+from erc_bench.analysis.statistics import probability_of_improvement
 
 EXPERIMENTS = ("unsampled_shift", "forking_tokens", "entropy_null")
 

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from erc_bench import statistics
-from erc_bench.errors import InputError
-from erc_bench.statistics import (
+from erc_bench.analysis import statistics
+from erc_bench.analysis.statistics import (
     interquartile_mean,
     mean_score,
     median_score,
@@ -19,6 +18,7 @@ from erc_bench.statistics import (
     probability_of_improvement,
     stratified_bootstrap,
 )
+from erc_bench.core.errors import InputError
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "rliable.json").read_text())
 CASES = sorted(GOLDEN["cases"])

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from erc_bench.errors import InputError
-from erc_bench.statistics import (
+from erc_bench.analysis.statistics import (
     avg_at_k,
     benjamini_hochberg,
     holm,
@@ -20,6 +19,7 @@ from erc_bench.statistics import (
     sign_flip_test,
     wilcoxon_test,
 )
+from erc_bench.core.errors import InputError
 
 runs = st.lists(st.integers(0, 6).map(lambda i: i / 6), min_size=2, max_size=6)
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8)

@@ -77,6 +77,6 @@ def screenshot(tmp_path_factory):
 @pytest.fixture(scope="session")
 def explain_page(tmp_path_factory):
     """The teaching page as ``erc-bench explain --out`` writes it."""
-    from erc_bench.explain import write  # noqa: PLC0415
+    from erc_bench.presentation.explain import write  # noqa: PLC0415
 
     return write(tmp_path_factory.mktemp("explain") / "explain.html")

@@ -6,11 +6,11 @@ actions count from 1, ``second`` makes two states, ``start`` an old policy that 
 
 import torch
 
-from erc_bench import drift
-from erc_bench.batch import TokenBatch
-from erc_bench.explain import PRESETS
-from erc_bench.numerics import entropy_ratio
+from erc_bench.core import drift
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import entropy_ratio
 from erc_bench.objectives import DirectionalEntropyRatio, make, recipe
+from erc_bench.presentation.explain import PRESETS
 
 OBJECTIVES = ("reinforce", "ppo-clip", "dapo", "gppo", "erc-dapo", "erc-directional-dapo")
 DEFAULT = {

@@ -6,7 +6,7 @@ from html import unescape
 import pytest
 from browser.explain_reference import PRESETS, claimed, reference
 
-from erc_bench.explain import assemble
+from erc_bench.presentation.explain import assemble
 
 CLAIM = re.compile(r'<b data-claim="([^"]+)">([^<]*)</b>')
 TEXTS = re.findall(r"<article.*?</article>|<li>\s*<h3>.*?</li>", assemble(), flags=re.DOTALL)

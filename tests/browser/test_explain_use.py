@@ -140,7 +140,7 @@ def test_every_control_by_keyboard(opened, explain_page):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_choosing_an_objective(opened, explain_page, objective):
     """It takes its recipe's clip, its name stands over the formula, its colour is the figures'."""
-    from erc_bench.plots.style import arm_style  # noqa: PLC0415  # it loads matplotlib
+    from erc_bench.presentation.plots.style import arm_style  # noqa: PLC0415  # it loads matplotlib
 
     other = "gppo" if objective != "gppo" else "dapo"
     page = opened(explain_page, link({"objective": other, **FOUR}))

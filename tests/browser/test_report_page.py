@@ -14,9 +14,9 @@ from browser.conftest import PHONE
 
 from erc_bench.analysis import MEASURES, scores, summary
 from erc_bench.cli import main
-from erc_bench.plots import ordered
-from erc_bench.records import Results
-from erc_bench.reporting import Gallery, write_report
+from erc_bench.presentation.plots import ordered
+from erc_bench.presentation.reporting import Gallery, write_report
+from erc_bench.studies.records import Results
 
 RUN = [
     "run",

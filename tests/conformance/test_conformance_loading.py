@@ -4,7 +4,7 @@ from planted_faults import as_verl, built
 
 from erc_bench.conformance import PROPERTIES, adapt, check, load_loss, probes
 from erc_bench.conformance.loading import load, pairs, value
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import make
 
 MODULE = """
@@ -126,7 +126,7 @@ def test_verl_gets_integer_masks_and_counts_only_for_micro_batches():
 
 def test_the_adapted_objective_is_the_objective():
     """Same loss, same gradient, bit for bit, as calling it on a TokenBatch."""
-    from erc_bench.batch import TokenBatch  # noqa: PLC0415
+    from erc_bench.core.batch import TokenBatch  # noqa: PLC0415
 
     fields = probes.tokens()
     found = adapt(make("erc-dapo")).evaluate(fields)

@@ -9,7 +9,7 @@ import pytest
 import erc_bench
 from erc_bench.conformance import PROPERTIES
 from erc_bench.conformance.testing import conformance_tests
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 ROOT = pathlib.Path(erc_bench.__file__).parents[1]
 

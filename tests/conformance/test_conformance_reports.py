@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 import pytest
 from planted_faults import built
 
-from erc_bench import cli, comparison
+from erc_bench import cli
+from erc_bench.analysis import comparison
 from erc_bench.conformance import adapt, check, load_loss, reports
 
 HOSTILE = "a<b>&\"'|`*_[x](y)\x00\x1b]]>\n# head <script>"

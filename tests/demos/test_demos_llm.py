@@ -7,10 +7,10 @@ from importlib.util import find_spec
 
 import pytest
 
+from erc_bench.adapters.demos.llm.task import Addition, final_number
+from erc_bench.adapters.demos.llm.training import Settings, newest, parsed, seal, train
 from erc_bench.cli import main
-from erc_bench.demos.llm.task import Addition, final_number
-from erc_bench.demos.llm.training import Settings, newest, parsed, seal, train
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 llm = pytest.mark.skipif(
     any(find_spec(p) is None for p in ("trl", "math_verify")), reason="TRL and math-verify: .[llm]"
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
 
 @llm
 def test_judge_wants_the_answer_and_not_the_question():
-    from erc_bench.demos.llm.task import judge
+    from erc_bench.adapters.demos.llm.task import judge
 
     assert judge("3 + 4 = 7", 7) == judge("The answer is 7.", 7) == 1
     assert judge("Using the expression 3 + 4", 7) == judge("seven", 7) == judge("", 7) == 0

@@ -7,8 +7,8 @@ import json
 import pandas as pd
 import pytest
 
+from erc_bench.adapters.demos.sb3.figure import compared
 from erc_bench.cli import main
-from erc_bench.demos.sb3.figure import compared
 
 SMALL = ["sb3", "demo", "--environments", "CartPole-v1", "--steps", "2048", "--seeds", "2"]
 

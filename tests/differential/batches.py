@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
+from erc_bench.core.batch import TokenBatch
 
 Fields = dict[str, Tensor]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from differential import trl_losses, verl_losses
 from differential.batches import Fields, ours, random_fields
-from erc_bench import advantages
-from erc_bench.batch import TokenBatch
+from erc_bench.core import advantages
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import (
     EntropyBonus,
     Objective,

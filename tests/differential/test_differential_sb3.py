@@ -12,8 +12,8 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from erc_bench import advantages
-from erc_bench.batch import TokenBatch
+from erc_bench.core import advantages
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import make
 
 STEPS = 48

@@ -12,7 +12,7 @@ import torch
 
 from differential import trl_losses
 from differential.trl_losses import CASES, WITHOUT_RECIPE, make_inputs, make_trainer, ours, theirs
-from erc_bench import advantages
+from erc_bench.core import advantages
 from erc_bench.objectives import make
 
 

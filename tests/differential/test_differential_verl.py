@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from differential import verl_losses
 from differential.batches import assert_same, fields, ours, random_fields
 from differential.verl_losses import CASES, WITHOUT_RECIPE, theirs
-from erc_bench import advantages
-from erc_bench.batch import TokenBatch
-from erc_bench.numerics import masked_mean
+from erc_bench.core import advantages
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import masked_mean
 from erc_bench.objectives import (
     FixedHorizon,
     KLEstimate,

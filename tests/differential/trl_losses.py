@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from differential.batches import Fields, gradients
-from erc_bench.batch import TokenBatch
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import Aggregate, SequenceMeanTokenSum
 
 VOCABULARY = 13

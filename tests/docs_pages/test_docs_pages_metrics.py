@@ -11,7 +11,7 @@ import erc_bench as eb
 from erc_bench.adapters.logs import COLUMNS
 from erc_bench.analysis.scorecard import MEASURES
 from erc_bench.objectives import RECIPES
-from erc_bench.records import REQUIRED
+from erc_bench.studies.records import REQUIRED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 TINY = {"rollouts": 1, "warm_start_steps": 5, "evaluation_episodes": 64, "evaluation_answers": 4}

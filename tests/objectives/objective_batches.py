@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import RECIPES, Objective, make
 
 #: a micro-batch of theirs is not gated as the whole batch is

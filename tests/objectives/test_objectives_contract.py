@@ -10,7 +10,7 @@ import pytest
 import torch
 from objective_batches import OVER_BATCH, B, R, T, built, gradient, leaves
 
-from erc_bench.batch import TokenBatch
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import (
     GPPO,
     RECIPES,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from objective_batches import OVER_BATCH, B, R, T, V, gradient, leaves
 from torch.distributions import Categorical, kl_divergence
 
-from erc_bench.batch import TokenBatch
-from erc_bench.numerics import entropy, entropy_slope
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import entropy, entropy_slope
 from erc_bench.objectives import (
     CEGPPO,
     CISPO,

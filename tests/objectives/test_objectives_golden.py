@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from erc_bench import drift
-from erc_bench.batch import TokenBatch
-from erc_bench.numerics import masked_mean
+from erc_bench.core import drift
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import masked_mean
 from erc_bench.objectives import (
     GPPO,
     DualClip,

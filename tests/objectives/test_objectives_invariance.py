@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from objective_batches import OVER_BATCH, B, R, T, V, built
 
-from erc_bench.batch import TokenBatch
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import (
     GPPO,
     RECIPES,

@@ -11,7 +11,7 @@ from hypothesis import given as given_
 from hypothesis import strategies as st
 from objective_batches import gradient, leaves
 
-from erc_bench.batch import TokenBatch
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import (
     GPPO,
     RECIPES,

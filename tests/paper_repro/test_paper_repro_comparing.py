@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro import comparing
 from paper_repro.comparing import as_markdown, compare
 from paper_repro.data import PROBLEMS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro.configuration import MODELS, OBJECTIVES, as_overrides, compose, trl_settings
 from paper_repro.planning import PARAMETERS, Cost, commands, cost, write_plan
 from paper_repro.validating import validate_trl, validate_verl

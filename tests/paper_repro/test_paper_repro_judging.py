@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro import judging, reward
 from paper_repro.judging import JudgeError, Judges, shared_judges
 from paper_repro.reward import answer_of, compute_score, math_reward

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro import data, evaluation
 from paper_repro.comparing import compare
 from paper_repro.data import INSTRUCTION, Problem, prepare, problems, rows, write

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from erc_bench.adapters.logs import read_log
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from paper_repro import single_gpu
 from paper_repro.configuration import compose, trl_settings
 from paper_repro.data import Problem, prepare, write

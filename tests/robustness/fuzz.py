@@ -18,10 +18,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 with atheris.instrument_imports(include=["erc_bench", "paper_repro", "json"]):
     from erc_bench.adapters.logs import read_tensorboard, read_trl, read_verl
     from erc_bench.conformance.loading import pairs, value
-    from erc_bench.errors import InputError
-    from erc_bench.experiments import grid_axis, plan, setting
-    from erc_bench.records import Results
-    from erc_bench.storage import read_object
+    from erc_bench.core.errors import InputError
+    from erc_bench.core.storage import read_object
+    from erc_bench.studies import grid_axis, plan, setting
+    from erc_bench.studies.records import Results
     from paper_repro.evaluation import read_generations
     from paper_repro.targets import targets
 

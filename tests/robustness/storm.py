@@ -23,11 +23,11 @@ import pandas as pd
 
 from erc_bench import api  # noqa: F401  # imported here once, not in every child
 from erc_bench.cli import main
-from erc_bench.errors import InputError
-from erc_bench.experiments import runner
-from erc_bench.records import Results
-from erc_bench.reporting import html  # noqa: F401
-from erc_bench.trainer import loop
+from erc_bench.core.errors import InputError
+from erc_bench.presentation.reporting import html  # noqa: F401
+from erc_bench.studies import runner
+from erc_bench.studies.records import Results
+from erc_bench.training import loop
 
 IN_WORKER = runner._in_worker
 
@@ -61,7 +61,7 @@ def child(command: list[str], mark: str) -> None:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
     loop.CHECKPOINT_SECONDS = -1.0
-    sys.modules["erc_bench.experiments.plan"].UPDATE_TOKENS = 96
+    sys.modules["erc_bench.studies.plan"].UPDATE_TOKENS = 96
     runner._in_worker = in_worker
     code: Any = 0
     try:

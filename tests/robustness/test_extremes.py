@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from erc_bench import api, drift
-from erc_bench.batch import TokenBatch
-from erc_bench.experiments import execute, plan
+from erc_bench import api
+from erc_bench.core import drift
+from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives import RECIPES, make
-from erc_bench.records import KEYS
+from erc_bench.studies import execute, plan
+from erc_bench.studies.records import KEYS
 
 B, T = 4, 3
 

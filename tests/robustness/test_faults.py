@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from erc_bench import storage
 from erc_bench.cli import main
-from erc_bench.errors import InputError
-from erc_bench.records import Results
-from erc_bench.trainer import loop
+from erc_bench.core import storage
+from erc_bench.core.errors import InputError
+from erc_bench.studies.records import Results
+from erc_bench.training import loop
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -75,7 +75,7 @@ def finished_parts(small, tmp_path_factory):
     """Records of the run in two parts."""
     folder = tmp_path_factory.mktemp("parts") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["erc_bench.experiments.plan"], "UPDATE_TOKENS", 2 * 96)
+        patch.setattr(sys.modules["erc_bench.studies.plan"], "UPDATE_TOKENS", 2 * 96)
         main([*small, "--out", str(folder)])
     return parquet(folder)
 
@@ -174,7 +174,7 @@ def test_a_folder_that_vanishes(how, workers, small, refused, tmp_path, monkeypa
 HOLD = """
 import sys, time
 from pathlib import Path
-from erc_bench.storage import exclusive
+from erc_bench.core.storage import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

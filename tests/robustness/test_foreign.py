@@ -14,19 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from erc_bench.adapters.demos.commands_import import parsed
+from erc_bench.adapters.demos.llm import demo as llm
+from erc_bench.adapters.demos.sb3 import demo as sb3
 from erc_bench.adapters.logs import read_log, write_records
 from erc_bench.analysis import scores, summary
 from erc_bench.conformance.loading import load, pairs, value
-from erc_bench.demos.commands_import import parsed
-from erc_bench.demos.llm import demo as llm
-from erc_bench.demos.sb3 import demo as sb3
-from erc_bench.errors import InputError
-from erc_bench.experiments import grid_axis, plan, setting
-from erc_bench.experiments.verifying import stored_plan
-from erc_bench.plots import Frames
-from erc_bench.records import Results
-from erc_bench.reporting import open_data
-from erc_bench.trainer import loop
+from erc_bench.core.errors import InputError
+from erc_bench.presentation.plots import Frames
+from erc_bench.presentation.reporting import open_data
+from erc_bench.studies import grid_axis, plan, setting
+from erc_bench.studies.records import Results
+from erc_bench.studies.verifying import stored_plan
+from erc_bench.training import loop
 from paper_repro.comparing import _scores as read_evaluation
 from paper_repro.evaluation import read_generations
 from paper_repro.targets import targets
@@ -201,7 +201,7 @@ def test_an_experiments_name_is_a_file_name(name, tmp_path):
     """A user's own experiment may not lead out of the results folder."""
     from dataclasses import replace  # noqa: PLC0415
 
-    from erc_bench.experiments.base import experiment  # noqa: PLC0415
+    from erc_bench.studies.base import experiment  # noqa: PLC0415
 
     with pytest.raises(InputError, match=r"experiments: .* is not allowed"):
         plan([replace(experiment("forking_tokens"), name=name)])
@@ -232,8 +232,8 @@ def checkpoint(small, tmp_path_factory):
 @given(data=st.data())
 def test_damaged_checkpoints(data, checkpoint, tmp_path_factory):
     """A checkpoint that differs in any byte is refused by name: it is never gone on from."""
-    from erc_bench.experiments.runner import build_trainer  # noqa: PLC0415
-    from erc_bench.trainer import checkpoint as stored  # noqa: PLC0415
+    from erc_bench.studies.runner import build_trainer  # noqa: PLC0415
+    from erc_bench.training import checkpoint as stored  # noqa: PLC0415
 
     (file,) = (checkpoint / "checkpoints").iterdir()
     content = file.read_bytes()

@@ -41,7 +41,9 @@ def name_of(call: ast.expr) -> str:
 
 #: Markup that is no text from outside: the package's own files, and a drawing whose texts matplotlib
 #: escapes (``tests/browser/test_report_page.py`` feeds it hostile names).
-OURS = {"erc_bench/reporting/html.py": ("Markup(style)", "Markup(script)", "Markup(svg)")}
+OURS = {
+    "erc_bench/presentation/reporting/html.py": ("Markup(style)", "Markup(script)", "Markup(svg)")
+}
 
 
 def faults(text: str, ours: tuple[str, ...] = ()) -> list[str]:

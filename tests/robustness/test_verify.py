@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erc_bench import api
-from erc_bench.digests import run_digests
-from erc_bench.records import KEYS, Results
+from erc_bench.studies.digests import run_digests
+from erc_bench.studies.records import KEYS, Results
 
 PART = "00-forking_tokens-00000-00004.parquet"
 
@@ -59,7 +59,7 @@ def test_two_workers_and_another_process_give_the_same_digests(folder, small, tm
     """Digests do not depend on workers, on the process, or on which runs share a part."""
     script = (
         "import sys; from erc_bench.cli import main;"
-        "import erc_bench.experiments; sys.modules['erc_bench.experiments.plan'].UPDATE_TOKENS = 192;"
+        "import erc_bench.studies; sys.modules['erc_bench.studies.plan'].UPDATE_TOKENS = 192;"
         "main(sys.argv[1:])"
     )
     command = [*small[:-1], "2", "--out", str(tmp_path / "two")]

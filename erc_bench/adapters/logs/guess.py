@@ -10,7 +10,7 @@ from erc_bench.adapters.logs.tensorboard import is_events, read_tensorboard
 from erc_bench.adapters.logs.text import read_text
 from erc_bench.adapters.logs.trl import read_trl
 from erc_bench.adapters.logs.verl import is_console, read_verl
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["read_log"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from erc_bench.adapters.logs.runs import LoggedRun
-from erc_bench.errors import InputError
-from erc_bench.records import KEYS, REQUIRED, Results, Table
+from erc_bench.core.errors import InputError
+from erc_bench.studies.records import KEYS, REQUIRED, Results, Table
 
 __all__ = ["write_records"]
 

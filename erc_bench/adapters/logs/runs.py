@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["COLUMNS", "OUR_PREFIXES", "Entry", "LoggedRun", "Names", "run_of"]
 

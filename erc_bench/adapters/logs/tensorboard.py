@@ -9,7 +9,7 @@ from typing import Any
 from erc_bench.adapters.logs.runs import Entry, LoggedRun, run_of
 from erc_bench.adapters.logs.trl import trl_names
 from erc_bench.adapters.logs.verl import VERL_NAMES, with_tokens
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["is_events", "read_tensorboard"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from erc_bench.adapters.logs.runs import Entry
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["json_lines", "read_text", "require_step", "whole_json"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from erc_bench.adapters.logs.runs import Entry, LoggedRun, Names, run_of
 from erc_bench.adapters.logs.text import json_lines, read_text, require_step, whole_json
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["TRL_NAMES", "read_trl", "trl_names"]
 

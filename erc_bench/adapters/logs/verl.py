@@ -10,7 +10,7 @@ from typing import Any
 
 from erc_bench.adapters.logs.runs import Entry, LoggedRun, Names, run_of
 from erc_bench.adapters.logs.text import json_lines, read_text, require_step
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["VERL_NAMES", "is_console", "read_verl", "with_tokens"]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from erc_bench.adapters.verl.settings import NAME, SECTION, Settings
-from erc_bench.batch import TokenBatch
-from erc_bench.errors import InputError
-from erc_bench.numerics import entropy_ratio, k3
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
+from erc_bench.core.numerics import entropy_ratio, k3
 from erc_bench.objectives import Denominators, EntropyRatio, Objective
 
 __all__ = ["Loss", "attach_denominators", "register_loss"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from erc_bench.adapters.reads import WHOLE_DISTRIBUTIONS, fields_read
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 from erc_bench.objectives import (
     CEGPPO,
     GPPO,
@@ -64,7 +64,7 @@ class Settings:
     0.1
     >>> Settings("kl-gate-dapo")
     Traceback (most recent call last):
-    erc_bench.errors.InputError: trainer.v1.erc_bench.objective: kl-gate-dapo needs whole distributions \
+    erc_bench.core.errors.InputError: trainer.v1.erc_bench.objective: kl-gate-dapo needs whole distributions \
 (log_probs, old_log_probs), which verl does not keep
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from erc_bench.records import Results
+from erc_bench.studies.records import Results
 
 __all__ = ["REWARD", "Evidence"]
 

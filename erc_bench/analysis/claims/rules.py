@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from erc_bench.errors import InputError
+from erc_bench.core.errors import InputError
 
 __all__ = ["Claim", "Criterion", "Decides", "Part", "Regime", "RuleBook", "Statistic", "load"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from erc_bench.analysis.claims.assess import NO_VALUE, Row, rows_of
 from erc_bench.analysis.claims.evidence import Evidence
 from erc_bench.analysis.claims.rules import Claim, Regime, RuleBook, load
-from erc_bench.records import Results
+from erc_bench.studies.records import Results
 
 __all__ = ["Assessment", "Verdict", "assess"]
 

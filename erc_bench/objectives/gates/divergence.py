@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
-from erc_bench.drift import kl_exact, tv
-from erc_bench.numerics import Hyper, over_tokens, require_parameter
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.drift import kl_exact, tv
+from erc_bench.core.numerics import Hyper, over_tokens, require_parameter
 from erc_bench.objectives.base import Gate
 
 __all__ = ["KLTrustRegion", "SampledTV", "TVTrustRegion"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
-from erc_bench.numerics import (
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import (
     ENTROPY_EPS,
     Hyper,
     entropy_ratio,

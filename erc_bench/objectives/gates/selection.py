@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
-from erc_bench.numerics import Hyper, masked_mean, over_tokens, require_parameter
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import Hyper, masked_mean, over_tokens, require_parameter
 from erc_bench.objectives.base import Gate, Surrogate
 
 __all__ = ["ClipCovariance", "HighEntropy", "covariance", "first_of", "share"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from erc_bench.batch import TokenBatch
-from erc_bench.numerics import Hyper, clamp_log_ratio, over_tokens, require_parameter
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.numerics import Hyper, clamp_log_ratio, over_tokens, require_parameter
 from erc_bench.objectives.base import Surrogate
 from erc_bench.objectives.surrogates.token import PPOClip
 

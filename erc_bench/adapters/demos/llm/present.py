@@ -1,0 +1,111 @@
+"""What the demo's runs became: records, the suite's own figures 2 to 4, a table, the noise floor."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from erc_bench import api
+from erc_bench.adapters.demos.llm.noise import tabulate
+from erc_bench.adapters.demos.llm.training import Settings
+from erc_bench.adapters.logs import read_trl, write_records
+from erc_bench.analysis.statistics.intervals import mean_interval
+from erc_bench.core.errors import InputError
+from erc_bench.core.storage import atomic_write, read_object
+from erc_bench.studies.records import read_table
+
+__all__ = ["present", "run_folder", "table"]
+
+SHOWN = {
+    "reward/initial": ("reward before", 1.0, ""),
+    "reward/final": ("reward after", 1.0, ""),
+    "mean/clip/ratio_bound_fraction": ("clip binds", 100.0, " %"),
+    "mean/drift/out_of_band_fraction": ("outside the band", 100.0, " %"),
+    "mean/gate/dropped_fraction": ("dropped", 100.0, " %"),
+    "mean/drift/kl_k3": ("KL (k3), nats", 1.0, ""),
+    "entropy/final": ("entropy after, nats", 1.0, ""),
+    "std/grad/norm": ("spread of the gradient norm", 1.0, ""),
+}
+
+
+def run_folder(out: Path, objective: str, seed: int) -> Path:
+    """Where one run lies."""
+    return out / "runs" / f"{objective.replace(':', '-').replace(',', '-')}-seed{seed}"
+
+
+def present(
+    out: Path, settings: Settings, objectives: Sequence[str], seeds: Sequence[int]
+) -> list[Path]:
+    """Write ``records/``, ``figures/``, ``table.md`` and, where it was measured, ``noise.md``."""
+    keys = [(name, seed) for seed in seeds for name in objectives]
+    runs = {key: read_trl(run_folder(out, *key) / "trainer_state.json") for key in keys}
+    ends: dict[tuple[str, int], tuple[float, float]] = {}
+    for key in keys:
+        path = run_folder(out, *key) / "evaluation.json"
+        found = read_object(path, "out")
+        before, after = (found.get(f"reward/{when}") for when in ("initial", "final"))
+        if not (isinstance(before, int | float) and isinstance(after, int | float)):
+            raise InputError(f"out: {path} has no rewards before and after training")
+        ends[key] = (float(before), float(after))
+    shutil.rmtree(out / "records", ignore_errors=True)  # made anew from the runs, which stay
+    results = write_records(
+        out / "records", runs, experiment=f"addition_{Path(settings.model).name}",
+        settings=settings.__dict__, evaluations=ends,
+    )  # fmt: skip
+    text = table(results.read("runs"), results.read("metrics"))
+    atomic_write(out / "table.md", lambda stream: stream.write(text.encode()))
+    written = [*api.figures(results, out / "figures"), out / "table.md"]
+    if (out / "noise.parquet").is_file():
+        noise = noise_markdown(tabulate(read_table(out / "noise.parquet").to_pandas()))
+        atomic_write(out / "noise.md", lambda stream: stream.write(noise.encode()))
+        written.append(out / "noise.md")
+    return written
+
+
+def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
+    """Means over seeds and paired differences to the first arm, with 95 % intervals or the values."""
+    by_run = metrics.groupby(["objective", "seed"])
+    for column in SHOWN:
+        kind, _, metric = column.partition("/")
+        if kind in ("mean", "std"):
+            found = by_run[metric].agg(kind).rename(column).reset_index()
+            runs = runs.merge(found, on=["objective", "seed"])
+    arms = list(dict.fromkeys(runs["objective"]))
+    by_arm = {arm: runs[runs["objective"] == arm].set_index("seed") for arm in arms}
+    others = [f"{arm} - {arms[0]}, paired" for arm in arms[1:]]
+    lines = [f"| mean over {runs['seed'].nunique()} seeds | {' | '.join([*arms, *others])} |"]
+    lines.append("|---" * (1 + len(arms) + len(others)) + "|")
+    for column, (name, scale, unit) in SHOWN.items():
+        values = [by_arm[arm][column] for arm in arms]
+        values += [by_arm[arm][column] - by_arm[arms[0]][column] for arm in arms[1:]]
+        cells = [_text(one, scale, unit) for one in values]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(values: pd.Series, scale: float, unit: str) -> str:
+    """Mean and 95 % interval; below three seeds the values, as an interval would say nothing."""
+    interval = mean_interval(values)
+    mean = f"{interval.mean * scale:.3g}{unit}"
+    if interval.n < 3:
+        return f"{mean} ({', '.join(f'{v * scale:.3g}' for v in values.dropna())})"
+    return f"{mean} ({interval.low * scale:.3g} to {interval.high * scale:.3g})"
+
+
+def noise_markdown(rows: pd.DataFrame) -> str:
+    """The noise floor for people."""
+    lines = [
+        "| same policy, computed in | old entropy (nats) | tokens | outside the 5 % band | "
+        "ratio outside 0.8 to 1.28 | median abs log rho |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['comparison']} | {row['entropy']} | {row['tokens']} | "
+        f"{100 * row['out_of_band']:.2f} % | {100 * row['out_of_clip']:.2f} % | "
+        f"{row['median_abs_log_rho']:.2g} |"
+        for row in rows.to_dict("records")
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,237 @@
+"""A loss and a baseline trained side by side, on the smoke tier and on shared seeds.
+
+Only the loss differs: both arms use the baseline's advantage estimator, sampling and penalties.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from erc_bench.analysis import Interval, mean_interval, paired_difference
+from erc_bench.conformance import PolicyLoss
+from erc_bench.conformance.reports import Extra
+from erc_bench.core.batch import TokenBatch
+from erc_bench.core.errors import InputError
+from erc_bench.objectives import Objective, recipe
+from erc_bench.studies import plan
+from erc_bench.studies.plan import CLIP, ExperimentPlan
+from erc_bench.training import Arm, Trainer, TrainResult
+
+__all__ = ["MEASURES", "Comparison", "Row", "as_extra", "compare", "total_rollouts"]
+
+#: What is trained on: a bandit, forking tokens and a reward that teaches nothing; seconds in all.
+QUESTIONS = ("unsampled_shift", "forking_tokens", "entropy_null")
+#: Seeds per arm; paired.
+SEEDS = 10
+
+#: What is compared: heading, unit's factor and name, and the metric averaged over updates.
+MEASURES: dict[str, tuple[float, str, str | None]] = {
+    "exact KL": (1e3, "10⁻³ nats", "drift/kl_exact"),
+    "hidden violations": (100.0, "%", "drift/hidden_violation_fraction"),
+    "out of band": (100.0, "%", "drift/out_of_band_fraction"),
+    "final reward": (1.0, "", None),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure in one experiment: means over seeds, and the paired difference's 95 % interval."""
+
+    experiment: str
+    measure: str
+    unit: str
+    baseline: float
+    loss: float
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A loss against a baseline.
+
+    Attributes:
+        diverged: runs of the loss and of the baseline that diverged, of ``runs`` each.
+    """
+
+    loss: str
+    baseline: str
+    seeds: int
+    rows: tuple[Row, ...]
+    diverged: tuple[int, int]
+    runs: int
+
+
+class _Adapted:
+    """An adapted loss called on populations ``(R, B, T)``, one run after the other."""
+
+    adaptive = False
+
+    def __init__(self, loss: PolicyLoss) -> None:
+        self.loss = loss
+
+    def __call__(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses ``(R,)``; no metrics."""
+        names = [n for n, v in vars(batch).items() if isinstance(v, Tensor) and n in _FIELDS]
+        runs = range(len(batch.logp))
+        return torch.stack([self.loss({n: getattr(batch, n)[r] for n in names}) for r in runs]), {}
+
+
+_FIELDS = frozenset(TokenBatch.__dataclass_fields__)
+
+
+def total_rollouts(seeds: int = SEEDS) -> int:
+    """Length of a progress bar."""
+    return sum(p.config.rollouts for p in _plans("dapo", seeds, 0))
+
+
+def _plans(baseline: str, seeds: int, seed: int) -> Sequence[ExperimentPlan]:
+    return plan(
+        list(QUESTIONS), objectives=[baseline], tier="smoke", seeds=seeds, seed=seed,
+        settings={"token_samples": 0},
+    ).experiments  # fmt: skip
+
+
+def compare(
+    loss: PolicyLoss,
+    baseline: str = "dapo",
+    *,
+    seeds: int = SEEDS,
+    seed: int = 0,
+    on_rollout: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Train a loss and a baseline on the smoke tier of :data:`QUESTIONS`.
+
+    Args:
+        loss: from :func:`erc_bench.conformance.load_loss`.
+        baseline: a recipe, or ``name:parameter=value,...``.
+        seeds: paired seeds per arm, at least 2.
+        seed: root of all randomness.
+        on_rollout: called with the experiment's name after each rollout.
+
+    Raises:
+        InputError: an unknown baseline, too few seeds, or a loss that fails on a training batch.
+    """
+    recipe(baseline.partition(":")[0])  # an unknown one is refused before anything is planned
+    if seeds < 2:
+        raise InputError(f"seeds: {seeds} is not allowed; must be at least 2 for an interval")
+    rows: list[Row] = []
+    diverged = np.zeros(2, dtype=int)
+    plans = _plans(baseline, seeds, seed)
+    for planned in plans:
+        name = planned.experiment.name
+        result = _train(planned, loss, seeds, seed, lambda name=name: on_rollout(name))  # type: ignore[misc]
+        failed = result.runs["diverged"].reshape(2, seeds)
+        diverged += failed.sum(1)
+        for measure, (scale, unit, metric) in MEASURES.items():
+            values = scale * _per_run(result, metric).reshape(2, seeds)
+            ours, theirs = (pd.Series(v) for v in values)
+            row = Row(
+                name, measure, unit, mean_interval(theirs).mean, mean_interval(ours).mean,
+                paired_difference(theirs, ours),
+            )  # fmt: skip
+            rows.append(row)
+    return Comparison(
+        loss.name, baseline, seeds, tuple(rows), (int(diverged[0]), int(diverged[1])),
+        seeds * len(plans),
+    )  # fmt: skip
+
+
+def _per_run(result: TrainResult, metric: str | None) -> NDArray[Any]:
+    """One number per run: a metric's mean over updates, or the final reward, 0 if it diverged."""
+    if metric is None:
+        return np.where(result.runs["diverged"], 0.0, result.runs["reward/final"])
+    finite = np.ma.masked_invalid(result.metrics[metric])
+    return np.asarray(finite.mean(0).filled(math.nan))
+
+
+def _train(
+    planned: ExperimentPlan, loss: PolicyLoss, seeds: int, seed: int, on_rollout: Callable[[], None]
+) -> TrainResult:
+    """Both arms in one population; the loss's runs come first."""
+    used = planned.arms[0].recipe
+    ours = loss.objective or cast(Objective, _Adapted(loss))
+    theirs = planned.arms[0].objective
+    arms = [
+        Arm(
+            label=label,
+            objective=objective,
+            advantage=used.advantage,
+            seeds=list(range(seeds)),
+            dynamic_sampling=used.dynamic_sampling,
+            overlong_penalty=used.overlong_penalty,
+            reference=getattr(objective, "reads_reference", True),
+        )
+        for label, objective in ((loss.name, ours), (planned.arms[0].label, theirs))
+    ]
+    environment = planned.environment
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the populations are small
+    try:
+        trainer = Trainer(
+            planned.config, environment.get_wrapper_attr("dynamics"), environment.observation_space,
+            arms, seed=seed, clip=CLIP, band=planned.band,
+        )  # fmt: skip
+        return trainer.run(on_rollout=lambda done: on_rollout() if done else None)
+    except InputError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"loss: training with it failed: {type(error).__name__}: {text[:200]}"
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
+
+
+def as_extra(found: Comparison) -> Extra:
+    """The comparison as a table of a check's report."""
+    rows = []
+    for row in found.rows:
+        d = row.difference
+        interval = f"{d.mean:+.3g} [{d.low:+.3g}, {d.high:+.3g}]"
+        clear = "  *" if d.excludes(0.0) else ""
+        heading = f"{row.measure}, {row.unit}" if row.unit else row.measure
+        rows.append(
+            (row.experiment, heading, f"{row.baseline:.3g}", f"{row.loss:.3g}", interval + clear)
+        )
+    ours, theirs = found.diverged
+    note = (
+        f"Smoke tier, {found.seeds} paired seeds: means, and loss minus {found.baseline} with its "
+        "95 % Student-t interval; * where it excludes 0. Only the loss differs: both arms use the "
+        f"baseline's advantages and sampling. Diverged runs: {ours} of {found.runs} with the loss, "
+        f"{theirs} of {found.runs} with the baseline. So small a run shows large changes only, and one "
+        "interval in twenty excludes 0 by chance."
+    )
+    records = {
+        "baseline": found.baseline,
+        "seeds": found.seeds,
+        "diverged": {"loss": ours, "baseline": theirs, "of": found.runs},
+        "rows": [
+            {
+                "experiment": row.experiment,
+                "measure": row.measure,
+                "unit": row.unit,
+                "baseline": _json(row.baseline),
+                "loss": _json(row.loss),
+                "difference": _json(row.difference.mean),
+                "low": _json(row.difference.low),
+                "high": _json(row.difference.high),
+            }
+            for row in found.rows
+        ],
+    }
+    columns = ("experiment", "measure", found.baseline, "loss", "difference [95 % interval]")
+    return Extra(f"{found.loss} against {found.baseline}", columns, rows, note, records)
+
+
+def _json(number: float) -> float | None:
+    return number if math.isfinite(number) else None

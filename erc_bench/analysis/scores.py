@@ -1,0 +1,199 @@
+"""The experiments' scores of a results folder: arms beside each other, and over experiments.
+
+A run's score lies in [0, 1]; a diverged run scores 0 and is never left out. An arm that ran at several
+settings (a grid) has no one score, so sweeps do not take part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from erc_bench.analysis.statistics import (
+    Estimate,
+    Interval,
+    holm,
+    mean_interval,
+    probability_of_improvement,
+    sign_flip_test,
+    stratified_bootstrap,
+)
+
+__all__ = ["OVERALL", "Scores", "gated_pairs", "improvements"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+#: Name of the row over all experiments in :func:`improvements`.
+OVERALL = "overall"
+_GATES = ("erc-", "erc-directional-")
+_COLUMNS = ["experiment", "objective", "seed", "score"]
+
+
+def gated_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each (base, ERC arm on it) of which both are there, plain and directional, in the names' order.
+
+    >>> gated_pairs(["erc-directional-dapo", "dapo", "grpo", "erc-dr-grpo", "erc-dapo"])
+    [('dapo', 'erc-dapo'), ('dapo', 'erc-directional-dapo')]
+    """
+    present = list(dict.fromkeys(names))
+    return [(n, gate + n) for n in present for gate in _GATES if gate + n in present]
+
+
+def _has_grid(config: dict[str, Any], experiment: str) -> bool:
+    found = config.get("experiments")
+    entry = found.get(experiment) if isinstance(found, dict) else None
+    return bool(entry.get("grid")) if isinstance(entry, dict) else False
+
+
+def _single_setting(runs: pd.DataFrame, config: dict[str, Any]) -> pd.DataFrame:
+    """Rows of experiments without a grid, of arms at one setting, named by their recipe."""
+    swept = {e for e in runs["experiment"].unique() if _has_grid(config, str(e))}
+    runs = runs[~runs["experiment"].isin(swept)]
+    recipe = runs["objective"].str.partition(":")[0]
+    settings = runs.groupby([runs["experiment"], recipe])["objective"].transform("nunique")
+    kept = (recipe == runs["objective"]) | (settings == 1)
+    return runs.assign(objective=recipe)[kept]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score per run.
+
+    Attributes:
+        frame: columns experiment, objective, seed and score, one row per run.
+    """
+
+    frame: pd.DataFrame
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame, config: dict[str, Any]) -> Scores:
+        """The scores in table ``runs``: those of every arm that ran at one setting.
+
+        Raises:
+            LookupError: the records have no scores (they are of an older erc-bench), only grids, or
+                a run that did not diverge has no score.
+        """
+        if "score" not in runs or runs["score"].isna().all():
+            raise LookupError("the records have no scores; run the experiments again")
+        runs = _single_setting(runs, config)
+        if runs.empty:
+            raise LookupError("every arm ran at several settings; such sweeps have no one score")
+        score = runs["score"].astype(np.float64).where(~runs["diverged"].astype(bool), 0.0)
+        frame = runs.assign(score=score)[_COLUMNS]
+        scored = frame.groupby("experiment")["score"].transform(lambda s: s.notna().any())
+        frame = frame[scored].reset_index(drop=True)
+        bad = frame[~np.isfinite(frame["score"])]
+        if len(bad):
+            first = bad.iloc[0]
+            raise LookupError(
+                f"score: {first['score']} in {first['experiment']}, {first['objective']}, seed "
+                f"{first['seed']}, which did not diverge"
+            )
+        return cls(frame)
+
+    @cached_property
+    def experiments(self) -> list[str]:
+        """In the records' order."""
+        return list(dict.fromkeys(self.frame["experiment"]))
+
+    @cached_property
+    def objectives(self) -> list[str]:
+        """In the records' order."""
+        return list(dict.fromkeys(self.frame["objective"]))
+
+    @cached_property
+    def _runs(self) -> dict[tuple[str, str], pd.Series]:
+        by_arm = self.frame.sort_values("seed").groupby(["experiment", "objective"], sort=False)
+        return {(str(e), str(o)): g.set_index("seed")["score"] for (e, o), g in by_arm}
+
+    def ran(self, objective: str) -> list[str]:
+        """The experiments that an objective ran in."""
+        return [e for e in self.experiments if (e, objective) in self._runs]
+
+    def shared(self, objectives: Sequence[str]) -> list[str]:
+        """The experiments that all of some objectives ran in."""
+        return [e for e in self.experiments if all((e, o) in self._runs for o in objectives)]
+
+    @cached_property
+    def common(self) -> list[str]:
+        """The experiments that every objective with at least half of the experiments ran in.
+
+        Aggregates over other sets would compare objectives on different work.
+        """
+        core = [o for o in self.objectives if 2 * len(self.ran(o)) >= len(self.experiments)]
+        return self.shared(core) if core else []
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """The objectives that ran in every common experiment: those with an aggregate."""
+        return [o for o in self.objectives if self.common and set(self.common) <= set(self.ran(o))]
+
+    def strata(self, objective: str, experiments: Sequence[str]) -> list[Array]:
+        """Scores of an objective, one vector per experiment, ordered by seed."""
+        return [self._runs[e, objective].to_numpy(np.float64) for e in experiments]
+
+    def matrix(self, objective: str) -> pd.DataFrame:
+        """Seeds x experiments of an objective; NaN where a seed did not run in an experiment."""
+        columns = {e: self._runs[e, objective] for e in self.ran(objective)}
+        return pd.DataFrame(columns).sort_index()
+
+    def mean(self, experiment: str, objective: str) -> Interval:
+        """Mean over seeds with its Student-t interval; without a run, NaN of n = 0."""
+        return mean_interval(self._runs.get((experiment, objective), ()))
+
+    def iqm(self, objective: str) -> Estimate:
+        """Interquartile mean over all runs of the common experiments, with its bootstrap interval.
+
+        NaN for an objective that did not run in all of them.
+        """
+        if objective not in self.ranked:
+            return Estimate(math.nan, math.nan, math.nan)
+        return stratified_bootstrap(self.strata(objective, self.common))
+
+    def paired(self, base: str, other: str, experiment: str) -> tuple[Array, Array]:
+        """Scores of two objectives on the seeds that both ran."""
+        both = pd.concat(
+            [self._runs[experiment, base], self._runs[experiment, other]], axis=1, join="inner"
+        ).to_numpy(np.float64)
+        return both[:, 0], both[:, 1]
+
+
+def improvements(scores: Scores) -> pd.DataFrame:
+    """P(ERC arm > its base) per experiment that ran both, and over all of them.
+
+    Columns ``base``, ``objective``, ``experiment`` (:data:`OVERALL` for all), ``n`` pairs;
+    ``any/value``, ``/low``, ``/high``: each seed of one arm against each of the other (Mann-Whitney);
+    ``same/value``, ``/low``, ``/high``: the same seed only; ``difference``: mean of the paired
+    differences; ``p``: two-sided sign-flip test of them; ``p_holm``: adjusted over the whole table.
+    """
+    rows = []
+    for base, other in gated_pairs(scores.objectives):
+        pairs = {e: scores.paired(base, other, e) for e in scores.shared([base, other])}
+        pairs = {e: pair for e, pair in pairs.items() if len(pair[0])}
+        parts = [(e, [pair]) for e, pair in pairs.items()]
+        if len(parts) > 1:
+            parts.append((OVERALL, list(pairs.values())))
+        for experiment, chosen in parts:
+            rows.append({"base": base, "objective": other, "experiment": experiment}
+                        | _improvement(chosen))  # fmt: skip
+    frame = pd.DataFrame(rows)
+    if rows:
+        frame["p_holm"] = holm(frame["p"])
+    return frame
+
+
+def _improvement(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
+    """One row: every experiment weighs the same, whatever its number of seeds."""
+    bases, others = [a for a, _ in pairs], [b for _, b in pairs]
+    row: dict[str, float] = {"n": sum(len(a) for a in bases)}
+    for key, paired in (("any", False), ("same", True)):
+        found = probability_of_improvement(others, bases, paired=paired)
+        row |= {f"{key}/value": found.value, f"{key}/low": found.low, f"{key}/high": found.high}
+    weighted = np.concatenate([(b - a) / (len(a) * len(pairs)) for a, b in pairs])
+    return row | {"difference": float(weighted.sum()), "p": sign_flip_test(weighted)}

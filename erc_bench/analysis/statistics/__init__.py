@@ -1,0 +1,64 @@
+"""What a few runs say: estimates, intervals, tests. Pure functions of arrays; needs numpy and scipy only.
+
+Scores come as *strata*: one array of runs per task (here: per experiment). Runs are resampled within
+their task, as tasks are fixed and seeds are not. The definitions are those of Agarwal et al., "Deep
+reinforcement learning at the edge of the statistical precipice", 2021, arXiv:2108.13264 (rliable).
+"""
+
+from erc_bench.analysis.statistics.aggregates import (
+    interquartile_mean,
+    mean_score,
+    median_score,
+    optimality_gap,
+)
+from erc_bench.analysis.statistics.bootstrap import (
+    REPLICATES,
+    Estimate,
+    Seed,
+    Strata,
+    stratified_bootstrap,
+)
+from erc_bench.analysis.statistics.comparisons import (
+    Profile,
+    performance_profile,
+    probability_of_improvement,
+)
+from erc_bench.analysis.statistics.intervals import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    ratio_interval,
+)
+from erc_bench.analysis.statistics.pass_at_k import avg_at_k, pass_at_k, pass_at_k_estimate
+from erc_bench.analysis.statistics.significance import (
+    benjamini_hochberg,
+    holm,
+    sign_flip_test,
+    wilcoxon_test,
+)
+
+__all__ = [
+    "REPLICATES",
+    "Estimate",
+    "Interval",
+    "Profile",
+    "Seed",
+    "Strata",
+    "avg_at_k",
+    "benjamini_hochberg",
+    "holm",
+    "interquartile_mean",
+    "mean_interval",
+    "mean_score",
+    "median_score",
+    "optimality_gap",
+    "paired_difference",
+    "pass_at_k",
+    "pass_at_k_estimate",
+    "performance_profile",
+    "probability_of_improvement",
+    "ratio_interval",
+    "sign_flip_test",
+    "stratified_bootstrap",
+    "wilcoxon_test",
+]

@@ -1,0 +1,77 @@
+"""One number for all runs on all tasks: interquartile mean, mean, median, optimality gap.
+
+Every function takes one array of runs per task and reduces ``axis``; leading axes are kept, so that
+thousands of bootstrap replicates cost one call. The arrays may differ in their number of runs.
+
+Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from erc_bench.core.errors import InputError
+
+__all__ = ["interquartile_mean", "mean_score", "median_score", "optimality_gap"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _floats(strata: tuple[Any, ...], axis: int) -> list[Array]:
+    if not strata:
+        raise InputError("strata: none given; one array of runs per task is needed")
+    arrays = [np.asarray(runs, dtype=np.float64) for runs in strata]
+    for place, runs in enumerate(arrays):
+        if runs.ndim == 0 or runs.shape[axis] == 0:
+            raise InputError(f"strata[{place}]: no runs; at least one is needed")
+    return arrays
+
+
+def _task_means(strata: tuple[Any, ...], axis: int) -> Array:
+    """Mean of every task, tasks on a new last axis."""
+    return np.stack([runs.mean(axis) for runs in _floats(strata, axis)], axis=-1)
+
+
+def interquartile_mean(*strata: Any, axis: int = -1) -> Any:
+    """IQM: the mean of the middle half of all runs of all tasks, pooled.
+
+    Of n sorted runs floor(n / 4) are left out at either end.
+
+    >>> float(interquartile_mean([0.0, 0.4, 0.6, 1.0]))
+    0.5
+    """
+    pooled = np.moveaxis(np.concatenate(_floats(strata, axis), axis=axis), axis, -1)
+    count = pooled.shape[-1]
+    cut = count // 4
+    middle = np.sort(pooled, axis=-1)[..., cut : count - cut]
+    return middle.mean(-1)
+
+
+def mean_score(*strata: Any, axis: int = -1) -> Any:
+    """Mean over tasks of the mean over a task's runs: every task weighs the same.
+
+    >>> float(mean_score([0.0, 1.0], [1.0, 1.0]))
+    0.75
+    """
+    return _task_means(strata, axis).mean(-1)
+
+
+def median_score(*strata: Any, axis: int = -1) -> Any:
+    """Median over tasks of the mean over a task's runs.
+
+    >>> float(median_score([0.0, 0.2], [0.4], [1.0]))
+    0.4
+    """
+    return np.median(_task_means(strata, axis), axis=-1)
+
+
+def optimality_gap(*strata: Any, axis: int = -1, gamma: float = 1.0) -> Any:
+    """What is missing to ``gamma``: gamma - mean over tasks and runs of min(score, gamma).
+
+    >>> float(optimality_gap([0.5, 1.5]))
+    0.25
+    """
+    capped = tuple(np.minimum(runs, gamma) for runs in _floats(strata, axis))
+    return gamma - _task_means(capped, axis).mean(-1)

@@ -1,0 +1,119 @@
+"""Stratified bootstrap: runs are drawn anew within each task, tasks are kept."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from erc_bench.analysis.statistics.aggregates import interquartile_mean
+from erc_bench.core.errors import InputError
+
+__all__ = ["REPLICATES", "Estimate", "Seed", "Strata", "ends", "resampling_counts",
+           "stratified_bootstrap"]  # fmt: skip
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+#: One array of runs per task.
+Strata = Sequence[Any]
+#: Whatever :func:`numpy.random.default_rng` makes a generator of; the same seed, the same interval.
+Seed = int | np.random.SeedSequence | np.random.Generator
+
+#: Replicates of an interval. The Monte-Carlo error of a 95 % end is then about 0.03 of the
+#: estimate's standard error, sqrt(0.025 x 0.975 / 10,000) over the normal density at the end.
+REPLICATES = 10_000
+_BATCH = 1_000  # replicates held in memory at once
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic and the ends of its bootstrap interval; NaN ends where a task has one run."""
+
+    value: float
+    low: float
+    high: float
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval is known and ``value`` lies outside it."""
+        return value < self.low or value > self.high
+
+
+def checked(strata: Strata) -> list[Array]:
+    """The strata as finite float vectors.
+
+    Raises:
+        InputError: no stratum, an empty one, one that is not a vector, or a value that is not finite
+            (a diverged run has a score, 0: it must not be left out).
+    """
+    arrays = [np.asarray(runs, dtype=np.float64) for runs in strata]
+    if not arrays:
+        raise InputError("strata: none given; one vector of runs per task is needed")
+    for place, runs in enumerate(arrays):
+        if runs.ndim != 1 or runs.size == 0:
+            raise InputError(f"strata[{place}]: shape {runs.shape}; a vector of runs is needed")
+        if not np.isfinite(runs).all():
+            raise InputError(f"strata[{place}]: {runs} holds a value that is not finite")
+    return arrays
+
+
+def ends(replicates: Array, level: float) -> tuple[Array, Array]:
+    """Percentile interval of replicates along their first axis."""
+    if not 0 < level < 1:
+        raise InputError(f"level: {level}; a probability between 0 and 1 is needed")
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def resampling_counts(runs: int, replicates: int, rng: np.random.Generator) -> Array:
+    """How often each run is drawn in each replicate: multinomial, shape (replicates, runs).
+
+    A statistic that is linear in the runs is a matrix product with these counts.
+    """
+    drawn = rng.integers(0, runs, size=(replicates, runs))
+    drawn += runs * np.arange(replicates)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=replicates * runs)
+    return counts.reshape(replicates, runs).astype(np.float64)
+
+
+def stratified_bootstrap(
+    strata: Strata,
+    statistic: Callable[..., Any] = interquartile_mean,
+    *,
+    replicates: int = REPLICATES,
+    level: float = 0.95,
+    method: Literal["percentile", "bca"] = "percentile",
+    seed: Seed = 0,
+) -> Estimate:
+    """A statistic of all tasks' runs with its stratified bootstrap interval.
+
+    Args:
+        strata: one vector of runs per task, of equal or different lengths.
+        statistic: ``statistic(*strata, axis=-1)``, as those of :mod:`.aggregates`.
+        replicates: number of resamples.
+        level: probability that the interval shall cover.
+        method: "percentile", or "bca" (bias-corrected and accelerated, Efron 1987), which is the
+            percentile interval where all replicates are equal.
+        seed: decides every draw.
+
+    >>> stratified_bootstrap([[0.25, 0.25], [0.75, 0.75]], replicates=100)
+    Estimate(value=0.5, low=0.5, high=0.5)
+    """
+    runs = checked(strata)
+    value = float(statistic(*runs, axis=-1))
+    if min(len(r) for r in runs) < 2:
+        return Estimate(value, math.nan, math.nan)
+    rng = np.random.default_rng(seed)
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            runs, statistic, n_resamples=replicates, batch=_BATCH, vectorized=True, axis=-1,
+            confidence_level=level, method="BCa" if method == "bca" else "percentile", rng=rng,
+        )  # fmt: skip
+    low, high = (float(end) for end in found.confidence_interval)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low, high = (float(end) for end in ends(found.bootstrap_distribution, level))
+    return Estimate(value, low, high)

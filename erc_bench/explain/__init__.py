@@ -1,7 +1,0 @@
-"""The teaching page: one HTML file, offline, whose numbers are those of the library; needs no torch."""
-
-from __future__ import annotations
-
-from erc_bench.explain.page import FIRST, PRESETS, assemble, write
-
-__all__ = ["FIRST", "PRESETS", "assemble", "write"]

@@ -1,0 +1,89 @@
+"""Tables of what is registered, for ``erc-bench list``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import gymnasium as gym
+from rich.table import Table
+from rich.text import Text
+from typing_extensions import Doc
+
+import erc_envs
+from erc_bench.objectives import RECIPES
+from erc_bench.objectives.third_party import load_plugins
+from erc_bench.plugins import load_environments
+from erc_bench.studies import EXPERIMENTS
+from erc_bench.training import TrainConfig
+
+__all__ = ["TABLES"]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def experiments() -> Table:
+    """Registered experiments and their questions."""
+    table = _table("Experiments", "name", "environment", "seeds (smoke/quick/full)", "question")
+    for e in EXPERIMENTS.values():
+        seeds = "/".join(str(n) for n in e.seeds.values())
+        table.add_row(e.name, e.environment, seeds, Text(e.question))
+    return table
+
+
+def objectives() -> Table:
+    """Registered recipes, their equations and parameters."""
+    table = _table("Objectives", "name", "objective", "advantage", "parameters", "source")
+    load_plugins()
+    for r in RECIPES.values():
+        parameters = ", ".join(f"{k}={v}" for k, v in r.parameters.items())
+        table.add_row(r.name, Text(r.equation), r.advantage, parameters, Text(r.source))
+    return table
+
+
+def environments() -> Table:
+    """Registered environments, with the exact returns of the optimum and of the prior."""
+    assert erc_envs
+    table = _table("Environments", "id", "optimum", "prior", "what it isolates")
+    plugged = load_environments()
+    for name in sorted(i for i in gym.registry if i.startswith("erc/") or i in plugged):
+        environment = gym.make(name)
+        if not environment.has_wrapper_attr("dynamics"):
+            table.add_row(name, "", "", "has no `dynamics`: cannot be trained on here")
+            continue
+        dynamics = environment.get_wrapper_attr("dynamics")
+        line = (type(dynamics).__doc__ or "").strip().splitlines()[0]
+        table.add_row(
+            name, f"{dynamics.optimal_return:.3f}", f"{dynamics.prior_return:.3f}", Text(line)
+        )
+    return table
+
+
+def settings() -> Table:
+    """Fields of the training configuration."""
+    table = _table("Settings (--set NAME=VALUE)", "name", "default", "type", "meaning")
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    for f in fields(TrainConfig):
+        hint = hints[f.name]
+        kind: Any = hint
+        text = ""
+        if get_origin(hint) is Annotated:
+            kind, doc = get_args(hint)
+            text = doc.documentation if isinstance(doc, Doc) else ""
+        name = kind.__name__ if isinstance(kind, type) else " | ".join(map(str, get_args(kind)))
+        table.add_row(f.name, str(f.default), name, Text(text))
+    return table
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "experiments": experiments,
+    "objectives": objectives,
+    "environments": environments,
+    "settings": settings,
+}

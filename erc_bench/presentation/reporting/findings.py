@@ -1,0 +1,202 @@
+"""The report's first screen: what was run, the findings in sentences, the claims' verdicts in a strip."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from erc_bench import analysis
+from erc_bench.analysis import MEASURES, Contrast
+from erc_bench.analysis.claims import Assessment
+from erc_bench.presentation.plots import ordered
+from erc_bench.studies.records import Results
+
+__all__ = [
+    "Findings",
+    "Strip",
+    "counts",
+    "findings",
+    "gated_pairs",
+    "headlines",
+    "recipe",
+    "strips",
+]
+
+
+def recipe(name: str) -> str:
+    """An objective's name without the settings of a point of a grid."""
+    return name.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Sentences: ``lead`` sums up contrasts (may be empty), ``shown`` follow, ``folded`` are details."""
+
+    lead: str
+    shown: list[str]
+    folded: list[str]
+
+
+def findings(results: Results, summary: pd.DataFrame) -> Findings:
+    """The headlines in order of weight: those about points of a grid are details.
+
+    Where several experiments compare the same pair, one sentence leads with their range, and theirs
+    are details too.
+    """
+    contrasts = _contrasts(results, summary)
+    plain = [c for c in contrasts if ":" not in c.base + c.other]
+    lead = _lead(plain)
+    first = [c.sentence() for c in plain]
+    pairs = {p: _pair(results, *p) for p in gated_pairs(summary["objective"])}
+    about_pairs = [text for p, text in pairs.items() if text and ":" not in "".join(p)]
+    details = [c.sentence() for c in contrasts if c not in plain]
+    details += [text for p, text in pairs.items() if text and ":" in "".join(p)]
+    if lead:
+        return Findings(lead, about_pairs, first + details)
+    return Findings("", first + about_pairs, details)
+
+
+def _contrasts(results: Results, summary: pd.DataFrame) -> list[Contrast]:
+    found = []
+    for experiment in dict.fromkeys(summary["experiment"]):
+        try:
+            found.append(analysis.out_of_band_to_bound(results, str(experiment)))
+        except LookupError:
+            continue
+    return found
+
+
+def _lead(contrasts: list[Contrast]) -> str:
+    """The range of the contrasts of the pair that most experiments have; "" for one or none."""
+    known = [c for c in contrasts if math.isfinite(c.ratio.mean)]
+    if len(known) < 2:
+        return ""
+    base, other = pd.Series([(c.base, c.other) for c in known]).mode().iloc[0]
+    known = sorted(
+        (c for c in known if (c.base, c.other) == (base, other)), key=lambda c: c.ratio.mean
+    )
+    if len(known) < 2:
+        return ""
+    low, high = known[0], known[-1]
+    least, most = (f"{c.ratio.mean:,.3g}" for c in (low, high))
+    return (
+        (least if least == most else f"{least} to {most}")
+        + f" times as many tokens lay outside the entropy band of {other} as the clip of {base} "
+        f"determined, over {len(known)} experiments ("
+        + ("" if least == most else f"least in {low.experiment}, most in {high.experiment}; ")
+        + "geometric means over seeds)."
+    )
+
+
+def headlines(results: Results, summary: pd.DataFrame) -> list[str]:
+    """The findings first: each sentence computed from the records."""
+    sentences = [contrast.sentence() for contrast in _contrasts(results, summary)]
+    sentences += [_pair(results, base, erc) for base, erc in gated_pairs(summary["objective"])]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _pair(results: Results, base: str, erc: str) -> str:
+    try:
+        table = analysis.paired(results, base, erc)
+    except LookupError:
+        return ""
+    return _verdicts(base, erc, table)
+
+
+_ASKED = {
+    "final_reward": "final reward",
+    "grad_norm_spread": "gradient-norm spread",
+    "hidden_violations": "share of hidden violations",
+}
+
+
+def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
+    """One sentence on a pair: numbers for one experiment, counts of verdicts for several."""
+    parts = []
+    for key, what in _ASKED.items():
+        rows = table[(table["measure"] == key) & table["difference/mean"].notna()]
+        if rows.empty:
+            continue
+        if len(rows) > 1:
+            counts = rows["verdict"].value_counts()
+            found = [f"{word} in {counts[word]}" for word in ("better", "worse", "unclear")
+                     if word in counts]  # fmt: skip
+            parts.append(f"{what} {', '.join(found)}")
+            continue
+        row, measure = rows.iloc[0], next(m for m in MEASURES if m.key == key)
+        unit = f" {measure.unit}" if measure.unit else ""
+        low, high = (measure.scale * row[f"difference/{end}"] for end in ("low", "high"))
+        other, than = (measure.scale * row[f"{arm}/mean"] for arm in ("other", "base"))
+        text = f"{what} {other:.3g}{unit} against {than:.3g}{unit}"
+        if int(row["difference/n"]) > 1:
+            text += f" (difference {low:+.2g} to {high:+.2g}: {row['verdict']})".replace("-", "−")
+        parts.append(text)
+    if not parts:
+        return ""
+    experiments = list(dict.fromkeys(table["experiment"]))
+    if len(experiments) > 1:
+        where = f"{erc} against {base} in {len(experiments)} experiments"
+    else:
+        where = f"{experiments[0]}, {erc} against {base}"
+    seeds = int(table["difference/n"].max())
+    basis = "paired seeds, 95 % intervals" if seeds > 1 else "one seed, no interval"
+    return f"{where}: {'; '.join(parts)} ({basis})."
+
+
+def gated_pairs(names: pd.Series) -> list[tuple[str, str]]:
+    """Each (base, ERC arm) of which both are there."""
+    present = set(names)
+    return [(n, f"erc-{n}") for n in ordered(present) if f"erc-{n}" in present]
+
+
+def counts(results: Results, summary: pd.DataFrame) -> list[tuple[str, str]]:
+    """What was run, as numbers with their words."""
+    seeds = results.read("runs", columns=["seed", "tokens"])
+    failed = int(summary["diverged"].sum())
+    settings = int(summary["objective"].nunique())
+    recipes = summary["objective"].map(recipe).nunique()
+    objectives = _counted(recipes, "objective")
+    if settings > recipes:
+        objectives = (objectives[0], f"{objectives[1]}, {settings:,} with their settings")
+    return [
+        _counted(int(summary["seeds"].sum()), "run"),
+        objectives,
+        _counted(summary["experiment"].nunique(), "experiment"),
+        _counted(seeds["seed"].nunique(), "seed"),
+        (_large(float(seeds["tokens"].sum())), "tokens generated"),
+        (f"{failed:,}", "diverged, counted as failures" if failed else "diverged"),
+    ]
+
+
+def _counted(number: int, word: str) -> tuple[str, str]:
+    return f"{number:,}", word if number == 1 else f"{word}s"
+
+
+def _large(number: float) -> str:
+    for size, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:.0f}"
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A claim with its verdicts: (link, regime, verdict, better / worse / "")."""
+
+    id: str
+    title: str
+    verdicts: list[tuple[str, str, str, str]]
+
+
+def strips(assessment: Assessment) -> list[Strip]:
+    """The measured claims in the rules' order."""
+    found: dict[str, Strip] = {}
+    for v in assessment.verdicts:
+        if v.verdict != "not measured":
+            strip = found.setdefault(v.claim.id, Strip(v.claim.id, v.claim.title, []))
+            kind = {True: "better", False: "worse", None: ""}[v.holds]
+            anchor = f"claim-{v.claim.id}-{v.regime}"
+            strip.verdicts.append((anchor, v.regime, v.verdict, kind))
+    return list(found.values())

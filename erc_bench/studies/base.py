@@ -1,0 +1,84 @@
+"""An experiment: one scientific question, with environment, budget, arms and score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from erc_bench.core.errors import InputError
+from erc_bench.training import TrainConfig
+
+__all__ = ["EXPERIMENTS", "MAIN_ARMS", "TIERS", "Experiment", "Tier", "experiment", "register"]
+
+Regime = Literal["paper", "stress", "sweep"]
+Tier = Literal["smoke", "quick", "full"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+
+#: The paper's contrast: PPO-clip and its descendants, ERC on the two of them it was tried on, and the
+#: gate of this project that keeps the gradients leading back into the band.
+MAIN_ARMS = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question put to a set of objectives.
+
+    Attributes:
+        name: in records and on the command line.
+        question: one sentence.
+        environment: a Gymnasium id whose environment has ``dynamics``.
+        expectation: which objective should win, and why: written before the runs.
+        score: runs table to one number per row in [0, 1].
+        score_meaning: what 0 and 1 stand for.
+        config: settings of the quick tier.
+        tiers: what the other tiers change.
+        seeds: seeds per tier.
+        objectives: arms, as recipe specifications.
+        environment_options: keyword arguments of the environment.
+        regime: ``paper``: 8 updates per rollout, PPO's clip seldom binding; ``stress``: far from it;
+            ``sweep``: over a grid, from one to the other.
+        grid: values of hyperparameters at which every arm is trained; a grid asked for on the
+            command line takes its place.
+    """
+
+    name: str
+    question: str
+    environment: str
+    expectation: str
+    score: Callable[[pd.DataFrame], pd.Series]
+    score_meaning: str
+    config: TrainConfig = field(default_factory=TrainConfig)
+    tiers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 3, "quick": 5, "full": 20})
+    objectives: tuple[str, ...] = MAIN_ARMS
+    environment_options: Mapping[str, Any] = field(default_factory=dict)
+    regime: Regime = "paper"
+    grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+EXPERIMENTS: dict[str, Experiment] = {}
+
+
+def register(entry: Experiment) -> Experiment:
+    """Add an experiment under its name; names are unique."""
+    if entry.name in EXPERIMENTS:
+        raise ValueError(f"experiment {entry.name!r} is registered twice")
+    EXPERIMENTS[entry.name] = entry
+    return entry
+
+
+def experiment(name: str) -> Experiment:
+    """Look an experiment up.
+
+    Raises:
+        InputError: unknown name.
+    """
+    try:
+        return EXPERIMENTS[name]
+    except KeyError:
+        raise InputError(
+            f"experiment: {name!r} is unknown; known: {', '.join(EXPERIMENTS)}"
+        ) from None

@@ -1,0 +1,1 @@
+"""One file for each scientific question; importing a file registers its experiment."""

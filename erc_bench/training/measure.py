@@ -1,0 +1,100 @@
+"""The trainer's memory: a log of per-update arrays, and whole tokens sampled from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from erc_bench.core import drift
+from erc_bench.core.batch import TokenBatch
+from erc_bench.training.config import Arm
+
+__all__ = ["MAX_RECORDED_ACTIONS", "Log", "sample_tokens"]
+
+#: Whole distributions are recorded up to this many actions.
+MAX_RECORDED_ACTIONS = 64
+
+
+class Log:
+    """Named arrays that grow by one row per update."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str, list[NDArray[Any]]]] = {"metrics": {}, "tokens": {}}
+
+    def append(self, table: str, row: dict[str, Tensor]) -> None:
+        """Add one row; every row of a table has the same names."""
+        columns = self.tables[table]
+        if columns and columns.keys() != row.keys():
+            raise KeyError(f"{table}: columns differ by {sorted(columns.keys() ^ row.keys())}")
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value.detach().numpy().copy())
+
+    def stacked(self, table: str) -> dict[str, NDArray[Any]]:
+        """All rows, stacked along a new first axis."""
+        return {name: np.stack(rows) for name, rows in self.tables[table].items()}
+
+    def restore(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
+        """Go back to what :meth:`stacked` gave."""
+        self.tables[table] = {name: list(rows) for name, rows in columns.items()}
+
+
+@torch.no_grad()
+def sample_tokens(
+    batch: TokenBatch, arms: Sequence[Arm], slices: Sequence[slice], uniform: Tensor
+) -> dict[str, Tensor]:
+    """Tokens of a batch drawn uniformly among its unmasked ones, with all that is known of them.
+
+    Args:
+        batch: of all runs, ``(R, B, T)``, with whole distributions.
+        arms: for what their objectives do with each token.
+        slices: the runs of each arm.
+        uniform: ``(R, S)`` in [0, 1), one per wanted token.
+
+    Returns:
+        Columns of the ``tokens`` table, ``(R, S)`` or ``(R, S, V)``.
+    """
+    bound = torch.zeros_like(batch.mask)
+    dropped = torch.zeros_like(batch.mask)
+    for arm, runs in zip(arms, slices, strict=True):
+        bound[runs] = arm.objective.bound(batch[runs])
+        dropped[runs] = ~arm.objective.keep(batch[runs])
+
+    horizon = batch.mask.shape[-1]
+    count = batch.mask.flatten(1).cumsum(-1)
+    wanted = (uniform * count[:, -1:]).long()
+    index = torch.searchsorted(count, wanted, right=True).clamp(max=count.shape[-1] - 1)
+
+    def pick(x: Tensor) -> Tensor:
+        flat = x.flatten(1, 2)
+        return flat.take_along_dim(index.view(*index.shape, *[1] * (flat.ndim - 2)), dim=1)
+
+    action = pick(batch.require("action", by="sample_tokens"))
+    old = pick(batch.require("old_log_probs", by="sample_tokens"))
+    new = pick(batch.require("log_probs", by="sample_tokens"))
+    log_ratio = pick(batch.logp) - pick(batch.old_logp)
+    entropy_old = pick(batch.require("old_entropy", by="sample_tokens"))
+    entropy_new = pick(batch.require("entropy", by="sample_tokens"))
+    columns = {
+        "position": index % horizon,
+        "action": action,
+        "advantage": pick(batch.advantage),
+        "prob/old": pick(batch.old_logp).exp(),
+        "prob/new": pick(batch.logp).exp(),
+        "log_ratio": log_ratio,
+        "entropy/old": entropy_old,
+        "entropy/new": entropy_new,
+        "log_entropy_ratio": drift.entropy_ratio(entropy_new, entropy_old).log(),
+        "kl_exact": drift.kl_exact(old, new),
+        "tv": drift.tv(old, new),
+        "tv_unsampled": drift.tv_unsampled(old, new, action),
+        "clip_bound": pick(bound),
+        "gate_dropped": pick(dropped),
+    }
+    if old.shape[-1] <= MAX_RECORDED_ACTIONS:
+        columns |= {"probs/old": old.exp(), "probs/new": new.exp()}
+    return columns

@@ -1,0 +1,212 @@
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from erc_bench.core.errors import InputError
+from erc_bench.studies import EXPERIMENTS, TIERS, Experiment, plan, register, setting
+from erc_bench.studies.scores import entropy_kept, gap_closed
+from erc_bench.training import TrainConfig
+from erc_envs.token_forks import TokenForks
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", list(EXPERIMENTS))
+def test_every_registered_experiment_can_be_planned(name, tier):
+    """Environment, arms and settings resolve; the configuration is strict JSON."""
+    work = plan([name], tier=tier)
+    (only,) = work.experiments
+    assert only.experiment.name == name
+    assert len(only.arms) >= 2
+    json.dumps(work.config(), allow_nan=False)
+    for text in (
+        only.experiment.question,
+        only.experiment.expectation,
+        only.experiment.score_meaning,
+    ):
+        assert len(text) > 10
+
+
+def test_parts_cover_the_runs_once_in_order():
+    """Any number of runs is cut into contiguous chunks, seed after seed; nothing is lost or done twice."""
+    for seeds in (1, 2, 3, 7, 20, 64, 129):
+        (only,) = plan(["forking_tokens"], seeds=seeds).experiments
+        covered = [run for part in only.parts for run in part.runs]
+        arms = range(len(only.arms))
+        assert covered == [(arm, seed) for seed in range(seeds) for arm in arms]
+        names = [part.name for part in only.parts]
+        assert names == sorted(set(names))
+        assert all(only.cost(part) > 0 for part in only.parts)
+
+
+def test_settings_tier_and_seeds_reach_the_plan():
+    """What is asked for on top of a tier wins over it."""
+    work = plan(
+        ["forking_tokens"], tier="smoke", seed=5, seeds=4, settings={"rollouts": 2, "hidden": 8}
+    )
+    (only,) = work.experiments
+    assert (only.config.rollouts, only.config.hidden, only.seeds, work.seed) == (2, 8, 4, 5)
+    assert only.config.warm_start_steps == 200
+    assert plan(["forking_tokens"], tier="full").experiments[0].seeds == 20
+
+
+def test_a_band_reaches_every_arm_that_has_one_and_no_other():
+    """``band`` sets gate and reference band; an arm that names its own keeps it."""
+    arms = ["dapo", "erc-dapo", "erc-gppo:clip_low=0.1", "erc-dapo:band_low=0.3"]
+    (only,) = plan(["forking_tokens"], objectives=arms, band=0.1).experiments
+    bands = [
+        (a.objective.gates[0].low, a.objective.gates[0].high) if a.objective.gates else None
+        for a in only.arms
+    ]
+    assert bands == [None, (0.1, 0.1), (0.1, 0.1), (0.3, 0.05)]
+    assert [a.label for a in only.arms] == arms
+    assert only.arms[2].overrides == {"clip_low": 0.1, "band_low": 0.1, "band_high": 0.1}
+    assert only.band == (0.1, 0.1)
+
+
+def test_an_infinite_band_or_norm_is_written_as_a_word():
+    """Infinity is a legal band (the base objective) and JSON has none."""
+    work = plan(
+        ["forking_tokens"], objectives=["erc-dapo"], band=math.inf,
+        settings={"max_grad_norm": math.inf},
+    )  # fmt: skip
+    text = json.dumps(work.config(), allow_nan=False)
+    entry = json.loads(text)["experiments"]["forking_tokens"]
+    assert entry["band"] == {"low": "inf", "high": "inf"}
+    assert entry["train"]["max_grad_norm"] == "inf"
+    assert entry["objectives"]["erc-dapo"]["overrides"] == {"band_low": "inf", "band_high": "inf"}
+
+
+def test_an_environment_alone_is_an_experiment():
+    """By id or by its short name; it is called custom."""
+    for name in ("erc/TokenForks-v0", "TokenForks"):
+        (only,) = plan([], environment=name).experiments
+        assert only.experiment.name == "custom"
+        assert only.experiment.environment == "erc/TokenForks-v0"
+        assert isinstance(only.environment.get_wrapper_attr("dynamics"), TokenForks)
+
+
+def test_an_experiment_of_ones_own():
+    """An ``Experiment`` object is as good as a name, with options for its environment."""
+    mine = Experiment(
+        name="mine", question="?", environment="erc/TokenForks-v0", expectation="none",
+        score=gap_closed, score_meaning="gap", objectives=("dapo",),
+        environment_options={"length": 4, "num_forks": 1},
+    )  # fmt: skip
+    (only,) = plan([mine], tier="smoke").experiments
+    assert only.environment.get_wrapper_attr("dynamics").length == 4
+    assert plan([mine]).config()["experiments"]["mine"]["environment_options"]["length"] == 4
+
+
+def test_names_of_experiments_are_unique():
+    """Registering twice is an error of the programmer."""
+    with pytest.raises(ValueError, match="registered twice"):
+        register(next(iter(EXPERIMENTS.values())))
+
+
+BAD = [
+    ({"experiments": ["nothing"]}, "experiment: 'nothing' is unknown; known: "),
+    ({"experiments": []}, "experiments: none given"),
+    ({"experiments": ["forking_tokens"] * 2}, "each may be named once"),
+    ({"environment": "TokenForks"}, "environment: give either"),
+    (
+        {"experiments": [], "environment": "TokenFork"},
+        "'TokenFork' is unknown; did you mean TokenForks?",
+    ),
+    ({"experiments": [], "environment": "CartPole-v1"}, "CartPole-v1 has no `dynamics`"),
+    ({"objectives": []}, "objectives: none given"),
+    ({"objectives": ["dapo", "dapo"]}, "each may be named once"),
+    ({"objectives": ["dappo"]}, "objective: 'dappo' is unknown; did you mean"),
+    ({"objectives": ["dapo:band_low=1"]}, "dapo has no parameter 'band_low'"),
+    ({"objectives": ["dapo:clip_low"]}, "'clip_low' is not parameter=number"),
+    ({"objectives": ["dapo:clip_low=x"]}, "'clip_low=x' is not parameter=number"),
+    ({"objectives": ["dapo:clip_low=-1"]}, "-1"),
+    ({"objectives": ["erc-dapo:band_low=nan"]}, "nan"),
+    ({"seeds": 0}, "seeds: 0 is not allowed"),
+    ({"seeds": -3}, "seeds: -3 is not allowed"),
+    ({"seed": -1}, "seed: -1 is not allowed"),
+    ({"tier": "huge"}, "tier: 'huge' is unknown; allowed: smoke, quick, full"),
+    ({"band": 0.0}, "band: 0.0 is not allowed"),
+    ({"band": -1.0}, "band: -1.0 is not allowed"),
+    ({"band": math.nan}, "band: nan is not allowed"),
+    ({"settings": {"nothing": 1}}, "settings: 'nothing' is unknown; known: rollouts"),
+    ({"settings": {"rollouts": "many"}}, "rollouts: 'many' is not allowed"),
+    ({"settings": {"minibatches": 7}}, "minibatches: 7 is not allowed"),
+    ({"settings": {"group_size": 1}, "objectives": ["grpo"]}, "group_size: 1 is not allowed"),
+    ({"settings": {"group_size": 1}, "objectives": ["reinforce"]}, "group_size: 1 is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("asked", "told"), BAD, ids=lambda x: str(x)[:40])
+def test_what_cannot_be_done_is_refused_by_name(asked, told):
+    """InputError in one line with field, value and what is allowed."""
+    with pytest.raises(InputError, match=re.escape(told)) as caught:
+        plan(**{"experiments": ["forking_tokens"], **asked})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_head_needs_no_group():
+    """``group_size=1`` is fine where no estimator compares within a group."""
+    plan(["forking_tokens"], objectives=["ppo-clip"], settings={"group_size": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("rollouts=3", 3), ("rollouts=1e1", 10), ("learning_rate=1e-3", 1e-3),
+        ("learning_rate=1", 1.0), ("policy=tabular", "tabular"), ("max_grad_norm=inf", math.inf),
+    ],
+)  # fmt: skip
+def test_settings_are_parsed_by_the_fields_type(text, parsed):
+    """Integers stay integers, floats become floats, words stay words."""
+    name, value = setting(text)
+    assert value == parsed
+    assert type(value) is type(getattr(TrainConfig(), name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "rollouts", "=3", "nothing=3", "rolouts=3", "rollouts=", "rollouts=x", "rollouts=2.5",
+     "rollouts=1e999", "rollouts=[1]", "rollouts=nan", "learning_rate=x", "learning_rate=",
+     "rollouts=__import__('os')"],
+)  # fmt: skip
+def test_a_setting_that_is_none_is_refused(text):
+    """InputError that quotes it, in one line."""
+    with pytest.raises(InputError, match=r"^set: ") as caught:
+        setting(text)
+    assert "\n" not in str(caught.value)
+    assert "did you mean rollouts" in str(caught.value) or text != "rolouts=3"
+
+
+def _runs(**columns):
+    return pd.DataFrame({"diverged": [False], **{k: [v] for k, v in columns.items()}})
+
+
+@pytest.mark.parametrize(
+    ("final", "score"), [(0.2, 0.0), (0.6, 0.5), (1.0, 1.0), (0.1, 0.0), (1.2, 1.0)]
+)
+def test_gap_closed(final, score):
+    """0 at the first policy's return, 1 at the optimum's, linear between, clipped outside."""
+    runs = _runs(**{"reward/initial": 0.2, "reward/final": final, "reward/optimal": 1.0})
+    assert gap_closed(runs)[0] == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("final", "score"), [(2.0, 1.0), (1.0, 0.5), (3.0, 0.5), (0.0, 0.0), (5.0, 0.0)]
+)
+def test_entropy_kept(final, score):
+    """1 where the entropy stayed, 0 where it vanished or doubled, in both directions alike."""
+    assert entropy_kept(_runs(**{"entropy/initial": 2.0, "entropy/final": final}))[0] == score
+
+
+def test_a_diverged_run_scores_zero():
+    """NaN results of a diverged run count as failures, not as missing."""
+    runs = _runs(**{
+        "reward/initial": 0.2, "reward/final": np.nan, "reward/optimal": 1.0,
+        "entropy/initial": 2.0, "entropy/final": np.nan,
+    }).assign(diverged=True)  # fmt: skip
+    assert gap_closed(runs)[0] == 0
+    assert entropy_kept(runs)[0] == 0

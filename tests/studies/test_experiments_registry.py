@@ -1,0 +1,65 @@
+"""Every registered experiment, its tiers and its grid; and what the claims ask of them."""
+
+import dataclasses
+
+import gymnasium as gym
+import pytest
+
+from erc_bench.analysis.claims import load
+from erc_bench.objectives import RECIPES
+from erc_bench.studies import EXPERIMENTS, TIERS, plan
+
+every = pytest.mark.parametrize("entry", EXPERIMENTS.values(), ids=lambda e: e.name)
+
+
+@every
+@pytest.mark.parametrize("tier", TIERS)
+def test_every_tier_can_be_planned(entry, tier):
+    """Settings, arms and grid are valid; smoke takes the ends of each axis of the grid."""
+    (planned,) = plan([entry], tier=tier).experiments
+    assert planned.seeds == entry.seeds[tier]
+    for axis, values in planned.grid.items():
+        whole = entry.grid[axis]
+        assert set(values) == ({whole[0], whole[-1]} if tier == "smoke" else set(whole))
+    assert all(arm.recipe.name in RECIPES for arm in planned.arms)
+
+
+@every
+def test_every_experiment_says_what_it_asks_and_expects(entry):
+    """A question, an expectation and what 0 and 1 of the score mean; its environment exists."""
+    assert entry.question.rstrip().endswith(("?", "."))
+    assert len(entry.expectation) > 40
+    assert len(entry.score_meaning) > 10
+    assert entry.environment in gym.registry
+    assert (entry.regime == "sweep") == bool(entry.grid)
+
+
+@every
+def test_the_full_tier_has_twenty_seeds(entry):
+    """The claims' minimum."""
+    assert entry.seeds["full"] >= load().seeds
+
+
+def test_every_experiment_and_arm_of_the_claims_is_registered_in_its_regime():
+    """A claim that no run could decide would never be noticed."""
+    for claim in load().claims:
+        for part in claim.parts:
+            for regime, names in part.experiments.items():
+                for name in names:
+                    entry = EXPERIMENTS[name]
+                    assert entry.regime == regime, (claim.id, name)
+                    recipes = {text.partition(":")[0] for text in entry.objectives}
+                    assert {arm for arms in part.arms for arm in arms} <= recipes, (claim.id, name)
+                    for axis in part.at:
+                        assert axis in entry.grid, (claim.id, name, axis)
+
+
+def test_a_grid_on_the_command_line_takes_the_place_of_the_experiments_own():
+    """Not its product."""
+    (own,) = plan(["beta_sweep"]).experiments
+    (other,) = plan(["beta_sweep"], grid={"learning_rate": [1e-3]}).experiments
+    assert set(own.grid) == {"band"}
+    assert {arm.label for arm in other.arms} == {
+        f"{name}:learning_rate=0.001" for name in EXPERIMENTS["beta_sweep"].objectives
+    }
+    assert dataclasses.replace(EXPERIMENTS["beta_sweep"]).grid == EXPERIMENTS["beta_sweep"].grid
