@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -17,8 +17,6 @@ from erc_envs._tables import check_float, check_int, entropy
 from erc_envs.base import (
     BoolArray,
     Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
     Episode,
     FloatArray,
     Frame,
@@ -277,17 +275,3 @@ def _progress(state: IntArray) -> tuple[IntArray, BoolArray]:
     response = state[:, 1:]
     ended = (response == _END + 1).any(axis=1) | (response[:, -1] > 0)
     return np.count_nonzero(response, axis=1), ended
-
-
-class ArithmeticEnv(DynamicsEnv):
-    """:class:`Arithmetic`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(Arithmetic(**fields), render_mode)
-
-
-class ArithmeticVectorEnv(DynamicsVectorEnv):
-    """:class:`Arithmetic`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(Arithmetic(**fields), num_envs, render_mode)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -17,14 +17,11 @@ from erc_envs._tables import check_float, check_int, entropy
 from erc_envs.base import (
     BoolArray,
     Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
     Episode,
     FloatArray,
     Frame,
     IntArray,
     Observation,
-    check_progress,
 )
 
 _SHIFT_AT = 0.5  # fraction of training at which phase 1 begins
@@ -119,7 +116,7 @@ class RewardShift(Dynamics):
 
     def at(self, progress: float) -> RewardShift:
         """Phase 0 before half of training, phase 1 from there on."""
-        check_progress(progress)
+        super().at(progress)  # checks the progress
         phase = int(progress >= _SHIFT_AT)
         return self if phase == self.phase else dataclasses.replace(self, phase=phase)
 
@@ -201,20 +198,3 @@ class RewardShift(Dynamics):
             strip=[moving if moves else GREY for moves in self._moved[prompt]],
             reward=float(episode.rewards[-1]) if episode.terminated else None,
         )
-
-
-class RewardShiftEnv(DynamicsEnv):
-    """:class:`RewardShift`, one episode at a time; keyword arguments are its fields.
-
-    ``reset(options={"progress": 0.5})`` goes to phase 1, and 0 back to phase 0.
-    """
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(RewardShift(**fields), render_mode)
-
-
-class RewardShiftVectorEnv(DynamicsVectorEnv):
-    """:class:`RewardShift`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(RewardShift(**fields), num_envs, render_mode)

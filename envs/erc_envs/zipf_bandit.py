@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -16,8 +16,6 @@ from erc_envs._tables import check_float, check_int
 from erc_envs.base import (
     BoolArray,
     Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
     Episode,
     FloatArray,
     Frame,
@@ -222,17 +220,3 @@ class ZipfBandit(Dynamics):
             arms=arms,
             slots=unused,
         )
-
-
-class ZipfBanditEnv(DynamicsEnv):
-    """:class:`ZipfBandit`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(ZipfBandit(**fields), render_mode)
-
-
-class ZipfBanditVectorEnv(DynamicsVectorEnv):
-    """:class:`ZipfBandit`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(ZipfBandit(**fields), num_envs, render_mode)
