@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,7 @@ from erc_bench.plugins import load_environments
 from erc_bench.studies.base import TIERS, Experiment, Tier, experiment
 from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
+from erc_bench.training.config import PER_PART, PER_RUN
 
 __all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "custom", "plan", "training_environment"]
 
@@ -37,13 +38,10 @@ MEMORY_BUDGET = 2**30
 #: Runs of one experiment at most.
 MOST_RUNS = 1_000_000
 
-#: Settings of the trainer that an arm can have for itself.
-PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
-#: Settings that an arm can have for itself and that change shapes: runs that differ in them are
-#: trained in different parts. Their product is the staleness of a rollout's last update.
-PER_PART = ("minibatches", "epochs")
-#: Those among them that are whole numbers.
-WHOLE = (*PER_PART, "rollout_bits")
+#: Settings that an arm can have for itself and that are whole numbers.
+WHOLE = tuple(
+    n for n in (*PER_RUN, *PER_PART) if isinstance(TrainConfig.settings()[n].default, int)
+)
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ class Plan:
                     "clip": {"low": CLIP[0], "high": CLIP[1]},
                     "band": _finite({"low": p.band[0], "high": p.band[1]}),
                     "delta": p.config.violation_delta,
-                    "train": _finite(asdict(p.config)),
+                    "train": _finite(p.config.flat()),
                     "objectives": {
                         arm.label: {
                             "recipe": arm.recipe.name,
@@ -355,7 +353,7 @@ def setting(text: str) -> tuple[str, Any]:
         InputError: not of that form, an unknown field, or a value of another type.
     """
     name, equals, value = text.partition("=")
-    defaults = asdict(TrainConfig())
+    defaults = TrainConfig().flat()
     if not equals or name not in defaults:
         close = difflib.get_close_matches(name, defaults, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(defaults)}"

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["EXACT_BITS", "Distortion", "round_to_bits"]
+from erc_bench.training.state import Setup
+from erc_bench.training.streams import Purpose, normals
 
-#: float64's significand: with as many bits nothing is rounded.
+__all__ = ["EXACT_BITS", "Distortion", "distortion", "is_distorted", "round_to_bits"]
+
+#: The significand of float64: with as many bits nothing is rounded.
 EXACT_BITS = 53
 
 
@@ -52,3 +55,26 @@ class Distortion:
         if self.noise is not None:
             logits = logits + self.jitter.view(-1, 1, 1) * self.noise[:, :, t]
         return round_to_bits(logits, self.bits.view(-1, 1, 1))
+
+
+def is_distorted(setup: Setup, runs: Tensor | slice = slice(None)) -> bool:
+    """Whether one of these runs samples from other probabilities than its policy's."""
+    bits, jitter = (setup.per_run[name][runs] for name in ("rollout_bits", "rollout_jitter"))
+    return bool((bits < EXACT_BITS).any() | jitter.any())
+
+
+def distortion(
+    setup: Setup, number: int, round_: int, runs: Tensor | slice = slice(None)
+) -> Distortion | None:
+    """What the engine does to the logits of a rollout's round; None: nothing."""
+    if not is_distorted(setup, runs):
+        return None
+    config, task = setup.config, setup.dynamics
+    bits, jitter = (setup.per_run[name][runs] for name in ("rollout_bits", "rollout_jitter"))
+    noise = None
+    if bool(jitter.any()):
+        shape = (config.prompts * config.group_size, task.horizon, task.num_actions)
+        seeds = setup.seeds[runs].tolist()
+        drawn = normals(setup.seed, seeds, Purpose.JITTER, number, round_, shape=shape)
+        noise = torch.from_numpy(drawn).to(jitter.dtype)
+    return Distortion(bits, jitter, noise, is_old=config.sampler.old_policy == "rollout")
