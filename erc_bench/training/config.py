@@ -12,7 +12,7 @@ from typing_extensions import Doc
 from erc_bench.core.advantages import Advantage
 from erc_bench.objectives.base import Objective
 
-__all__ = ["PER_PART", "PER_RUN", "Arm", "TrainConfig"]
+__all__ = ["EXACT_BITS", "PER_PART", "PER_RUN", "Arm", "TrainConfig"]
 
 #: Settings that every run of a population can have for itself.
 PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
@@ -20,6 +20,8 @@ PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
 #: differ in them are trained in different parts. Their product is the number of updates per rollout.
 PER_PART = ("minibatches", "epochs")
 
+#: The significand of float64: with as many bits nothing is rounded.
+EXACT_BITS = 53
 #: The largest whole number that a setting may have, so that a typing error ends in a message and not
 #: in an endless loop.
 LARGEST = 2**31 - 1
@@ -35,7 +37,7 @@ class Sampler:
             "Bits of significand to which rollouts round their logits: 24 float32, 11 float16, 8 "
             "bfloat16; 53: not at all."
         ),
-    ] = 53
+    ] = EXACT_BITS
     rollout_jitter: Annotated[
         float,
         Doc("Standard deviation of Gaussian noise on the logits of rollouts, before rounding."),

@@ -1,4 +1,4 @@
-"""From episode rewards to per-token advantages, and the value head for arms that use GAE."""
+"""From episode rewards to per-token advantages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from erc_bench.core.advantages import GROUP_ADVANTAGES, gae, overlong_penalty, whiten
-from erc_bench.training.optimizer import Adam, Learner
-from erc_bench.training.population import leaves
 from erc_bench.training.rollout import Rollout
 from erc_bench.training.state import Setup, State
 
-__all__ = ["Credit", "assign_credit", "fit_values"]
+__all__ = ["Credit", "assign_credit"]
 
 
 @dataclass(frozen=True)
@@ -56,26 +54,3 @@ def assign_credit(setup: Setup, state: State, rollout: Rollout) -> Credit:
             estimate = GROUP_ADVANTAGES[arm.advantage](grouped).flatten(-2)
             advantage[runs] = estimate.unsqueeze(-1).expand_as(mask)
     return Credit(advantage, target)
-
-
-def fit_values(
-    setup: Setup, number: int, critic: Learner, obs: Tensor, target: Tensor, mask: Tensor
-) -> Learner:
-    """The value heads of an arm after one step on the mean squared error over unmasked tokens.
-
-    Args:
-        setup: who is trained.
-        number: of the arm.
-        critic: its value heads.
-        obs: of all runs, ``(R, B, T, F)``.
-        target: likewise, ``(R, B, T)``.
-        mask: likewise.
-    """
-    runs = setup.slices[number]
-    obs, target, mask = obs[runs], target[runs], mask[runs]
-    params = leaves(critic.params)
-    error = (setup.value.forward(params, obs).squeeze(-1) - target).square()
-    loss = (error * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-    gradients = torch.autograd.grad(loss.sum(), list(params.values()))
-    adam = Adam(setup.adam.learning_rate[runs], max_grad_norm=1.0)
-    return adam.step(critic, gradients, loss.detach())[0]

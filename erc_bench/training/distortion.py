@@ -10,10 +10,7 @@ from torch import Tensor
 from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, normals
 
-__all__ = ["EXACT_BITS", "Distortion", "distortion", "is_distorted", "round_to_bits"]
-
-#: The significand of float64: with as many bits nothing is rounded.
-EXACT_BITS = 53
+__all__ = ["Distortion", "distortion", "round_to_bits"]
 
 
 def round_to_bits(x: Tensor, bits: Tensor) -> Tensor:
@@ -57,17 +54,9 @@ class Distortion:
         return round_to_bits(logits, self.bits.view(-1, 1, 1))
 
 
-def is_distorted(setup: Setup, runs: Tensor | slice = slice(None)) -> bool:
-    """Whether one of these runs samples from other probabilities than its policy's."""
-    bits, jitter = (setup.per_run[name][runs] for name in ("rollout_bits", "rollout_jitter"))
-    return bool((bits < EXACT_BITS).any() | jitter.any())
-
-
-def distortion(
-    setup: Setup, number: int, round_: int, runs: Tensor | slice = slice(None)
-) -> Distortion | None:
-    """What the engine does to the logits of a rollout's round; None: nothing."""
-    if not is_distorted(setup, runs):
+def distortion(setup: Setup, number: int, round_: int, runs: Tensor | slice) -> Distortion | None:
+    """What the engine does to the logits of a rollout's round; None: nothing, in any run."""
+    if not setup.distorted:
         return None
     config, task = setup.config, setup.dynamics
     bits, jitter = (setup.per_run[name][runs] for name in ("rollout_bits", "rollout_jitter"))

@@ -44,15 +44,10 @@ def evaluate(setup: Setup, state: State, when: Literal["initial", "final"]) -> d
     """
     asked, last = setup.config.evaluation, when == "final"
     answers = asked.evaluation_answers
-    rollout = respond(
-        setup,
-        state.policy.params,
-        setup.dynamics.at(float(last)).held_out(),
-        Purpose.EVALUATION,
-        int(last),
-        prompts=asked.evaluation_episodes // answers,
-        group=answers,
-    )
+    prompts = asked.evaluation_episodes // answers
+    task = setup.dynamics.at(float(last)).held_out()
+    place = (Purpose.EVALUATION, int(last))
+    rollout = respond(setup, state.policy.params, task, place, prompts, answers)
     returns = rollout.returns
     values = {
         f"reward/{when}": returns.mean(-1),

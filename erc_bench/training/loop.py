@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -27,11 +27,11 @@ from erc_bench.core.numerics import masked_mean
 from erc_bench.objectives.base import Objective
 from erc_bench.training import checkpoint
 from erc_bench.training.config import Arm, TrainConfig
-from erc_bench.training.credit import Credit, assign_credit, fit_values
-from erc_bench.training.distortion import distortion, is_distorted
+from erc_bench.training.credit import Credit, assign_credit
+from erc_bench.training.distortion import distortion
 from erc_bench.training.evaluation import evaluate
 from erc_bench.training.measure import sample_tokens
-from erc_bench.training.optimizer import Learner
+from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.population import leaves, take
 from erc_bench.training.rollout import Rollout, at, log_probs, respond
 from erc_bench.training.sampling import fill_with_informative_groups
@@ -83,26 +83,23 @@ def train_on_one_rollout(setup: Setup, state: State, update: Update) -> State:
     credit = assign_credit(setup, state, rollout)
     for staleness, minibatch in enumerate(minibatches(setup, state, rollout, credit)):
         policy, row, tokens = update(setup, state.policy, minibatch, state.objectives)
-        data = minibatch.obs, minibatch.value_target, minibatch.fixed["mask"]
-        critics = {n: fit_values(setup, n, x, *data) for n, x in state.critics.items()}
-        state = replace(state, policy=policy, critics=critics)
+        state = replace(state, policy=policy, critics=update_critics(setup, state, minibatch))
         row["reward/mean"] = mean_return
         if not bool(policy.alive.all()):
             row = {name: torch.where(policy.alive, x, torch.nan) for name, x in row.items()}
         row |= {"diverged": ~policy.alive, "tokens": state.generated}
-        row |= {
-            name: torch.full_like(state.generated, value)
-            for name, value in (("rollout", number), ("staleness", staleness))
-        }
+        row |= _numbers(state.generated, rollout=number, staleness=staleness)
         state.log.append("metrics", row)
         if tokens:
-            place = number * setup.config.updates_per_rollout + staleness
-            tokens |= {
-                name: torch.full_like(tokens["action"], value)
-                for name, value in (("update", place), ("staleness", staleness))
-            }
+            done = number * setup.config.updates_per_rollout + staleness
+            tokens |= _numbers(tokens["action"], update=done, staleness=staleness)
             state.log.append("tokens", tokens)
     return replace(adapt(setup, state, rollout), rollouts_done=number + 1)
+
+
+def _numbers(like: Tensor, **values: int) -> Row:
+    """Columns of one value each."""
+    return {name: torch.full_like(like, value) for name, value in values.items()}
 
 
 def collect(setup: Setup, state: State) -> tuple[State, Rollout, Tensor]:
@@ -112,18 +109,10 @@ def collect(setup: Setup, state: State) -> tuple[State, Rollout, Tensor]:
     generated = state.generated.clone()
 
     def one(round_: int, runs: Tensor | slice) -> Rollout:
-        rollout = respond(
-            setup,
-            state.policy.params,
-            task,
-            Purpose.ROLLOUT,
-            number,
-            round_,
-            prompts=config.prompts,
-            group=config.group_size,
-            runs=runs,
-            distort=distortion(setup, number, round_, runs),
-        )
+        place = (Purpose.ROLLOUT, number, round_)
+        distort = distortion(setup, number, round_, runs)
+        shape = (config.prompts, config.group_size)
+        rollout = respond(setup, state.policy.params, task, place, *shape, runs, distort)
         generated[runs] += rollout.mask.sum((1, 2))
         return rollout
 
@@ -167,15 +156,11 @@ def minibatches(
         "advantage": credit.advantage,
         "reward": rollout.returns,
     }
-    if config.sampler.old_policy == "trainer" and is_distorted(setup):
+    if config.sampler.old_policy == "trainer" and setup.distorted:
         fixed["rollout_logp"] = rollout.acted_logp
-    chosen = uniforms(
-        setup.seed,
-        setup.seeds.tolist(),
-        Purpose.TOKEN_SAMPLE,
-        number,
-        shape=(config.updates_per_rollout, TOKEN_STRIDE * config.token_samples),
-    )
+    shape = (config.updates_per_rollout, TOKEN_STRIDE * config.token_samples)
+    seeds = setup.seeds.tolist()
+    chosen = uniforms(setup.seed, seeds, Purpose.TOKEN_SAMPLE, number, shape=shape)
     rows = config.prompts * config.group_size // config.minibatches
     for staleness in range(config.updates_per_rollout):
         first = staleness % config.minibatches * rows
@@ -191,39 +176,29 @@ def minibatches(
         yield Minibatch(obs, cut, credit.value_target[:, part], record)
 
 
-class Update(Protocol):
-    """One optimiser step of every run: the seam behind which another engine can stand.
+Update = Callable[[Setup, Learner, Minibatch, Sequence[Objective]], tuple[Learner, Row, Row]]
+"""One optimiser step of every run, the seam behind which another engine can stand.
 
-    Whatever stands here agrees with :func:`update` on every parameter and metric, to 1e-5.
-    """
-
-    def __call__(
-        self,
-        setup: Setup,
-        policy: Learner,
-        minibatch: Minibatch,
-        objectives: Sequence[Objective],
-        /,
-    ) -> tuple[Learner, Row, Row]:
-        """Make the step.
-
-        Args:
-            setup: who is trained, and with which step size, temperature and measures.
-            policy: parameters and the optimiser's state before the step; its arrays may be reused.
-            minibatch: what the step is made from.
-            objectives: of every arm; each reads the arm's slice of the runs.
-
-        Returns:
-            The learner after the step; what was measured before it, NaN where a metric means nothing
-            for a run; and the columns of the tokens table, if the minibatch asks for them.
-        """
-        ...
+It takes what :func:`update` takes and returns what that returns: every parameter and metric agrees to
+1e-5.
+"""
 
 
 def update(
     setup: Setup, policy: Learner, minibatch: Minibatch, objectives: Sequence[Objective]
 ) -> tuple[Learner, Row, Row]:
-    """:class:`Update` by torch's autograd, for every kind of network and objective."""
+    """One optimiser step of every run, by torch's autograd, for every kind of network and objective.
+
+    Args:
+        setup: who is trained, and with which step size, temperature and measures.
+        policy: parameters and the optimiser's state before the step; its arrays are reused.
+        minibatch: what the step is made from.
+        objectives: of every arm; each reads the arm's slice of the runs.
+
+    Returns:
+        The learner after the step; what was measured before it, NaN where a metric means nothing for
+        a run; and the columns of the tokens table, if the minibatch asks for them.
+    """
     params = leaves(policy.params)
     whole = log_probs(setup.policy.forward(params, minibatch.obs), setup.temperature)
     batch = TokenBatch(
@@ -253,6 +228,21 @@ def update(
     if minibatch.record is None:
         return policy, row, {}
     return policy, row, sample_tokens(batch, objectives, setup.slices, minibatch.record)
+
+
+def update_critics(setup: Setup, state: State, minibatch: Minibatch) -> dict[int, Learner]:
+    """Value heads after one step on the mean squared error over unmasked tokens."""
+    critics = {}
+    for number, critic in state.critics.items():
+        runs = setup.slices[number]
+        params, mask = leaves(critic.params), minibatch.fixed["mask"][runs]
+        values = setup.value.forward(params, minibatch.obs[runs]).squeeze(-1)
+        error = (values - minibatch.value_target[runs]).square()
+        losses = (error * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+        gradients = torch.autograd.grad(losses.sum(), list(params.values()))
+        adam = Adam(setup.adam.learning_rate[runs], max_grad_norm=1.0)
+        critics[number], _ = adam.step(critic, gradients, losses.detach())
+    return critics
 
 
 @torch.no_grad()
@@ -290,13 +280,7 @@ class Trainer:
     """Trains every run of every arm in one batched program: a state, and the functions above.
 
     Args:
-        config: settings shared by all runs.
-        dynamics: the environment's batched transitions.
-        space: observation space of one episode.
-        arms: objectives with their seeds; runs of all arms share forward and backward passes.
-        seed: root of all randomness.
-        clip: (low, high) reference clip range of the drift measures, the same for every arm.
-        band: (low, high) reference band of the entropy ratio, likewise.
+        config, dynamics, space, arms, seed, clip, band: see :class:`erc_bench.training.state.Setup`.
         update: makes the optimiser steps.
     """
 
@@ -336,6 +320,7 @@ class Trainer:
         saved = time.monotonic()
         if not state.evaluations:
             state = replace(state, evaluations=evaluate(setup, state, "initial"))
+        self.state = state
         while state.rollouts_done < setup.config.rollouts:
             self.state = state = train_on_one_rollout(setup, state, self.update)
             if checkpoint_path is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:

@@ -26,7 +26,7 @@ class Log:
     def __init__(self) -> None:
         self.tables: dict[str, dict[str, list[NDArray[Any]]]] = {"metrics": {}, "tokens": {}}
 
-    def append(self, table: str, row: dict[str, Tensor]) -> None:
+    def append(self, table: str, row: Mapping[str, Tensor]) -> None:
         """Add one row; every row of a table has the same names."""
         columns = self.tables[table]
         if columns and columns.keys() != row.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,14 @@ __all__ = ["Adam", "Learner"]
 
 #: Rows of moments are multiples of this many numbers: whole vectors and cache lines of any machine.
 PAD = 64
+
+#: torch's kernel as it is used here: changes come out for a step size of one.
+_fused = partial(
+    torch._fused_adam_,
+    **{"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
+    amsgrad=False,
+    maximize=False,
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,9 @@ class Adam:
     """AdamW with a leading run axis (arXiv:1412.6980 alg. 1, 1711.05101 alg. 2).
 
     ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g^2``,
-    ``w -= lr (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)``, where ``g`` is the run's
-    gradient scaled to a norm of at most ``max_grad_norm`` and ``lr`` is ``(R,)``. A run whose
+    ``w -= lr (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)`` with ``b1 = 0.9``, ``b2 = 0.999``
+    and ``eps = 1e-8``, where ``g`` is the run's gradient scaled to a norm of at most
+    ``max_grad_norm`` and ``lr`` is ``(R,)``. A run whose
     gradient or loss is not finite is frozen: its parameters stay as they were, for good, and no
     other run is touched. torch's optimisers have one step size for a tensor, hence this class around
     torch's fused kernel. The step size comes last: a huge one must not turn a zero change into NaN.
@@ -72,8 +82,6 @@ class Adam:
     learning_rate: Tensor
     max_grad_norm: float = float("inf")
     weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
 
     @torch.no_grad()
     def step(
@@ -109,21 +117,7 @@ class Adam:
 
         steps = learner.steps + 1
         change = torch.zeros_like(g)
-        torch._fused_adam_(
-            [change],
-            [g],
-            [learner.mean],
-            [learner.square],
-            [],
-            [steps.float()],
-            lr=1.0,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=0.0,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )
+        _fused([change], [g], [learner.mean], [learner.square], [], [steps.float()])
         change.mul_(rate.unsqueeze(1))
         if self.weight_decay:
             kept = 1 - rate * self.weight_decay

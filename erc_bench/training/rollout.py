@@ -125,36 +125,32 @@ def respond(
     setup: Setup,
     params: Params,
     task: Dynamics,
-    purpose: Purpose,
-    *position: int,
+    place: tuple[Purpose, *tuple[int, ...]],
     prompts: int,
     group: int,
     runs: Tensor | slice = slice(None),
     distort: Distortion | None = None,
 ) -> Rollout:
-    """Let some runs answer prompts, with the random numbers of a purpose's position.
+    """Let some of the runs answer prompts, ``group`` times each.
 
     Args:
         setup: who is trained on what.
         params: of all runs.
-        task: the environment as it is now; its horizon is the same throughout the training.
-        purpose: see :mod:`erc_bench.training.streams`.
-        position: likewise.
+        task: the environment as it is now.
+        place: purpose and position of the random numbers, see :mod:`erc_bench.training.streams`.
         prompts: P.
-        group: answers to each, G.
-        runs: which, by index.
+        group: G.
+        runs: which answer.
         distort: what the sampling engine makes of their logits; None: nothing.
     """
     size = Noise.size(prompts, prompts * group, task.horizon)
-    seeds = setup.seeds[runs].tolist()
-    drawn = uniforms(setup.seed, seeds, purpose, *position, shape=(size,))
-    heat = setup.temperature
+    drawn = uniforms(setup.seed, setup.seeds[runs].tolist(), *place, shape=(size,))
     return generate(
         setup.policy.decoder(take(params, runs)),
         task,
         Noise.split(drawn, prompts, prompts * group, task.horizon),
         group_size=group,
-        temperature=None if heat is None else heat[runs],
+        temperature=None if setup.temperature is None else setup.temperature[runs],
         dtype=setup.config.network.torch_dtype,
         distort=distort,
     )

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from erc_bench.objectives.base import Objective
-from erc_bench.training.config import PER_RUN, Arm, TrainConfig
+from erc_bench.training.config import EXACT_BITS, PER_RUN, Arm, TrainConfig
 from erc_bench.training.measure import Log
 from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.policies import MLP, build_policy
@@ -80,6 +80,12 @@ class Setup:
         return found if bool((found != 1).any()) else None
 
     @cached_property
+    def distorted(self) -> bool:
+        """Whether some run's rollouts are sampled from other probabilities than its policy's."""
+        bits, jitter = self.per_run["rollout_bits"], self.per_run["rollout_jitter"]
+        return bool((bits < EXACT_BITS).any() | jitter.any())
+
+    @cached_property
     def policy(self) -> Population:
         """The networks that are trained."""
         network = self.config.network
@@ -98,27 +104,13 @@ class Setup:
     @cached_property
     def identity(self) -> Tensor:
         """Digest of what was asked for: shapes alone do not tell all populations apart."""
-        task = self.dynamics
-        asked = [
-            self.config,
-            task if is_dataclass(task) else type(task).__qualname__,
-            self.seed,
-            self.clip,
-            self.band,
-            {name: values.tolist() for name, values in self.per_run.items()},
-            *(
-                (
-                    a.label,
-                    a.advantage,
-                    list(a.seeds),
-                    a.objective.spec(),
-                    a.dynamic_sampling,
-                    a.overlong_penalty,
-                    a.reference,
-                )
-                for a in self.arms
-            ),
+        task = self.dynamics if is_dataclass(self.dynamics) else type(self.dynamics).__qualname__
+        per_run = {name: values.tolist() for name, values in self.per_run.items()}
+        arms = [
+            {**vars(a), "seeds": list(a.seeds), "objective": a.objective.spec(), "settings": None}
+            for a in self.arms
         ]
+        asked = (self.config, task, self.seed, self.clip, self.band, per_run, arms)
         digest = hashlib.sha256(repr(asked).encode()).digest()
         return torch.tensor(list(digest), dtype=torch.uint8)
 

@@ -10,7 +10,7 @@ import torch
 
 from erc_bench.core.storage import cache_folder
 from erc_bench.training.optimizer import Adam, Learner
-from erc_bench.training.population import Params, Population, leaves, take
+from erc_bench.training.population import Params, leaves, take
 from erc_bench.training.rollout import as_observation
 from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, stream
@@ -35,47 +35,28 @@ def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
     that trains otherwise finds nothing that was trained before.
     """
     network, asked = setup.config.network, setup.config.warm_start
-    steps, rate = asked.warm_start_steps, asked.warm_start_learning_rate
-
-    def trained(start: Params, seeds: Sequence[int], steps: int) -> Params:
-        return warm_start(
-            setup.policy,
-            start,
-            setup.dynamics,
-            seed=setup.seed,
-            seeds=seeds,
-            steps=steps,
-            learning_rate=rate,
-        )
-
+    steps = asked.warm_start_steps
     if steps == 0:
         return params
     if network.policy != "transformer":
-        return trained(params, seeds, steps)
+        return warm_start(setup, params, seeds=seeds, steps=steps)
+    rate = asked.warm_start_learning_rate
     key = (network.policy, network.hidden, network.dtype, setup.seed, steps, rate)
     cache = WarmCache(cache_folder(), (*key, fingerprint(setup.dynamics)))
     for run, index in enumerate(seeds):
         alone = take(params, slice(run, run + 1))
-        beginning = digest(take(trained(alone, [index], FIRST_STEPS), 0))
+        begun = warm_start(setup, alone, seeds=[index], steps=FIRST_STEPS)
+        beginning = digest(take(begun, 0))
         known = cache.load(index, beginning)
         if known is None:
-            known = take(trained(alone, [index], steps), 0)
+            known = take(warm_start(setup, alone, seeds=[index], steps=steps), 0)
             cache.store(known, index, beginning)
         for name, p in known.items():
             params[name][run] = p
     return params
 
 
-def warm_start(
-    population: Population,
-    start: Params,
-    dynamics: Dynamics,
-    *,
-    seed: int,
-    seeds: Sequence[int],
-    steps: int,
-    learning_rate: float,
-) -> Params:
+def warm_start(setup: Setup, start: Params, *, seeds: Sequence[int], steps: int) -> Params:
     """The networks after each was fitted to its own sample of the corpus.
 
     Minimises ``E_s[-sum_a p(a|s) log pi(a|s)]`` over the states ``s`` of episodes drawn from the
@@ -83,18 +64,17 @@ def warm_start(
     linearly to zero. The distribution itself is the target rather than sampled tokens: same
     optimum, less noise.
     """
+    dynamics = setup.dynamics
     learner = Learner.start({name: p.clone() for name, p in start.items()})
     dtype = learner.mean.dtype
+    learning_rate = setup.config.warm_start.warm_start_learning_rate
     full_rate = torch.full((len(seeds),), learning_rate, dtype=dtype)
     for step in range(steps):
-        drawn = np.stack(
-            [
-                stream(seed, index, Purpose.CORPUS, step).random(
-                    (EPISODES, 2 * dynamics.horizon + 1)
-                )
-                for index in seeds
-            ]
-        ).reshape(len(seeds) * EPISODES, -1)
+        width = 2 * dynamics.horizon + 1
+        each = (
+            stream(setup.seed, i, Purpose.CORPUS, step).random((EPISODES, width)) for i in seeds
+        )
+        drawn = np.concatenate(list(each))
         obs, target, mask = _corpus(dynamics, drawn)
         episodes = (len(seeds), EPISODES, dynamics.horizon)
         contexts = as_observation(obs.reshape(-1, obs.shape[-1]), len(seeds), dtype)
@@ -102,7 +82,7 @@ def warm_start(
         weight = torch.from_numpy(mask).view(episodes).to(dtype)
         wanted = torch.from_numpy(target).view(*episodes, -1).to(dtype)
         params = leaves(learner.params)
-        log_probs = torch.log_softmax(population.forward(params, contexts), dim=-1)
+        log_probs = torch.log_softmax(setup.policy.forward(params, contexts), dim=-1)
         losses = -((wanted * log_probs).sum(-1) * weight).sum((1, 2)) / weight.sum((1, 2))
         gradients = torch.autograd.grad(losses.sum(), list(params.values()))
         adam = Adam(full_rate * (1 - step / steps), max_grad_norm=1.0)

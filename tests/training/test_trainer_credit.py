@@ -11,7 +11,7 @@ from erc_bench.training.streams import Purpose
 
 def _credit(t):
     rollout = respond(
-        t.setup, t.state.policy.params, t.setup.dynamics, Purpose.ROLLOUT, 0, 0, prompts=4, group=4
+        t.setup, t.state.policy.params, t.setup.dynamics, (Purpose.ROLLOUT, 0, 0), 4, 4
     )
     return rollout, assign_credit(t.setup, t.state, rollout)
 
