@@ -19,7 +19,11 @@ PAD = 64
 #: torch's kernel as it is used here: changes come out for a step size of one.
 _fused = partial(
     torch._fused_adam_,
-    **{"lr": 1.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
+    lr=1.0,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
     amsgrad=False,
     maximize=False,
 )
