@@ -7,7 +7,8 @@ training reads and what it changes. The other files are parts: ``population`` (s
 ``memory``. Nothing here names an objective.
 """
 
-from erc_bench.training.config import Arm, TrainConfig
+from erc_bench.training.config import TrainConfig
 from erc_bench.training.loop import Trainer, TrainResult
+from erc_bench.training.state import Arm
 
 __all__ = ["Arm", "TrainConfig", "TrainResult", "Trainer"]

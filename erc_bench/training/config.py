@@ -1,18 +1,12 @@
-"""What a training run is, apart from its objective."""
+"""The settings of a training run: all that it is, apart from its objective."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
-import torch
-from torch import Tensor
 from typing_extensions import Doc
 
-from erc_bench.core.advantages import Advantage
-from erc_bench.objectives.base import Objective
-
-__all__ = ["EXACT_BITS", "PER_PART", "PER_RUN", "Arm", "TrainConfig"]
+__all__ = ["EXACT_BITS", "PER_PART", "PER_RUN", "TrainConfig"]
 
 #: Settings that every run of a population can have for itself.
 PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
@@ -89,11 +83,6 @@ class Network:
     dtype: Annotated[
         Literal["float32", "float64"], Doc("Precision of parameters and arithmetic.")
     ] = "float32"
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """``dtype`` as torch names it."""
-        return torch.float32 if self.dtype == "float32" else torch.float64
 
 
 @dataclass(frozen=True, init=False)
@@ -231,42 +220,3 @@ class TrainConfig:
             some = range(1, min(self.prompts, 1000) + 1)
             divisors = ", ".join(str(m) for m in some if self.prompts % m == 0)
             check("minibatches", f"a divisor of prompts = {self.prompts} ({divisors})", False)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Runs that share an objective's structure: one per seed, and per hyperparameter setting.
-
-    Hyperparameters inside ``objective`` are floats, or tensors of shape ``(len(seeds),)``.
-
-    Attributes:
-        label: name in the records.
-        objective: called on token batches ``(len(seeds), B, T)``.
-        advantage: which advantage estimator the objective is used with.
-        seeds: seed index of every run; equal indices share everything random.
-        dynamic_sampling: keep only groups whose rewards differ (DAPO, arXiv:2503.14476 eq. 11).
-        overlong_penalty: add DAPO's soft length penalty to the training reward (eq. 13).
-        reference: the objective reads the reference policy, which is the one training starts from.
-        settings: by their name in ``PER_RUN``, values ``(len(seeds),)`` or ``()`` that the arm's runs
-            have in place of the configuration's.
-
-    Raises:
-        ValueError: a setting that a run cannot have for itself.
-    """
-
-    label: str
-    objective: Objective
-    advantage: Advantage
-    seeds: Sequence[int]
-    dynamic_sampling: bool = False
-    overlong_penalty: bool = False
-    reference: bool = False
-    settings: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in self.settings:
-            if name not in PER_RUN:
-                raise ValueError(f"settings: {name!r} is unknown; known: {', '.join(PER_RUN)}")
-
-    def __len__(self) -> int:
-        return len(self.seeds)

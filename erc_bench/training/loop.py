@@ -26,7 +26,7 @@ from erc_bench.core.batch import TokenBatch
 from erc_bench.core.numerics import masked_mean
 from erc_bench.objectives.base import Objective
 from erc_bench.training import checkpoint
-from erc_bench.training.config import Arm, TrainConfig
+from erc_bench.training.config import TrainConfig
 from erc_bench.training.credit import Credit, assign_credit
 from erc_bench.training.distortion import distortion
 from erc_bench.training.evaluation import evaluate
@@ -35,7 +35,7 @@ from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.population import leaves, take
 from erc_bench.training.rollout import Rollout, at, log_probs, respond
 from erc_bench.training.sampling import fill_with_informative_groups
-from erc_bench.training.state import Setup, State
+from erc_bench.training.state import Arm, Setup, State
 from erc_bench.training.streams import Purpose, stream, uniforms
 from erc_bench.training.warmstart import warm_started
 from erc_envs.base import Dynamics

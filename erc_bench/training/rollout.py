@@ -151,7 +151,7 @@ def respond(
         Noise.split(drawn, prompts, prompts * group, task.horizon),
         group_size=group,
         temperature=None if setup.temperature is None else setup.temperature[runs],
-        dtype=setup.config.network.torch_dtype,
+        dtype=setup.dtype,
         distort=distort,
     )
 

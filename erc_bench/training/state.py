@@ -13,15 +13,55 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from erc_bench.core.advantages import Advantage
 from erc_bench.objectives.base import Objective
-from erc_bench.training.config import EXACT_BITS, PER_RUN, Arm, TrainConfig
+from erc_bench.training.config import EXACT_BITS, PER_RUN, TrainConfig
 from erc_bench.training.measure import Log
 from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.policies import MLP, build_policy
 from erc_bench.training.population import Params, Population
 from erc_envs.base import Dynamics
 
-__all__ = ["Setup", "State"]
+__all__ = ["Arm", "Setup", "State"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that share an objective's structure: one per seed, and per hyperparameter setting.
+
+    Hyperparameters inside ``objective`` are floats, or tensors of shape ``(len(seeds),)``.
+
+    Attributes:
+        label: name in the records.
+        objective: called on token batches ``(len(seeds), B, T)``.
+        advantage: which advantage estimator the objective is used with.
+        seeds: seed index of every run; equal indices share everything random.
+        dynamic_sampling: keep only groups whose rewards differ (DAPO, arXiv:2503.14476 eq. 11).
+        overlong_penalty: add DAPO's soft length penalty to the training reward (eq. 13).
+        reference: the objective reads the reference policy, which is the one training starts from.
+        settings: by their name in ``PER_RUN``, values ``(len(seeds),)`` or ``()`` that the arm's runs
+            have in place of the configuration's.
+
+    Raises:
+        ValueError: a setting that a run cannot have for itself.
+    """
+
+    label: str
+    objective: Objective
+    advantage: Advantage
+    seeds: Sequence[int]
+    dynamic_sampling: bool = False
+    overlong_penalty: bool = False
+    reference: bool = False
+    settings: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.settings:
+            if name not in PER_RUN:
+                raise ValueError(f"settings: {name!r} is unknown; known: {', '.join(PER_RUN)}")
+
+    def __len__(self) -> int:
+        return len(self.seeds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +97,17 @@ class Setup:
         return [slice(a, b) for a, b in pairwise(accumulate(map(len, self.arms), initial=0))]
 
     @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of parameters and arithmetic."""
+        return torch.float32 if self.config.network.dtype == "float32" else torch.float64
+
+    @cached_property
     def per_run(self) -> dict[str, Tensor]:
         """Every setting in ``PER_RUN`` as each run has it, ``(R,)``."""
-        dtype = self.config.network.torch_dtype
 
         def of(arm: Arm, name: str) -> Tensor:
             value = arm.settings.get(name, getattr(self.config, name))
-            return torch.as_tensor(value, dtype=dtype).expand(len(arm))
+            return torch.as_tensor(value, dtype=self.dtype).expand(len(arm))
 
         return {name: torch.cat([of(arm, name) for arm in self.arms]) for name in PER_RUN}
 
@@ -92,14 +136,13 @@ class Setup:
         options = {} if network.policy == "tabular" else {"hidden": network.hidden}
         return Population(
             lambda: build_policy(network.policy, self.space, self.dynamics.num_actions, **options),
-            network.torch_dtype,
+            self.dtype,
         )
 
     @cached_property
     def value(self) -> Population:
         """Value heads: networks of their own, so that they never move the policy's features."""
-        network = self.config.network
-        return Population(lambda: MLP(self.space, 1, network.hidden), network.torch_dtype)
+        return Population(lambda: MLP(self.space, 1, self.config.network.hidden), self.dtype)
 
     @cached_property
     def identity(self) -> Tensor:
