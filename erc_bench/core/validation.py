@@ -172,6 +172,8 @@ def _one_line(error: ValidationError, kind: Any, at: str) -> InputError:
         known = _keys(kind, place[:-1])
         hint = _nearest(place[-1], known)
         return InputError(f"{path}: unknown key{hint} (allowed: {', '.join(known)})")
+    if place[-1:] == ("[key]",):  # a table whose keys are a Literal
+        return InputError(f"{at}{_path(place[:-1])}: unknown key; must be {details['expected']}")
     if what in ("missing", "missing_argument"):
         return InputError(f"{path}: missing key")
     allowed = f"must be {_ALLOWED[what].format(**details)}" if what in _ALLOWED else found["msg"]

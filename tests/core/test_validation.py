@@ -42,7 +42,7 @@ class Sampling:
 class File:
     name: str
     parts: Annotated[tuple[Sampling, ...], Field(alias="part", min_length=1)]
-    points: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    points: Mapping[Literal["x", "y"], tuple[float, ...]] = field(default_factory=dict)
     other: Sampling | None = None
 
 
@@ -107,6 +107,7 @@ def test_a_parsed_file_becomes_objects():
         ({"part": [{"coumt": 1}]}, "f.toml: part[0].coumt: unknown key; did you mean count?"),
         ({"other": {"coumt": 1}}, "f.toml: other.coumt: unknown key; did you mean count?"),
         ({"points": {"x": ["1"]}}, "f.toml: points.x[0]: '1' is not allowed; must be a number"),
+        ({"points": {"z": []}}, "f.toml: points.z: unknown key; must be 'x' or 'y'"),
         ({"points": []}, "f.toml: points: [] is not allowed; must be a table"),
         ({"name": 3}, "f.toml: name: 3 is not allowed; must be a text"),
         ({"name": None}, "f.toml: name: None is not allowed; must be a text"),
