@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import tomllib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import field
 from functools import cache, wraps
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
 
@@ -130,6 +133,24 @@ def checked(kind: Any, value: Any, at: str = "") -> Any:
         raise _one_line(error, kind, at) from None
 
 
+def checked_file(kind: Any, path: Path | Traversable, what: str) -> Any:
+    """The content of a TOML file (by its name) or else of a JSON file, as an object of ``kind``.
+
+    Raises:
+        InputError: unreadable, damaged, or as :func:`checked`; begins with ``what`` and the path.
+    """
+    is_toml = path.name.endswith(".toml")
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = tomllib.loads(text) if is_toml else json.loads(text)
+    except OSError as error:
+        raise InputError(f"{what}: {path} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        language = "TOML" if is_toml else "JSON"
+        raise InputError(f"{what}: {path} is not {language}: {error}") from None
+    return checked(kind, value, at=f"{what}: {path}: ")
+
+
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     if hasattr(kind, "__pydantic_config__"):  # a dataclass brings its own configuration
@@ -146,11 +167,12 @@ def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     """
     names = list(known)
     return InputError(
-        f"{what}: {name!r} is unknown{_nearest(name, names)} (known: {', '.join(names)})"
+        f"{what}: {name!r} is unknown{nearest(name, names)} (known: {', '.join(names)})"
     )
 
 
-def _nearest(name: object, known: Collection[str]) -> str:
+def nearest(name: object, known: Collection[str]) -> str:
+    """``; did you mean X?`` with the most similar of the known names; empty if none is similar."""
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -170,7 +192,7 @@ def _one_line(error: ValidationError, kind: Any, at: str) -> InputError:
         return InputError(f"{path}.{inner}" if place else f"{at}{inner}")
     if what in _UNKNOWN_KEY:
         known = _keys(kind, place[:-1])
-        hint = _nearest(place[-1], known)
+        hint = nearest(place[-1], known)
         return InputError(f"{path}: unknown key{hint} (allowed: {', '.join(known)})")
     if place[-1:] == ("[key]",):  # a table whose keys are a Literal
         return InputError(f"{at}{_path(place[:-1])}: unknown key; must be {details['expected']}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from erc_bench.core.errors import InputError
-from erc_bench.core.validation import Count, checked, checked_dataclass
+from erc_bench.core.validation import Count, checked, checked_dataclass, checked_file
 
 __all__ = ["Claim", "Criterion", "Decides", "Part", "Regime", "RuleBook", "Statistic", "load"]
 
@@ -197,16 +196,13 @@ def load(path: Path | None = None) -> RuleBook:
         InputError: not TOML, or a key that is unknown, missing or of a wrong value, by its name.
     """
     source = files("erc_bench.analysis") / "claims.toml" if path is None else path
-    try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"claims: {source} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"claims: {source} is not TOML: {error}") from None
-    return rule_book(table)
+    return _book(checked_file(File, source, "claims"))
 
 
 def rule_book(table: Mapping[str, Any]) -> RuleBook:
     """Check a parsed file."""
-    found: File = checked(File, table, at="claims.toml: ")
+    return _book(checked(File, table, at="claims.toml: "))
+
+
+def _book(found: File) -> RuleBook:
     return RuleBook(**vars(found.rules), claims=found.claims)
