@@ -13,6 +13,7 @@ from pydantic import Field
 
 from erc_bench.adapters.logs import read_log
 from erc_bench.analysis.statistics import Estimate, mean_score, stratified_bootstrap
+from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import Count, Size, checked_dataclass, checked_file
 from paper_repro.data import PROBLEMS
@@ -230,13 +231,11 @@ def _share(path: Path, metric: str) -> tuple[float, float, float]:
 
 def as_markdown(rows: list[Row]) -> str:
     """For people."""
-    lines = ["| number | paper | ours (95 % interval) | the paper's is | note | source |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    head = ("number", "paper", "ours (95 % interval)", "the paper's is", "note", "source")
+    lines = []
     for row in rows:
-        ours = (
-            "not run" if row.value is None else f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
-        )
-        lines.append(
-            f"| {row.what} | {row.target:.2f} | {ours} | {row.finding} | {row.note} | {row.source} |"
-        )
-    return "\n".join(lines) + f"\n\n{NOTE}\n"
+        ours = "not run"
+        if row.value is not None:
+            ours = f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
+        lines.append((row.what, f"{row.target:.2f}", ours, row.finding, row.note, row.source))
+    return f"{markdown_table(head, lines)}\n\n{NOTE}\n"

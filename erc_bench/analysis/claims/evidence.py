@@ -17,9 +17,8 @@ __all__ = ["REWARD", "Evidence"]
 
 #: Final reward, 0 for a diverged run, as a share of the best policy's exact expected reward.
 REWARD = "reward/of_optimum"
-TOKEN_COLUMNS = [
-    "objective", "seed", "log_ratio", "log_entropy_ratio", "kl_exact", "entropy/old", "gate_dropped",
-]  # fmt: skip
+TOKEN_COLUMNS = ["objective", "seed", "log_ratio", "log_entropy_ratio"]
+TOKEN_COLUMNS += ["kl_exact", "entropy/old", "gate_dropped"]
 
 
 class Evidence:
