@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from erc_bench.core.storage import tidy
 from erc_bench.studies import (
     Backend,
     Experiment,
+    Options,
     Plan,
-    Tier,
+    Request,
     Verification,
     execute,
-    plan,
+    resolve,
     total_rollouts,
 )
 from erc_bench.studies import verify as compare_with
@@ -28,51 +29,54 @@ if TYPE_CHECKING:
 
     from erc_bench.analysis.claims import Assessment
 
-__all__ = ["claims", "figures", "present", "report", "run", "summary", "verify"]
+__all__ = ["carry_out", "claims", "figures", "present", "report", "run", "summary", "verify"]
 
 
 def run(
     *experiments: str | Experiment,
     out: Path | str,
-    environment: str | None = None,
-    objectives: Sequence[str] | None = None,
-    seeds: int | None = None,
-    tier: Tier = "quick",
-    seed: int = 0,
-    band: float | None = None,
-    settings: Mapping[str, Any] | None = None,
-    grid: Mapping[str, Sequence[float]] | None = None,
     resume: bool = False,
     workers: int | None = None,
     backend: Backend = "loky",
     progress: bool = True,
+    **options: Unpack[Options],
 ) -> Results:
     """Train objectives on experiments and store the records.
 
     Args:
         experiments: names from ``EXPERIMENTS``, or experiments of your own.
         out: results folder; must be new or empty, unless ``resume``.
-        environment: a Gymnasium id to train on instead of named experiments.
-        objectives: arms, ``name`` or ``name:parameter=value,...``; None: each experiment's own.
-        seeds: seeds per arm; arms with the same seed are paired. None: the tier's.
-        tier: ``smoke``, ``quick`` or ``full``.
-        seed: root of all randomness.
-        band: half-width of ERC's band in place of 0.05.
-        settings: fields of ``TrainConfig`` to change, as ``{"learning_rate": 1e-3}``.
-        grid: values of hyperparameters, as ``{"learning_rate": [1e-3, 2e-3], "band": [0.02, 0.05]}``;
-            every arm is trained at every point of the axes that it has.
         resume: go on in a folder made by the same call.
         workers: processes; None: one per processor. Records do not depend on it.
         backend: ``loky``, processes of this machine, or ``ray``, a cluster (``erc-bench[cluster]``).
         progress: show a progress bar on standard error.
+        options: ``environment``, ``objectives``, ``seeds``, ``tier``, ``seed``, ``band``, ``settings`` and
+            ``grid``, as :class:`~erc_bench.studies.Request` describes them.
 
     Raises:
         InputError: names the field, the value and what is allowed; nothing was done.
     """
-    work = plan(
-        experiments, environment=environment, objectives=objectives, seeds=seeds, tier=tier,
-        seed=seed, band=band, settings=settings, grid=grid,
-    )  # fmt: skip
+    return carry_out(
+        Request(experiments, **options),
+        out=out,
+        resume=resume,
+        workers=workers,
+        backend=backend,
+        progress=progress,
+    )
+
+
+def carry_out(
+    asked: Request,
+    *,
+    out: Path | str,
+    resume: bool = False,
+    workers: int | None = None,
+    backend: Backend = "loky",
+    progress: bool = True,
+) -> Results:
+    """:func:`run` for a request."""
+    work = resolve(asked)
     with _progress(progress) as (on_plan, on_progress):
         on_plan(work)
         return execute(

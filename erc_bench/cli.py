@@ -267,7 +267,7 @@ def _grouped(command: Llm | Sb3 | Repro) -> None:
 def _run(command: Run) -> None:
     from erc_bench import api  # noqa: PLC0415
     from erc_bench.analysis import as_rich, scores, scores_as_rich  # noqa: PLC0415
-    from erc_bench.studies import grid_axis, setting  # noqa: PLC0415
+    from erc_bench.studies import Request, grid_axis, setting  # noqa: PLC0415
     from erc_bench.training.memory import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()
@@ -275,13 +275,24 @@ def _run(command: Run) -> None:
         _verify(command, command.verify)
         return
     named = command.experiments or (() if command.environment else DEMO)
-    results = api.run(
-        *named, out=command.out, environment=command.environment, objectives=command.objectives,
-        seeds=command.seeds, tier=command.tier, seed=command.seed, band=command.band,
-        settings=dict(setting(text) for text in command.set),
-        grid=dict(grid_axis(text) for text in command.grid), resume=command.resume,
-        workers=command.workers, backend=command.backend,
-    )  # fmt: skip
+    asked = Request(
+        named,
+        command.environment,
+        command.objectives,
+        command.seeds,
+        command.tier,
+        command.seed,
+        command.band,
+        dict(setting(text) for text in command.set),
+        dict(grid_axis(text) for text in command.grid),
+    )
+    results = api.carry_out(
+        asked,
+        out=command.out,
+        resume=command.resume,
+        workers=command.workers,
+        backend=command.backend,
+    )
     _console().print(as_rich(api.summary(results)))
     with suppress(LookupError):
         _console().print(scores_as_rich(scores(results)))

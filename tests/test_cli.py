@@ -226,7 +226,7 @@ from erc_bench.training import loop
 import erc_bench.studies
 from erc_bench.cli import main
 loop.CHECKPOINT_SECONDS = -1.0
-sys.modules["erc_bench.studies.plan"].UPDATE_TOKENS = 2 * 96
+sys.modules["erc_bench.studies.sizing"].UPDATE_TOKENS = 2 * 96
 main(sys.argv[1:])
 """
 
@@ -247,7 +247,7 @@ def test_a_killed_process_can_be_resumed(tmp_path, monkeypatch):
     child.stderr.close()
     Results.open(tmp_path / "cut")
     assert len(list((tmp_path / "cut").glob("runs/*.parquet"))) < 2, "done before it was killed"
-    monkeypatch.setattr(sys.modules["erc_bench.studies.plan"], "UPDATE_TOKENS", 2 * 96)
+    monkeypatch.setattr(sys.modules["erc_bench.studies.sizing"], "UPDATE_TOKENS", 2 * 96)
     run(tmp_path / "cut", "--set", "rollouts=25", "--resume")
     run(tmp_path / "whole", "--set", "rollouts=25")
     assert len(parquet(tmp_path / "whole")) == 6

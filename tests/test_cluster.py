@@ -22,7 +22,7 @@ SMALL = {
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_a_ray_cluster_gives_the_records_of_one_process(tmp_path, monkeypatch):
     """Records do not depend on where the parts were computed."""
-    planning = importlib.import_module("erc_bench.studies.plan")
+    planning = importlib.import_module("erc_bench.studies.sizing")
     monkeypatch.setattr(planning, "UPDATE_TOKENS", 200)  # several parts
     how = {"objectives": ["grpo", "erc-dapo"], "seeds": 2, "settings": SMALL, "progress": False}
     alone = eb.run("forking_tokens", out=tmp_path / "one", workers=1, **how)

@@ -23,7 +23,8 @@ from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import Objective, recipe
 from erc_bench.studies import plan
-from erc_bench.studies.plan import CLIP, ExperimentPlan
+from erc_bench.studies.plan import CLIP
+from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import Arm, Trainer, TrainResult
 
 __all__ = ["MEASURES", "Comparison", "Row", "as_extra", "compare", "total_rollouts"]

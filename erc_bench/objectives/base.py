@@ -66,7 +66,9 @@ class Gate(Protocol):
     """Decides which tokens keep their gradient; values and denominators stay.
 
     A gate that compares the tokens of a batch with each other sets ``over_batch = True``: what it
-    keeps of a micro-batch is not what it keeps of the whole batch. It looks at each run alone.
+    keeps of a micro-batch is not what it keeps of the whole batch. It looks at each run alone. A gate
+    that keeps tokens inside a band ``1 - low < rho < 1 + high`` on the entropy ratio has an attribute
+    ``band = (low, high)``.
     """
 
     def keep(self, batch: TokenBatch) -> Tensor:
@@ -159,6 +161,21 @@ class Objective:
     def gated(self, *gates: Gate) -> Objective:
         """The same objective with further gates."""
         return replace(self, gates=(*self.gates, *gates))
+
+    @property
+    def base(self) -> Objective:
+        """The same objective without its gates.
+
+        >>> from erc_bench.objectives import make
+        >>> make("erc-dapo", clip_high=0.4).base == make("dapo", clip_high=0.4)
+        True
+        """
+        return replace(self, gates=())
+
+    @property
+    def band(self) -> tuple[Hyper, Hyper] | None:
+        """The band of its first gate on the entropy ratio, ``(low, high)``; None: there is no such gate."""
+        return next((g.band for g in self.gates if hasattr(g, "band")), None)
 
     def regularized(self, *regularizers: Regularizer) -> Objective:
         """The same objective with further regularizers."""

@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from erc_bench.core.advantages import Advantage
@@ -42,6 +43,36 @@ class Recipe:
     def parameters(self) -> Mapping[str, Any]:
         """Names and defaults of the parameters."""
         return {k: p.default for k, p in inspect.signature(self.build).parameters.items()}
+
+    @cached_property
+    def objective(self) -> Objective:
+        """Built with its defaults."""
+        return self.build()
+
+    @cached_property
+    def base(self) -> str | None:
+        """Name of the recipe that is this one without its gates, trained on the same data.
+
+        A recipe without gates is its own base. None: the base has no name.
+
+        >>> recipe("erc-dapo").base, recipe("dapo").base, recipe("dppo-tv").base
+        ('dapo', 'dapo', None)
+        """
+        if not self.objective.gates:
+            return self.name
+        return next(
+            (
+                r.name
+                for r in RECIPES.values()
+                if r.data == self.data and r.objective == self.objective.base
+            ),
+            None,
+        )
+
+    @property
+    def data(self) -> tuple[Advantage, bool, bool]:
+        """What decides which tokens with which advantages the objective is given."""
+        return self.advantage, self.dynamic_sampling, self.overlong_penalty
 
     @property
     def description(self) -> str:

@@ -4,8 +4,8 @@
 carries it out and stores the records; every other file is a question.
 """
 
-from erc_bench.studies.base import EXPERIMENTS, TIERS, Experiment, Tier, register
-from erc_bench.studies.plan import Plan, grid_axis, plan, setting
+from erc_bench.studies.base import EXPERIMENTS, Experiment, register
+from erc_bench.studies.plan import Plan, grid_axis, plan, resolve, setting
 from erc_bench.studies.questions import (
     aggregation,
     arithmetic,
@@ -23,6 +23,7 @@ from erc_bench.studies.questions import (
     stress,
     unsampled_shift,
 )
+from erc_bench.studies.request import TIERS, Options, Request, Tier
 from erc_bench.studies.runner import Backend, execute, total_rollouts
 from erc_bench.studies.verifying import Verification, verify
 
@@ -31,7 +32,9 @@ __all__ = [
     "TIERS",
     "Backend",
     "Experiment",
+    "Options",
     "Plan",
+    "Request",
     "Tier",
     "Verification",
     "aggregation",
@@ -48,6 +51,7 @@ __all__ = [
     "precision",
     "rare_reward",
     "register",
+    "resolve",
     "reward_shift",
     "rollout_mismatch",
     "setting",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 
 from erc_bench.core.errors import InputError
 from erc_bench.training import TrainConfig
 
-__all__ = ["EXPERIMENTS", "MAIN_ARMS", "TIERS", "Experiment", "Tier", "experiment", "register"]
+__all__ = ["EXPERIMENTS", "MAIN_ARMS", "Experiment", "experiment", "register"]
 
 Regime = Literal["paper", "stress", "sweep"]
-Tier = Literal["smoke", "quick", "full"]
-TIERS: tuple[Tier, ...] = get_args(Tier)
 
 #: The paper's contrast: PPO-clip and its descendants, ERC on the two of them it was tried on, and the
 #: gate of this project that keeps the gradients leading back into the band.

@@ -1,180 +1,31 @@
-"""From names and options to a checked plan of work, before any work starts."""
+"""From what is asked for to a checked plan of work, before any work starts."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import itertools
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium as gym
 
 import erc_envs
 from erc_bench.core.errors import InputError
-from erc_bench.objectives import Objective, Recipe, make, recipe
 from erc_bench.plugins import load_environments
-from erc_bench.studies.base import TIERS, Experiment, Tier, experiment
+from erc_bench.studies.arms import PER_PART, PER_RUN, Arm, parse
+from erc_bench.studies.base import Experiment, experiment
+from erc_bench.studies.request import Options, Request, Tier
 from erc_bench.studies.scores import gap_closed
+from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import TrainConfig
 
-__all__ = ["ArmPlan", "ExperimentPlan", "Part", "Plan", "custom", "plan", "training_environment"]
+__all__ = ["Plan", "custom", "grid_axis", "plan", "resolve", "setting", "training_environment"]
 
 #: Reference ranges of the drift measures: the narrowest clip among the arms, and the paper's band.
 CLIP = (0.2, 0.2)
 BAND = (0.05, 0.05)
-#: Tokens in one update of a whole population, about: larger ones no longer fit the cache.
-UPDATE_TOKENS = 8192
-#: Rough bytes of working memory that one population may take.
-MEMORY_BUDGET = 2**30
-
-
-#: Runs of one experiment at most.
-MOST_RUNS = 1_000_000
-
-#: Settings of the trainer that an arm can have for itself.
-PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
-#: Settings that an arm can have for itself and that change shapes: runs that differ in them are
-#: trained in different parts. Their product is the staleness of a rollout's last update.
-PER_PART = ("minibatches", "epochs")
-#: Those among them that are whole numbers.
-WHOLE = (*PER_PART, "rollout_bits")
-
-
-@dataclass(frozen=True)
-class ArmPlan:
-    """One objective at one setting of its hyperparameters.
-
-    Attributes:
-        label: in the records.
-        recipe: how the objective is used.
-        overrides: parameters of the recipe, or settings in ``PER_RUN`` and ``PER_PART``, that differ
-            from the defaults.
-    """
-
-    label: str
-    recipe: Recipe
-    overrides: Mapping[str, float]
-
-    @property
-    def objective(self) -> Objective:
-        """The objective of this arm alone."""
-        return make(self.recipe.name, **self.parameters)
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        """The overrides that are the recipe's."""
-        return {k: v for k, v in self.overrides.items() if k not in (*PER_RUN, *PER_PART)}
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        """The overrides that runs of one part must share."""
-        return {k: v for k, v in self.overrides.items() if k in PER_PART}
-
-
-@dataclass(frozen=True)
-class Part:
-    """The piece of work that is done, stored and resumed as one population.
-
-    Attributes:
-        name: of its files.
-        runs: (index of the arm, index of the seed) of each run.
-    """
-
-    name: str
-    runs: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class ExperimentPlan:
-    """An experiment with everything resolved; ``number`` is its place in the plan."""
-
-    number: int
-    experiment: Experiment
-    config: TrainConfig
-    environment: gym.Env[Any, Any]
-    arms: tuple[ArmPlan, ...]
-    seeds: int
-    band: tuple[float, float]
-    grid: Mapping[str, Sequence[float]]
-
-    def __post_init__(self) -> None:
-        name = self.experiment.name
-        if not re.fullmatch(r"\w[\w.-]*", name):  # it becomes part of file names
-            raise InputError(
-                f"experiments: {name!r} is not allowed; must be letters, digits, _, - and ."
-            )
-        runs = self.seeds * len(self.arms)
-        if runs > MOST_RUNS:
-            raise InputError(
-                f"seeds: {self.seeds} is not allowed; with {len(self.arms)} arms must be at most "
-                f"{MOST_RUNS // len(self.arms)}"
-            )
-        actions: int = self.environment.get_wrapper_attr("dynamics").num_actions
-        # a run's parameters, their gradients and two moments; its distributions over actions
-        least = max(self._bytes_per_run, 32 * self.config.hidden * actions)
-        if least > _machine_bytes():
-            raise InputError(
-                f"settings: one run of {self.experiment.name} needs at least {least / 2**30:,.0f} GiB, "
-                f"this machine has {_machine_bytes() / 2**30:,.0f}; lower prompts, group_size, hidden "
-                "or evaluation_episodes"
-            )
-
-    @property
-    def _bytes_per_run(self) -> int:
-        dynamics = self.environment.get_wrapper_attr("dynamics")
-        rounds = self.config.generation_rounds
-        evaluation = self.config.evaluation_episodes * dynamics.horizon
-        held = max((1 + rounds) * self.tokens_per_rollout, evaluation)
-        return int(8 * dynamics.num_actions * held)
-
-    @property
-    def tokens_per_rollout(self) -> int:
-        """Tokens that one run generates for a rollout, before any dynamic sampling."""
-        horizon: int = self.environment.get_wrapper_attr("dynamics").horizon
-        return self.config.prompts * self.config.group_size * horizon
-
-    @property
-    def parts(self) -> list[Part]:
-        """Runs in chunks that suit cache and memory; depends on the configuration alone.
-
-        More runs in a population share the overhead of an operation until its arrays leave the
-        cache, which is where ``UPDATE_TOKENS`` lies; memory bounds what is left.
-        """
-        by_shape: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
-        for seed in range(self.seeds):
-            for index, arm in enumerate(self.arms):
-                by_shape.setdefault(tuple(sorted(arm.shape.items())), []).append((index, seed))
-        found = []
-        first = 0
-        for shape, runs in by_shape.items():
-            update = self.tokens_per_rollout / replace(self.config, **dict(shape)).minibatches
-            size = max(1, int(min(UPDATE_TOKENS / update, MEMORY_BUDGET / self._bytes_per_run)))
-            chunks = math.ceil(len(runs) / size)
-            bounds = [len(runs) * i // chunks for i in range(chunks + 1)]
-            found += [
-                Part(self._part_name(first + a, first + b), tuple(runs[a:b]))
-                for a, b in pairwise(bounds)
-            ]
-            first += len(runs)
-        return found
-
-    def _part_name(self, first: int, last: int) -> str:
-        return f"{self.number:02d}-{self.experiment.name}-{first:05d}-{last:05d}"
-
-    def config_of(self, part: Part) -> TrainConfig:
-        """The configuration that the runs of a part share."""
-        return replace(self.config, **self.arms[part.runs[0][0]].shape)
-
-    def cost(self, part: Part) -> int:
-        """Rough size of a part, for scheduling the largest first."""
-        passes = 1 + self.config_of(part).epochs
-        return len(part.runs) * self.config.rollouts * self.tokens_per_rollout * passes
 
 
 @dataclass(frozen=True)
@@ -208,30 +59,13 @@ class Plan:
                     "delta": p.config.violation_delta,
                     "train": _finite(asdict(p.config)),
                     "objectives": {
-                        arm.label: {
-                            "recipe": arm.recipe.name,
-                            "overrides": _finite(arm.overrides),
-                            "advantage": arm.recipe.advantage,
-                            "dynamic_sampling": arm.recipe.dynamic_sampling,
-                            "overlong_penalty": arm.recipe.overlong_penalty,
-                            "spec": arm.objective.spec(),
-                            "equation": arm.recipe.equation,
-                            "source": arm.recipe.source,
-                        }
+                        arm.label: {"overrides": _finite(arm.overrides), **arm.described()}
                         for arm in p.arms
                     },
                 }
                 for p in self.experiments
             },
         }
-
-
-def _machine_bytes() -> float:
-    """Memory of this machine; infinite where it does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def _finite(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,71 +101,6 @@ def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, 
             "transitions (see erc_envs.base.Dynamics)"
         )
     return made
-
-
-def _arm(text: str, label: str | None = None) -> ArmPlan:
-    """Parse ``name`` or ``name:parameter=value,...`` into an arm."""
-    name, _, options = text.partition(":")
-    found = recipe(name)
-    overrides: dict[str, float] = {}
-    for item in filter(None, options.split(",")):
-        key, equals, value = (word.strip() for word in item.partition("="))
-        try:
-            number = float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise InputError(
-                f"objectives: {text!r}: {item!r} is not parameter=number (as in erc-dapo:band_low=0.1)"
-            )
-        for parameter in _spelled_out(found, key):
-            overrides[parameter] = number
-    arm = ArmPlan(label or text, found, overrides)
-    for key in WHOLE:
-        if overrides.get(key, 0.5).is_integer():  # what is not stays a float, which is refused
-            overrides[key] = int(overrides[key])
-    assert arm.objective  # building it checks its parameters
-    return arm
-
-
-def _spelled_out(found: Recipe, key: str) -> tuple[str, ...]:
-    """``band`` is short for the recipe's ``band_low`` and ``band_high``; likewise ``clip``."""
-    pair = (f"{key}_low", f"{key}_high")
-    return pair if pair[0] in found.parameters and key not in found.parameters else (key,)
-
-
-def _with_band(text: str, band: float | None) -> str:
-    """Write a band into the specification of an arm whose recipe has one."""
-    name, _, options = text.partition(":")
-    if band is None or "band_low" not in recipe(name).parameters or "band" in options:
-        return text
-    return f"{name}:{options + ',' if options else ''}band={band!r}"
-
-
-def _grid(texts: Sequence[str], grid: Mapping[str, Sequence[float]]) -> list[str]:
-    """Every arm at every point of the grid, along the axes that mean something to it."""
-    if not grid:
-        return list(texts)
-    expanded = []
-    for text in texts:
-        name, _, options = text.partition(":")
-        found = recipe(name)
-        axes = [
-            [f"{key}={value:g}" if key in WHOLE else f"{key}={value!r}" for value in values]
-            for key, values in grid.items()
-            if key in (*PER_RUN, *PER_PART) or _spelled_out(found, key)[0] in found.parameters
-        ]
-        for point in itertools.product(*axes):
-            items = [*filter(None, [options]), *point]
-            expanded.append(f"{name}:{','.join(items)}" if items else name)
-    return expanded
-
-
-def _default_grid(entry: Experiment, tier: Tier) -> Mapping[str, Sequence[float]]:
-    """The experiment's own grid; of the smoke tier the ends of each axis."""
-    if tier != "smoke":
-        return entry.grid
-    return {key: sorted({values[0], values[-1]}) for key, values in entry.grid.items()}
 
 
 def grid_axis(text: str) -> tuple[str, list[float]]:
@@ -370,63 +139,29 @@ def setting(text: str) -> tuple[str, Any]:
     return name, parsed
 
 
-def plan(
-    experiments: Sequence[str | Experiment],
-    *,
-    environment: str | None = None,
-    objectives: Sequence[str] | None = None,
-    seeds: int | None = None,
-    tier: Tier = "quick",
-    seed: int = 0,
-    band: float | None = None,
-    settings: Mapping[str, Any] | None = None,
-    grid: Mapping[str, Sequence[float]] | None = None,
-) -> Plan:
-    """Resolve and check everything; no work is done and nothing is written.
+def plan(experiments: Sequence[str | Experiment], **options: Unpack[Options]) -> Plan:
+    """:func:`resolve` for a :class:`Request` of these experiments and options."""
+    return resolve(Request(tuple(experiments), **options))
 
-    Args:
-        experiments: registered names, or experiments of your own.
-        environment: train on this environment instead of, or beside, registered experiments.
-        objectives: arms, ``name`` or ``name:parameter=value,...``; None: each experiment's own.
-        seeds: seeds per arm; None: the tier's.
-        tier: size of the work.
-        seed: root of all randomness.
-        band: half-width of ERC's band for every arm that has one, in place of 0.05.
-        settings: fields of :class:`TrainConfig` to change.
-        grid: values of ``learning_rate``, ``temperature``, ``minibatches``, ``epochs`` or recipe
-            parameters (``band``, ``clip``, ...); every arm is trained at every point of the axes that
-            it has.
+
+def resolve(asked: Request) -> Plan:
+    """Look every name up and check everything; no work is done and nothing is written.
 
     Raises:
         InputError: names the field, the value and what is allowed.
     """
     assert erc_envs  # importing it registers the environments
-    if tier not in TIERS:
-        raise InputError(f"tier: {tier!r} is unknown; allowed: {', '.join(TIERS)}")
-    if seeds is not None and seeds < 1:
-        raise InputError(f"seeds: {seeds} is not allowed; must be at least 1")
-    if seed < 0:
-        raise InputError(f"seed: {seed} is not allowed; must be at least 0")
-    if band is not None and not band > 0:
-        raise InputError(f"band: {band} is not allowed; must be greater than 0")
-    chosen = [experiment(e) if isinstance(e, str) else e for e in experiments]
-    if environment is not None:
-        if chosen:
-            raise InputError("environment: give either experiments or an environment, not both")
-        chosen = [custom(environment)]
-    if not chosen:
-        raise InputError("experiments: none given; name some, or an environment")
+    chosen = [experiment(e) if isinstance(e, str) else e for e in asked.experiments]
+    if asked.environment is not None:
+        chosen = [custom(asked.environment)]
     names = [e.name for e in chosen]
     if len(set(names)) < len(names):
         raise InputError(f"experiments: {', '.join(names)}: each may be named once")
     try:
-        resolved = tuple(
-            _resolve(number, e, objectives, seeds, tier, band, settings or {}, grid or {})
-            for number, e in enumerate(chosen)
-        )
+        resolved = tuple(_resolve(number, e, asked) for number, e in enumerate(chosen))
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(str(error)) from None
-    return Plan(resolved, tier, seed)
+    return Plan(resolved, asked.tier, asked.seed)
 
 
 def custom(environment: str) -> Experiment:
@@ -444,41 +179,20 @@ def custom(environment: str) -> Experiment:
     )
 
 
-def _resolve(
-    number: int,
-    entry: Experiment,
-    objectives: Sequence[str] | None,
-    seeds: int | None,
-    tier: Tier,
-    band: float | None,
-    settings: Mapping[str, Any],
-    grid: Mapping[str, Sequence[float]],
-) -> ExperimentPlan:
-    for name in settings:
-        if name not in TrainConfig.names():
-            raise InputError(
-                f"settings: {name!r} is unknown; known: {', '.join(TrainConfig.names())}"
-            )
-    config = replace(entry.config, **{**entry.tiers.get(tier, {}), **settings})
-    texts = list(entry.objectives if objectives is None else objectives)
-    if not texts:
+def _resolve(number: int, entry: Experiment, asked: Request) -> ExperimentPlan:
+    config = _config(entry, asked)
+    typed = entry.objectives if asked.objectives is None else tuple(asked.objectives)
+    if not typed:
         raise InputError("objectives: none given; name at least one")
-    if len(set(texts)) < len(texts):
-        raise InputError(f"objectives: {', '.join(texts)}: each may be named once")
-    wanted, grid = grid, grid or _default_grid(entry, tier)
-    for key in wanted:
-        names = {name for text in texts for name in recipe(text.partition(":")[0]).parameters}
-        short = {n.removesuffix("_low") for n in names if n.endswith("_low")}
-        if key not in {*names, *short, *PER_RUN, *PER_PART}:
-            allowed = ", ".join([*PER_RUN, *PER_PART, *sorted(short), *sorted(names)])
-            raise InputError(
-                f"grid: {key!r} is no hyperparameter of these arms; allowed: {allowed}"
-            )
-    # Without a grid the label is what was asked for, whatever band it was given for all.
-    built = [_arm(_with_band(text, band), label=text) for text in _grid(texts, grid)]
-    for arm in built:
-        own: dict[str, Any] = {k: v for k, v in arm.overrides.items() if k not in arm.parameters}
-        replace(config, **own)  # checks them
+    if len(set(typed)) < len(typed):
+        raise InputError(f"objectives: {', '.join(typed)}: each may be named once")
+    arms = [parse(text) for text in typed]
+    _require_axes(asked.grid, arms)
+    grid = asked.grid or _default_grid(entry, asked.tier)
+    arms = [point.with_band(asked.band) for arm in arms for point in arm.grid(grid)]
+    for arm in arms:
+        replace(config, **arm.settings)  # which checks them
+        assert arm.objective
         if arm.recipe.advantage != "gae" and config.group_size < 2:
             raise InputError(
                 f"group_size: {config.group_size} is not allowed; must be at least 2 for the "
@@ -489,8 +203,37 @@ def _resolve(
         experiment=entry,
         config=config,
         environment=training_environment(entry.environment, entry.environment_options),
-        arms=tuple(built),
-        seeds=entry.seeds[tier] if seeds is None else seeds,
-        band=BAND if band is None else (band, band),
+        arms=tuple(arms),
+        seeds=entry.seeds[asked.tier] if asked.seeds is None else asked.seeds,
+        band=BAND if asked.band is None else (asked.band, asked.band),
         grid={key: tuple(values) for key, values in grid.items()},
     )
+
+
+def _config(entry: Experiment, asked: Request) -> TrainConfig:
+    """The experiment's settings, changed by its tier and then by what was asked for."""
+    for name in asked.settings:
+        if name not in TrainConfig.names():
+            raise InputError(
+                f"settings: {name!r} is unknown; known: {', '.join(TrainConfig.names())}"
+            )
+    return replace(entry.config, **{**entry.tiers.get(asked.tier, {}), **asked.settings})
+
+
+def _require_axes(grid: Mapping[str, Sequence[float]], arms: Sequence[Arm]) -> None:
+    """Every axis means something to some arm."""
+    known = dict.fromkeys(axis for arm in arms for axis in arm.axes)
+    for key in grid:
+        if key not in known:
+            shared = [*PER_RUN, *PER_PART]
+            own = sorted(known.keys() - shared)
+            raise InputError(
+                f"grid: {key!r} is no hyperparameter of these arms; allowed: {', '.join([*shared, *own])}"
+            )
+
+
+def _default_grid(entry: Experiment, tier: Tier) -> Mapping[str, Sequence[float]]:
+    """The experiment's own grid; of the smoke tier the ends of each axis."""
+    if tier != "smoke":
+        return entry.grid
+    return {key: sorted({values[0], values[-1]}) for key, values in entry.grid.items()}

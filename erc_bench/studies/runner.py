@@ -21,13 +21,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from erc_bench import training
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import make
-from erc_bench.studies.plan import CLIP, ArmPlan, ExperimentPlan, Part, Plan
+from erc_bench.studies.arms import Arm
+from erc_bench.studies.plan import CLIP, Plan
 from erc_bench.studies.processes import end_with
 from erc_bench.studies.records import REQUIRED, Results, Table
+from erc_bench.studies.sizing import ExperimentPlan, Part
 from erc_bench.studies.summaries import summaries
-from erc_bench.training import Arm, Trainer, TrainResult
+from erc_bench.training import Trainer, TrainResult
 from erc_bench.training.memory import keep_freed_memory
 from erc_bench.training.rollout import Dynamics
 
@@ -250,7 +253,7 @@ def _by_recipe(experiment: ExperimentPlan, part: Part) -> dict[str, list[tuple[i
     return groups
 
 
-def _column(arms: list[ArmPlan], name: str, default: float) -> float | torch.Tensor:
+def _column(arms: list[Arm], name: str, default: float) -> float | torch.Tensor:
     """A hyperparameter over runs: a float where all agree, otherwise one value per run."""
     values = [arm.overrides.get(name, default) for arm in arms]
     if len(set(values)) == 1:
@@ -268,7 +271,7 @@ def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
         changed = sorted({key for arm in planned for key in arm.parameters})
         objective = make(name, **{k: _column(planned, k, used.parameters[k]) for k in changed})
         arms.append(
-            Arm(
+            training.Arm(
                 label=name,
                 objective=objective,
                 advantage=used.advantage,

@@ -10,17 +10,14 @@ from typing import Any
 
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import recipe
-from erc_bench.studies.base import TIERS, experiment
+from erc_bench.studies.arms import Arm
+from erc_bench.studies.base import experiment
 from erc_bench.studies.digests import Key
-from erc_bench.studies.plan import (
-    ArmPlan,
-    ExperimentPlan,
-    Plan,
-    custom,
-    training_environment,
-)
+from erc_bench.studies.plan import Plan, custom, training_environment
 from erc_bench.studies.records import DamageError, Results, first_difference, provenance
+from erc_bench.studies.request import TIERS
 from erc_bench.studies.runner import Backend, execute
+from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import TrainConfig
 
 __all__ = ["Verification", "stored_plan", "verify"]
@@ -91,7 +88,7 @@ def _experiment(number: int, name: str, about: Mapping[str, Any]) -> ExperimentP
     if unknown:
         raise InputError(f"setting {unknown[0]!r} is unknown to this erc-bench")
     arms = tuple(
-        ArmPlan(label, recipe(arm["recipe"]), {k: _number(v) for k, v in arm["overrides"].items()})
+        Arm(label, recipe(arm["recipe"]), {k: _number(v) for k, v in arm["overrides"].items()})
         for label, arm in about["objectives"].items()
     )
     if not arms or about["seeds"] < 1:

@@ -61,7 +61,7 @@ def child(command: list[str], mark: str) -> None:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
     loop.CHECKPOINT_SECONDS = -1.0
-    sys.modules["erc_bench.studies.plan"].UPDATE_TOKENS = 96
+    sys.modules["erc_bench.studies.sizing"].UPDATE_TOKENS = 96
     runner._in_worker = in_worker
     code: Any = 0
     try:

@@ -75,7 +75,7 @@ def finished_parts(small, tmp_path_factory):
     """Records of the run in two parts."""
     folder = tmp_path_factory.mktemp("parts") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["erc_bench.studies.plan"], "UPDATE_TOKENS", 2 * 96)
+        patch.setattr(sys.modules["erc_bench.studies.sizing"], "UPDATE_TOKENS", 2 * 96)
         main([*small, "--out", str(folder)])
     return parquet(folder)
 

@@ -30,7 +30,7 @@ def small():
 @pytest.fixture
 def one_seed_per_part(monkeypatch):
     """Parts of two runs, which is one seed of both arms; a run updates on 96 tokens here."""
-    monkeypatch.setattr(sys.modules["erc_bench.studies.plan"], "UPDATE_TOKENS", 2 * 96)
+    monkeypatch.setattr(sys.modules["erc_bench.studies.sizing"], "UPDATE_TOKENS", 2 * 96)
 
 
 @pytest.fixture

@@ -47,6 +47,11 @@ class EntropyRatio(Gate):
         require_parameter(self, "high", above=0)
         require_parameter(self, "eps", above=0, finite=True)
 
+    @property
+    def band(self) -> tuple[Hyper, Hyper]:
+        """``(low, high)``."""
+        return self.low, self.high
+
     @torch.no_grad()
     def ratio(self, batch: TokenBatch) -> Tensor:
         """``rho`` of each token, ``(..., B, T)``."""
