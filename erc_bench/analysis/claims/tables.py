@@ -57,9 +57,8 @@ def row_text(row: Row, interval: Interval | None = None) -> str:
 
 def arms_text(row: Row) -> str:
     """The arms compared, by the recipes' names: ``erc-dapo − dapo``."""
-    names = [label.partition(":")[0] for label in row.arms]
     sign = " / " if row.part.statistic == "ratio" else " − "
-    return sign.join(reversed(names))
+    return sign.join(reversed(row.recipes))
 
 
 def diverged_text(row: Row) -> str:
