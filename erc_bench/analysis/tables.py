@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from rich import box
@@ -20,6 +21,7 @@ __all__ = [
     "as_rich",
     "format_estimate",
     "format_interval",
+    "markdown_table",
     "score_rows",
     "scores_as_markdown",
     "scores_as_rich",
@@ -127,6 +129,13 @@ def plain(text: str) -> str:
     """Text that stays text in a Markdown table, also where HTML is let through."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lines of a Markdown table whose cells stay text, without a line break at the end."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
+    lines += ["| " + " | ".join(plain(str(cell)) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def format_estimate(estimate: Estimate) -> str:

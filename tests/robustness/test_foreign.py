@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erc_bench.adapters.demos.commands_import import parsed
-from erc_bench.adapters.demos.llm import demo as llm
+from erc_bench.adapters.demos.folder import claim
 from erc_bench.adapters.demos.sb3 import demo as sb3
 from erc_bench.adapters.logs import read_log, write_records
 from erc_bench.analysis import scores, summary
@@ -384,9 +384,7 @@ def test_demo_folders(data, tmp_path_factory):
     content = data.draw(st.binary(max_size=30) | JSON.map(lambda v: json.dumps(v).encode()))
     (out / "settings.json").write_bytes(content)
     with only_input_errors():
-        llm.claim(out, llm.Settings(), ["dapo"], resume=True)
-    with only_input_errors():
-        sb3._claim(out, {"environments": {"CartPole-v1": 4096}}, resume=True)
+        claim(out, {"environments": {"CartPole-v1": 4096}}, resume=True)
     (out / "runs").mkdir()
     run = Path("paper_repro/results/sb3/runs/CartPole-v1-erc-ppo-0.parquet").read_bytes()
     (out / "runs" / "a.parquet").write_bytes(damaged(data.draw, run))
