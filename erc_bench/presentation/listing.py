@@ -67,7 +67,7 @@ def settings() -> Table:
     """Fields of the training configuration."""
     table = _table("Settings (--set NAME=VALUE)", "name", "default", "type", "meaning")
     for f in TrainConfig.settings().values():
-        kind, doc = get_args(f.type)
+        kind, *_, doc = get_args(f.type)
         name = kind.__name__ if isinstance(kind, type) else " | ".join(map(str, get_args(kind)))
         table.add_row(f.name, str(f.default), name, Text(doc.documentation))
     return table

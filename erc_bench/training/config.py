@@ -1,10 +1,13 @@
 """The settings of a training run: all that it is, apart from its objective."""
 
-import math
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from pydantic import Field as Limits
 from typing_extensions import Doc
+
+from erc_bench.core.errors import InputError
+from erc_bench.core.validation import Count, Fraction, NonNegative, Positive, Size, checked
 
 __all__ = ["EXACT_BITS", "PER_PART", "PER_RUN", "TrainConfig"]
 
@@ -16,9 +19,6 @@ PER_PART = ("minibatches", "epochs")
 
 #: The significand of float64: with as many bits nothing is rounded.
 EXACT_BITS = 53
-#: The largest whole number that a setting may have, so that a typing error ends in a message and not
-#: in an endless loop.
-LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Sampler:
     """What separates the engine that samples rollouts from the policy that is trained."""
 
     rollout_bits: Annotated[
-        int,
+        Count,
         Doc(
             "Bits of significand to which rollouts round their logits: 24 float32, 11 float16, 8 "
             "bfloat16; 53: not at all."
         ),
     ] = EXACT_BITS
     rollout_jitter: Annotated[
-        float,
+        NonNegative,
         Doc("Standard deviation of Gaussian noise on the logits of rollouts, before rounding."),
     ] = 0.0
     old_policy: Annotated[
@@ -50,9 +50,9 @@ class WarmStart:
     """Supervised training before the first rollout."""
 
     warm_start_steps: Annotated[
-        int, Doc("Supervised steps on the environment's corpus before training; 0: none.")
+        Size, Doc("Supervised steps on the environment's corpus before training; 0: none.")
     ] = 300
-    warm_start_learning_rate: Annotated[float, Doc("Adam's step size there.")] = 1e-2
+    warm_start_learning_rate: Annotated[Positive, Doc("Adam's step size there.")] = 1e-2
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Evaluation:
     """Fresh episodes that nothing is learnt from."""
 
     evaluation_episodes: Annotated[
-        int, Doc("Fresh episodes for the evaluations before and after training.")
+        Count, Doc("Fresh episodes for the evaluations before and after training.")
     ] = 1024
     evaluation_answers: Annotated[
-        int,
+        Count,
         Doc(
             "Answers per prompt among them, a divisor; above 1, pass@k is recorded for k = 1, 2, 4 "
             "... up to it."
@@ -79,7 +79,7 @@ class Network:
         Literal["mlp", "tabular", "transformer"],
         Doc("Kind of policy; a transformer reads observations that are token contexts."),
     ] = "mlp"
-    hidden: Annotated[int, Doc("Hidden units of the MLP, width of the transformer.")] = 128
+    hidden: Annotated[Count, Doc("Hidden units of the MLP, width of the transformer.")] = 128
     dtype: Annotated[
         Literal["float32", "float64"], Doc("Precision of parameters and arithmetic.")
     ] = "float32"
@@ -98,44 +98,49 @@ class TrainConfig:
     or read: ``TrainConfig(hidden=64)``, ``replace(config, hidden=64)``, ``config.hidden``.
 
     Raises:
-        ValueError: a value out of its range; the message names field, value and what is allowed.
+        InputError: a value out of its range; the message names field, value and what is allowed.
 
     >>> TrainConfig(rollouts=3, hidden=64).network
     Network(policy='mlp', hidden=64, dtype='float32')
     """
 
-    rollouts: Annotated[int, Doc("Rollouts (each followed by its updates).")] = 60
-    prompts: Annotated[int, Doc("Prompts per rollout, P.")] = 32
-    group_size: Annotated[int, Doc("Responses per prompt, G.")] = 8
-    minibatches: Annotated[int, Doc("Parts a rollout is split into; must divide `prompts`.")] = 8
-    epochs: Annotated[int, Doc("Passes over a rollout.")] = 1
-    learning_rate: Annotated[float, Doc("Adam's step size; 0: nothing is learnt.")] = 5e-4
+    rollouts: Annotated[Count, Doc("Rollouts (each followed by its updates).")] = 60
+    prompts: Annotated[Count, Doc("Prompts per rollout, P.")] = 32
+    group_size: Annotated[Count, Doc("Responses per prompt, G.")] = 8
+    minibatches: Annotated[Count, Doc("Parts a rollout is split into; must divide `prompts`.")] = 8
+    epochs: Annotated[Count, Doc("Passes over a rollout.")] = 1
+    learning_rate: Annotated[NonNegative, Doc("Adam's step size; 0: nothing is learnt.")] = 5e-4
     max_grad_norm: Annotated[
-        float, Doc("Largest l2 norm of a run's gradient; larger ones are scaled down. inf: never.")
-    ] = 1.0
-    weight_decay: Annotated[float, Doc("Decoupled weight decay.")] = 0.0
-    temperature: Annotated[float, Doc("Softmax temperature, in rollouts and updates alike.")] = 1.0
-    gae_lambda: Annotated[
         float,
+        Limits(gt=0),
+        Doc("Largest l2 norm of a run's gradient; larger ones are scaled down. inf: never."),
+    ] = 1.0
+    weight_decay: Annotated[NonNegative, Doc("Decoupled weight decay.")] = 0.0
+    temperature: Annotated[Positive, Doc("Softmax temperature, in rollouts and updates alike.")] = (
+        1.0
+    )
+    gae_lambda: Annotated[
+        Fraction,
         Doc("lambda of generalised advantage estimation (arms with a value head); gamma is 1."),
     ] = 1.0
     sampler: Sampler = Sampler()
     generation_rounds: Annotated[
-        int,
+        Count,
         Doc(
             "Dynamic sampling: rollouts made at most to find `prompts` groups with differing rewards."
         ),
     ] = 2
     overlong_cache: Annotated[
-        int, Doc("Soft overlong penalty: tokens before the limit over which it grows from 0 to -1.")
+        Count,
+        Doc("Soft overlong penalty: tokens before the limit over which it grows from 0 to -1."),
     ] = 4
     warm_start: WarmStart = WarmStart()
     evaluation: Evaluation = Evaluation()
     token_samples: Annotated[
-        int, Doc("Tokens recorded whole, per update and run on average, drawn uniformly; 0: none.")
+        Size, Doc("Tokens recorded whole, per update and run on average, drawn uniformly; 0: none.")
     ] = 2
     violation_delta: Annotated[
-        float, Doc("Exact KL, in nats, above which a token counts as outside the trust region.")
+        Positive, Doc("Exact KL, in nats, above which a token counts as outside the trust region.")
     ] = 0.01
     network: Network = Network()
 
@@ -178,45 +183,15 @@ class TrainConfig:
         return self.minibatches * self.epochs
 
     def _check(self) -> None:
-        def check(name: str, allowed: str, ok: bool) -> None:
-            if not ok:
-                raise ValueError(
-                    f"{name}: {getattr(self, name)!r} is not allowed; must be {allowed}"
-                )
-
         for name, setting in self.settings().items():
-            value, default = getattr(self, name), setting.default
-            if isinstance(default, int):
-                whole = isinstance(value, int) and not isinstance(value, bool)
-                check(name, "an integer", whole)
-                check(name, f"at most {LARGEST}", value <= LARGEST)
-            elif isinstance(default, float):
-                number = isinstance(value, int | float) and not isinstance(value, bool)
-                check(name, "a number", number)
-            else:
-                *others, last = get_args(get_args(setting.type)[0])
-                check(name, f"{', '.join(others)} or {last}", value in (*others, last))
-        for name in (
-            *("rollouts", "prompts", "group_size", "minibatches", "epochs", "generation_rounds"),
-            *("overlong_cache", "evaluation_episodes", "evaluation_answers", "rollout_bits"),
-            "hidden",
+            checked(setting.type, getattr(self, name), name)
+        for part, whole in (
+            ("evaluation_answers", "evaluation_episodes"),
+            ("minibatches", "prompts"),
         ):
-            check(name, "at least 1", getattr(self, name) >= 1)
-        for name in ("warm_start_steps", "token_samples"):
-            check(name, "at least 0", getattr(self, name) >= 0)
-        for name in ("warm_start_learning_rate", "temperature", "violation_delta"):
-            value = getattr(self, name)
-            check(name, "positive and finite", value > 0 and math.isfinite(value))
-        for name in ("learning_rate", "weight_decay", "rollout_jitter"):
-            check(name, "at least 0 and finite", 0 <= getattr(self, name) < math.inf)
-        check("max_grad_norm", "positive", self.max_grad_norm > 0)
-        check("gae_lambda", "from 0 to 1", 0 <= self.gae_lambda <= 1)
-        check(
-            "evaluation_answers",
-            f"a divisor of evaluation_episodes = {self.evaluation_episodes}",
-            self.evaluation_episodes % self.evaluation_answers == 0,
-        )
-        if self.prompts % self.minibatches:
-            some = range(1, min(self.prompts, 1000) + 1)
-            divisors = ", ".join(str(m) for m in some if self.prompts % m == 0)
-            check("minibatches", f"a divisor of prompts = {self.prompts} ({divisors})", False)
+            value, of = getattr(self, part), getattr(self, whole)
+            if of % value:
+                divisors = ", ".join(str(n) for n in range(1, min(of, 1000) + 1) if of % n == 0)
+                raise InputError(
+                    f"{part}: {value} is not allowed; must be a divisor of {whole} = {of} ({divisors})"
+                )

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from erc_bench.core.advantages import Advantage
+from erc_bench.core.validation import unknown
 from erc_bench.objectives.base import Objective
 from erc_bench.training.config import EXACT_BITS, PER_RUN, TrainConfig
 from erc_bench.training.measure import Log
@@ -43,7 +44,7 @@ class Arm:
             have in place of the configuration's.
 
     Raises:
-        ValueError: a setting that a run cannot have for itself.
+        InputError: a setting that a run cannot have for itself.
     """
 
     label: str
@@ -58,7 +59,7 @@ class Arm:
     def __post_init__(self) -> None:
         for name in self.settings:
             if name not in PER_RUN:
-                raise ValueError(f"settings: {name!r} is unknown; known: {', '.join(PER_RUN)}")
+                raise unknown("settings", name, PER_RUN)
 
     def __len__(self) -> int:
         return len(self.seeds)
