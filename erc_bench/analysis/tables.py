@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import pandas as pd
 from rich import box
 from rich.console import Group
@@ -17,6 +19,7 @@ from erc_bench.analysis.statistics import Interval
 __all__ = [
     "as_markdown",
     "as_rich",
+    "markdown_table",
     "score_rows",
     "scores_as_markdown",
     "scores_as_rich",
@@ -99,6 +102,13 @@ def plain(text: str) -> str:
     """Text that stays text in a Markdown table, also where HTML is let through."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lines of a Markdown table whose cells stay text, without a line break at the end."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
+    lines += ["| " + " | ".join(plain(str(cell)) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[list[str]]]:
