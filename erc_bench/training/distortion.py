@@ -1,4 +1,4 @@
-"""What separates the engine that samples from the policy that is trained: rounding and noise."""
+"""Rounding and noise: how the engine that samples differs from the policy that is trained."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["distortion", "round_to_bits"]
 
 
 def round_to_bits(x: Tensor, bits: Tensor) -> Tensor:
-    """Nearest number with a significand of so many bits, ties to even; the exponent is not limited.
+    """Round to the nearest number with this many bits of significand, ties to even, at any exponent.
 
     ``x = m 2^e`` with ``1/2 <= |m| < 1`` gives ``round(m 2^bits) 2^(e - bits)``. With 8 bits it is
     bfloat16, with 11 float16, with 24 float32, for numbers within their ranges.
 
     Args:
         x: any shape.
-        bits: integers that broadcast with it.
+        bits: integers that broadcast with ``x``.
 
     >>> round_to_bits(torch.tensor([1.01, -3.3]), torch.tensor(8))
     tensor([ 1.0078, -3.2969])

@@ -1,4 +1,4 @@
-"""Supervised warm start: what fine-tuning on the environment's corpus would have taught."""
+"""The supervised warm start: a policy that has learnt the environment's corpus."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["fingerprint", "warm_start", "warm_started"]
 
 #: Corpus episodes in one supervised step.
 EPISODES = 64
-#: Changes with anything that changes the result and is not in a cached network's key.
+#: To be raised with every change of the result that a cached network's key does not show.
 FORMAT = 2
-#: Supervised steps whose result tells a network in the cache.
+#: Supervised steps whose result is part of a cached network's key.
 FIRST_STEPS = 2
 
 
@@ -107,7 +107,7 @@ def warm_start(setup: Setup, start: Params, *, seeds: Sequence[int], steps: int)
 
 
 def fingerprint(dynamics: Dynamics) -> str:
-    """Digest of a fixed sample of the corpus: what a warm start learns from, whatever its code."""
+    """Digest of a fixed sample of the corpus, so that equal corpora are told by content, not by code."""
     drawn = np.random.default_rng(0).random((EPISODES, 2 * dynamics.horizon + 1))
     digest = hashlib.sha256(repr((type(dynamics).__qualname__, dynamics.num_prompts)).encode())
     for array in _corpus(dynamics, drawn):
