@@ -180,7 +180,7 @@ def _train(
     try:
         trainer = Trainer(
             planned.config, environment.get_wrapper_attr("dynamics"), environment.observation_space,
-            arms, seed=seed, clip=CLIP, band=planned.band,
+            arms, seed=seed, clip=CLIP,
         )  # fmt: skip
         return trainer.run(on_rollout=lambda done: on_rollout() if done else None)
     except InputError:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from erc_bench.core.batch import TokenBatch
+from erc_bench.core.metrics import BAND, CLIP, DELTA
 from erc_bench.core.numerics import (
     ENTROPY_EPS,
     Hyper,
@@ -80,7 +81,7 @@ def _unsampled(change: Tensor, total: Tensor, action: Tensor) -> Tensor:
 
 
 def hidden_violation(
-    kl: Tensor, log_ratio: Tensor, low: Hyper, high: Hyper, delta: Hyper = 0.01
+    kl: Tensor, log_ratio: Tensor, low: Hyper, high: Hyper, delta: Hyper = DELTA
 ) -> Tensor:
     """Violations that clipping cannot see: ``KL > delta`` while ``1 - low <= r <= 1 + high``; bool.
 
@@ -96,15 +97,19 @@ def hidden_violation(
     return (kl > over_tokens(delta, kl)) & inside
 
 
+def _outside(rho: Tensor, low: Hyper, high: Hyper) -> Tensor:
+    return ~((rho > over_tokens(1 - low, rho)) & (rho < over_tokens(1 + high, rho)))
+
+
 @torch.no_grad()
 def measure(
     batch: TokenBatch,
     *,
-    clip_low: Hyper = 0.2,
-    clip_high: Hyper = 0.2,
-    band_low: Hyper = 0.05,
-    band_high: Hyper = 0.05,
-    delta: Hyper = 0.01,
+    clip_low: Hyper = CLIP[0],
+    clip_high: Hyper = CLIP[1],
+    band_low: Hyper = BAND[0],
+    band_high: Hyper = BAND[1],
+    delta: Hyper = DELTA,
 ) -> dict[str, Tensor]:
     """Every drift measure of a batch: means over its unmasked tokens, one number per run.
 
@@ -126,7 +131,8 @@ def measure(
         - ``violation_fraction``: tokens with ``kl_exact > delta``.
         - ``hidden_violation_fraction``: those of them whose ratio is inside the clip range, as a
           share of all tokens.
-        - ``out_of_band_fraction``: tokens whose entropy ratio is outside the band.
+        - ``out_of_band_fraction``: tokens whose entropy ratio is outside the band given.
+        - ``out_of_paper_band_fraction``: the same for the paper's band, (0.95, 1.05).
         - ``entropy_old``, ``entropy_new``: nats.
 
     Raises:
@@ -150,7 +156,6 @@ def measure(
 
     log_ratio = batch.log_ratio
     rho = entropy_ratio(new_entropy, old_entropy)
-    inside_band = (rho > over_tokens(1 - band_low, rho)) & (rho < over_tokens(1 + band_high, rho))
     per_token = {
         "kl_exact": forward,
         "kl_reverse": reverse,
@@ -163,7 +168,8 @@ def measure(
         "hidden_violation_fraction": hidden_violation(
             forward, log_ratio, clip_low, clip_high, delta
         ),
-        "out_of_band_fraction": ~inside_band,
+        "out_of_band_fraction": _outside(rho, band_low, band_high),
+        "out_of_paper_band_fraction": _outside(rho, *BAND),
         "entropy_old": old_entropy,
         "entropy_new": new_entropy,
     }

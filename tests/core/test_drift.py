@@ -114,6 +114,7 @@ def test_measure_is_the_masked_mean_of_its_parts():
         "violation_fraction": kl > 0.05,
         "hidden_violation_fraction": (kl > 0.05) & (b.ratio >= 0.9) & (b.ratio <= 1.2),
         "out_of_band_fraction": (rho <= 0.97) | (rho >= 1.06),
+        "out_of_paper_band_fraction": (rho <= 0.95) | (rho >= 1.05),
         "entropy_old": b.old_entropy,
         "entropy_new": b.entropy,
     }
