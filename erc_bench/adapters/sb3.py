@@ -245,13 +245,17 @@ class ERCPPO(PPO):
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
         log_ratio = (logp - data.old_log_prob).detach()
         outside = (torch.abs(torch.exp(log_ratio) - 1) > clip).float()
-        metrics = metrics | drift_shares(batch, batch.mask.sum()) | {
-            "train/policy_gradient_loss": policy_loss.detach(),
-            "train/value_loss": value_loss.detach(),
-            "train/entropy_loss": entropy_loss.detach(),
-            "train/clip_fraction": outside.mean(),
-            "train/loss": loss.detach(),
-        }  # fmt: skip
+        metrics = (
+            metrics
+            | drift_shares(batch, batch.mask.sum())
+            | {
+                "train/policy_gradient_loss": policy_loss.detach(),
+                "train/value_loss": value_loss.detach(),
+                "train/entropy_loss": entropy_loss.detach(),
+                "train/clip_fraction": outside.mean(),
+                "train/loss": loss.detach(),
+            }
+        )
         return loss, log_ratio, metrics
 
     def _batch(

@@ -24,12 +24,25 @@ __all__ = ["ObjectiveGRPOTrainer", "require_settings"]
 
 #: Settings of GRPOConfig that shape TRL's loss. The objective takes their place.
 LOSS_SETTINGS = (
-    "loss_type", "epsilon", "epsilon_high", "delta", "importance_sampling_level",
-    "sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos",
-    "vespo_k_neg", "vespo_lambda_neg", "top_entropy_quantile", "entropy_coef",
-    "use_adaptive_entropy", "off_policy_mask_threshold", "use_bias_correction_kl",
-    "use_liger_kernel", "router_aux_loss_coef",
-)  # fmt: skip
+    "loss_type",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "importance_sampling_level",
+    "sapo_temperature_neg",
+    "sapo_temperature_pos",
+    "vespo_k_pos",
+    "vespo_lambda_pos",
+    "vespo_k_neg",
+    "vespo_lambda_neg",
+    "top_entropy_quantile",
+    "entropy_coef",
+    "use_adaptive_entropy",
+    "off_policy_mask_threshold",
+    "use_bias_correction_kl",
+    "use_liger_kernel",
+    "router_aux_loss_coef",
+)
 #: What a TRL batch can hold of a TokenBatch: sampled log-probabilities and entropies, no distributions.
 FIELDS = ("entropy", "old_entropy", "action", "ref_logp", "rollout_logp", "reward")
 #: GRPOConfig.scale_rewards, for the advantages of recipes that TRL can compute.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from erc_bench.analysis.claims.evidence import REWARD, Evidence
 from erc_bench.analysis.claims.inference import Decision, decide, decide_discoveries
-from erc_bench.analysis.claims.rules import Claim, Criterion, Part, Regime, RuleBook
+from erc_bench.analysis.claims.rules import Claim, Criterion, Part, Regime, Thresholds
 from erc_bench.analysis.claims.statistics import (
     auroc_by_seed,
     difference,
@@ -92,7 +92,7 @@ class Sample:
 
 
 def rows_of(
-    claim: Claim, part: Part, regime: Regime, evidence: Evidence, rules: RuleBook
+    claim: Claim, part: Part, regime: Regime, evidence: Evidence, rules: Thresholds
 ) -> tuple[list[Row], dict[str, str]]:
     """The rows of a part in a regime; and for what it asks for and the records lack, why."""
     samples: dict[tuple[str, ...], list[Sample]] = {}
@@ -120,7 +120,7 @@ def rows_of(
 
 
 def _samples(
-    part: Part, experiment: str, recipes: tuple[str, ...], evidence: Evidence, rules: RuleBook
+    part: Part, experiment: str, recipes: tuple[str, ...], evidence: Evidence, rules: Thresholds
 ) -> tuple[list[Sample], str]:
     """A sample for each point of the experiment's grid, or why there is none."""
     if experiment not in evidence.labels:
@@ -158,7 +158,7 @@ def _values(
     arms: tuple[str, ...],
     recipes: tuple[str, ...],
     evidence: Evidence,
-    rules: RuleBook,
+    rules: Thresholds,
 ) -> pd.Series:
     """The part's statistic by seed."""
     columns = part.columns
@@ -201,7 +201,12 @@ def _mean(samples: Sequence[Sample], part: Part, missing: dict[str, str]) -> Sam
 
 
 def _rows(
-    claim: Claim, part: Part, regime: Regime, role: Role, samples: Sequence[Sample], rules: RuleBook
+    claim: Claim,
+    part: Part,
+    regime: Regime,
+    role: Role,
+    samples: Sequence[Sample],
+    rules: Thresholds,
 ) -> list[Row]:
     """Decide a family; members without a single value are shown and left out of it."""
     family = [s for s in samples if len(s.known)]
@@ -212,7 +217,7 @@ def _rows(
     ]
 
 
-def _decisions(part: Part, family: Sequence[Sample], rules: RuleBook) -> list[Decision]:
+def _decisions(part: Part, family: Sequence[Sample], rules: Thresholds) -> list[Decision]:
     members = [s.known for s in family]
     if part.holds is None:
         plain = [mean_interval(x, rules.level) for x in members]
@@ -233,7 +238,7 @@ def _row(
     role: Role,
     sample: Sample,
     decision: Decision | None,
-    rules: RuleBook,
+    rules: Thresholds,
 ) -> Row:
     n = len(sample.known)
     nothing = Interval(math.nan, math.nan, math.nan, 0)

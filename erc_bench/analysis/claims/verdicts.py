@@ -74,7 +74,7 @@ def assess(results: Results, rules: RuleBook | None = None) -> Assessment:
             missing: dict[str, str] = {}
             for part in claim.parts:
                 if regime in part.experiments:
-                    own, lacking = rows_of(claim, part, regime, evidence, book)
+                    own, lacking = rows_of(claim, part, regime, evidence, book.rules)
                     found += own
                     if part.decides != "no":
                         missing |= lacking
