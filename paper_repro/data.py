@@ -74,7 +74,7 @@ def _first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _text(question: Any) -> str:
-    """A question that may be a conversation: its last user message."""
+    """A question as text; of a conversation, its last user message."""
     if isinstance(question, str):
         return question.strip()
     messages = [m for m in question if isinstance(m, dict) and m.get("role") == "user"]
@@ -84,7 +84,7 @@ def _text(question: Any) -> str:
 
 
 def normalised(question: str) -> str:
-    """What two copies of a question share: its letters and digits, in lower case.
+    """The letters and digits of a question in lower case, which its copies share.
 
     >>> normalised("What is $1+1$?  ") == normalised("what is $1 + 1$")
     True
@@ -127,7 +127,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     """Records of a local Parquet, JSON or JSONL file.
 
     Raises:
-        InputError: missing, of another kind, or damaged; names the line.
+        InputError: the file is missing, of another kind or damaged; names the line.
     """
     if not path.is_file():
         raise InputError(f"data: {path} is not a file; add --from-hub to download by name")
@@ -176,7 +176,7 @@ def _hub(name: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def write(found: list[dict[str, Any]], path: Path) -> None:
-    """As Parquet, whole or not at all."""
+    """Write records as Parquet, whole or not at all."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 

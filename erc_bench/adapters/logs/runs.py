@@ -34,13 +34,13 @@ COLUMNS = (
 #: Metrics whose names begin so are ours already.
 OUR_PREFIXES = ("clip/ratio_", "drift/", "gate/", "loss/")
 
-#: Columns that count something: whole numbers, never missing once logged.
+#: Columns of counts. They are whole numbers, and never missing once they are logged.
 _COUNTS = ("rollout", "staleness", "tokens")
 _SHARES = ("_fraction",)
-#: A number that is not finite there says that the run diverged.
+#: If this is not finite, the run has diverged.
 _FINITE = "grad/norm"
 
-#: Column to the names it is logged under, the first that is there taken.
+#: Our columns to the names they are logged under; the first name that is present counts.
 Names = Mapping[str, tuple[str, ...]]
 
 
@@ -144,7 +144,7 @@ def _row(entry: Entry, names: Names, used: dict[str, str]) -> dict[str, float]:
 
 
 def _prefix(logged: tuple[str, ...]) -> str:
-    """What is put before our names: ``actor/`` of ``actor/grad_norm``."""
+    """The prefix that a trainer puts before our names, such as ``actor/`` in ``actor/grad_norm``."""
     head, slash, _ = logged[0].partition("/")
     return head + slash if head in ("actor", "train") else ""
 

@@ -33,22 +33,22 @@ class Row:
     """One number behind a claim, with what follows from it.
 
     Attributes:
-        claim, part, regime: whose.
+        claim, part, regime: what the number is about.
         role: whether it decides the claim, is an experiment inside a deciding mean, or informs.
-        experiment: or how many a mean is over.
+        experiment: name of the experiment, or over how many a mean is taken.
         arms: labels in the records; base first.
         recipes: of these arms.
         point: of the experiment's grid.
-        interval: 95 % over seeds; for a ratio of its geometric mean.
+        interval: 95 % interval over seeds; for a ratio, that of its geometric mean.
         adjusted: the interval at ``level``, the one its family's correction asks for.
-        p: unadjusted.
+        p: the unadjusted p-value.
         verdict: the claim's word for holding or failing, "inconclusive", or "no value"; for
             information "yes", "no", "inconclusive", or nothing for a mere measurement.
         holds: None while inconclusive.
-        without: runs (or pairs) that have no value.
-        diverged: how many runs of each arm.
-        runs: of each arm.
-        note: what a reader must know beside the number.
+        without: number of runs (or pairs) that have no value.
+        diverged: how many runs of each arm diverged.
+        runs: number of runs of each arm.
+        note: what a reader must know to understand the number.
     """
 
     claim: str
@@ -73,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """Values by seed of one comparison, before any decision; of a ratio, its logarithms."""
+    """Values of one comparison by seed, before any decision; for a ratio, its logarithms."""
 
     experiment: str
     arms: tuple[str, ...]
@@ -86,7 +86,7 @@ class Sample:
 
     @property
     def known(self) -> np.ndarray:
-        """Without the seeds that have none."""
+        """The values of the seeds that have one."""
         values = self.values.to_numpy(dtype=np.float64)
         return np.asarray(values[np.isfinite(values)])
 
@@ -94,7 +94,7 @@ class Sample:
 def rows_of(
     claim: Claim, part: Part, regime: Regime, evidence: Evidence, rules: Thresholds
 ) -> tuple[list[Row], dict[str, str]]:
-    """The rows of a part in a regime; and for what it asks for and the records lack, why."""
+    """The rows of a part in a regime, and why the records lack some of what it asks for."""
     samples: dict[tuple[str, ...], list[Sample]] = {}
     missing: dict[str, str] = {}
     for recipes in part.arms:

@@ -104,7 +104,7 @@ class Failing:
 
 @checked_dataclass
 class Part:
-    """One statistic that a claim is decided by, or that is shown beside it; see ``claims.toml``."""
+    """A statistic that decides a claim or is shown beside it; ``claims.toml`` explains the keys."""
 
     name: str
     statistic: Statistic
@@ -165,7 +165,7 @@ class Claim:
 
 @checked_dataclass
 class Thresholds:
-    """The section ``[rules]``: level of intervals, and what a run and a claim need at least."""
+    """The section ``[rules]``: levels, and the least numbers of seeds and of tokens."""
 
     level: Open
     seeds: Annotated[int, Field(ge=2)]
@@ -189,7 +189,7 @@ class RuleBook:
 
 @cache
 def load(path: Path | None = None) -> RuleBook:
-    """Read and check a file of rules; None: the package's own.
+    """Read and check a file of rules; without a path, the package's own.
 
     Raises:
         InputError: not TOML, or a key that is unknown, missing or of a wrong value, by its name.
