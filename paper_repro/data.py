@@ -22,6 +22,7 @@ import tyro
 
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import atomic_write
+from erc_bench.core.validation import unknown
 
 __all__ = ["BENCHMARKS", "PROBLEMS", "Problem", "normalised", "prepare", "problems", "rows"]
 
@@ -220,7 +221,7 @@ def _run(kind: str, name: str, file: Path | None, out: Path, from_hub: bool) -> 
     wanted = list(BENCHMARKS) if name == "all" else [name]
     for benchmark in wanted:
         if benchmark not in BENCHMARKS:
-            raise InputError(f"test: {benchmark!r} is not one of {', '.join(BENCHMARKS)} or all")
+            raise unknown("test", benchmark, [*BENCHMARKS, "all"])
         if not from_hub and file is None:
             raise InputError(f"test: {benchmark} needs a file, or --from-hub")
         records = _hub(*BENCHMARKS[benchmark]) if from_hub else rows(file or Path())

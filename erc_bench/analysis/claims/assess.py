@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -28,17 +28,36 @@ Role = Literal["deciding", "detail", "information"]
 NO_VALUE = "no value"
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a number was measured on.
+
+    Attributes:
+        experiment: name of the experiment, or over how many a mean is taken.
+        arms: labels in the records; base first.
+        recipes: names of the recipes of these arms.
+        point: of the experiment's grid.
+        diverged: how many runs of each arm diverged.
+        runs: number of runs of each arm.
+        note: what a reader must know to understand the number.
+    """
+
+    experiment: str
+    arms: tuple[str, ...]
+    recipes: tuple[str, ...]
+    point: str
+    diverged: tuple[int, ...]
+    runs: int
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Compared):
     """One number behind a claim, with what follows from it.
 
     Attributes:
         claim, part, regime: what the number is about.
         role: whether it decides the claim, is an experiment inside a deciding mean, or informs.
-        experiment: name of the experiment, or over how many a mean is taken.
-        arms: labels in the records; base first.
-        recipes: of these arms.
-        point: of the experiment's grid.
         interval: 95 % interval over seeds; for a ratio, that of its geometric mean.
         adjusted: the interval at ``level``, the one its family's correction asks for.
         p: the unadjusted p-value.
@@ -46,19 +65,12 @@ class Row:
             information "yes", "no", "inconclusive", or nothing for a mere measurement.
         holds: None while inconclusive.
         without: number of runs (or pairs) that have no value.
-        diverged: how many runs of each arm diverged.
-        runs: number of runs of each arm.
-        note: what a reader must know to understand the number.
     """
 
     claim: str
     part: Part
     regime: Regime
     role: Role
-    experiment: str
-    arms: tuple[str, ...]
-    recipes: tuple[str, ...]
-    point: str
     interval: Interval
     adjusted: Interval
     level: float
@@ -66,23 +78,13 @@ class Row:
     verdict: str
     holds: bool | None
     without: int
-    diverged: tuple[int, ...]
-    runs: int
-    note: str
 
 
-@dataclass(frozen=True)
-class Sample:
+@dataclass(frozen=True, kw_only=True)
+class Sample(Compared):
     """Values of one comparison by seed, before any decision; for a ratio, its logarithms."""
 
-    experiment: str
-    arms: tuple[str, ...]
-    recipes: tuple[str, ...]
-    point: str
     values: pd.Series
-    diverged: tuple[int, ...]
-    runs: int
-    note: str = ""
 
     @property
     def known(self) -> np.ndarray:
@@ -263,15 +265,13 @@ def _row(
         notes.append(f"{len(sample.values) - n} of {len(sample.values)} without a value")
     found = decision or Decision(nothing, nothing, rules.level, math.nan, "inconclusive")
     shown = [_exp(i) if part.logarithmic else i for i in (found.interval, found.adjusted)]
+    measured = {f.name: getattr(sample, f.name) for f in fields(Compared)}
     return Row(
+        **measured | {"note": "; ".join(filter(None, notes))},
         claim=claim.id,
         part=part,
         regime=regime,
         role=role,
-        experiment=sample.experiment,
-        arms=sample.arms,
-        recipes=sample.recipes,
-        point=sample.point,
         interval=shown[0],
         adjusted=shown[1],
         level=found.level,
@@ -279,9 +279,6 @@ def _row(
         verdict=verdict,
         holds=holds,
         without=len(sample.values) - n,
-        diverged=sample.diverged,
-        runs=sample.runs,
-        note="; ".join(filter(None, notes)),
     )
 
 
