@@ -73,8 +73,8 @@ def claims_page(rules: RuleBook | None = None) -> str:
     """Markdown of ``docs/claims.md``."""
     book = load() if rules is None else rules
     introduction = INTRODUCTION.format(
-        level=f"{100 * book.level:g}", seeds=book.seeds, tokens=book.tokens,
-        rate=f"{100 * book.false_discovery_rate:g}",
+        level=f"{100 * book.rules.level:g}", seeds=book.rules.seeds, tokens=book.rules.tokens,
+        rate=f"{100 * book.rules.false_discovery_rate:g}",
     )  # fmt: skip
     return "\n".join([introduction, *(_claim(claim) for claim in book.claims)])
 
