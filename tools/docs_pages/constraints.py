@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -27,17 +28,21 @@ class Probe:
 
     Attributes:
         name: heads a column.
-        on_policy: whether the policies are the same, as in the first minibatch after a rollout.
-        what: describes the move in a sentence.
         build: makes the responses for an advantage; the first token of the first one is probed.
+        what: describes the move in a sentence.
         signs: advantages for which the move exists.
     """
 
     name: str
-    on_policy: bool
-    what: str
     build: Callable[[float], Responses]
+    what: str
     signs: tuple[float, ...] = (1.0, -1.0)
+
+    @cached_property
+    def on_policy(self) -> bool:
+        """Whether the policies are the same, as in the first minibatch after a rollout."""
+        tokens = (token for row in self.build(self.signs[0]) for token in row)
+        return all(torch.equal(token.old, token.new) for token in tokens)
 
     @property
     def quantity(self) -> str:
@@ -181,86 +186,73 @@ def _likely_moved(advantage: float) -> Responses:
 
 
 PROBES = (
-    Probe("usual", True, "Nothing has moved.", lambda a: _among([_still(a)])),
+    Probe("usual", lambda a: _among([_still(a)]), "Nothing has moved."),
     Probe(
         "covariance",
-        True,
-        "Nothing has moved; the token has the highest covariance of advantage and log-probability.",
         lambda a: _among([_still(a)], rewarded=True),
+        "Nothing has moved; the token has the highest covariance of advantage and log-probability.",
         (1.0,),
     ),
     Probe(
         "low entropy",
-        True,
-        "Nothing has moved; most other tokens have more entropy.",
         lambda a: _among([_still(a)], uncertain=True),
+        "Nothing has moved; most other tokens have more entropy.",
     ),
     Probe(
         "rollout mismatch",
-        True,
+        lambda a: _among([_still(a, math.log(3))]),
         "Nothing has moved, but the sampling engine's probability was a third of the old policy's.",
-        lambda a: _among([_still(a, 1.0986122886681098)]),
     ),
     Probe(
         "ratio out",
-        False,
-        "The token's ratio has left the clip range the way its gradient goes; its response's has not.",
         lambda a: _rare_ratio(2.0 if a > 0 else 0.5, a),
+        "The token's ratio has left the clip range the way its gradient goes; its response's has not.",
     ),
     Probe(
         "ratio back",
-        False,
-        "The token's ratio has left the clip range against its gradient.",
         lambda a: _rare_ratio(0.5 if a > 0 else 2.0, a),
+        "The token's ratio has left the clip range against its gradient.",
     ),
     Probe(
         "ratio far",
-        False,
-        "The token has become far likelier and is punished.",
         lambda a: _rare_ratio(6.0, a),
+        "The token has become far likelier and is punished.",
         (-1.0,),
     ),
     Probe(
         "response's ratio",
-        False,
-        "Only the other tokens of the response have moved, the way their gradient goes.",
         _others_ratio,
+        "Only the other tokens of the response have moved, the way their gradient goes.",
     ),
     Probe(
         "covariance moved",
-        False,
-        "The ratio has moved inside the clip range; the token has the highest covariance.",
         lambda a: _among([_token((0.1, 1.2), (0.11, 1.2), a)], rewarded=True),
+        "The ratio has moved inside the clip range; the token has the highest covariance.",
         (1.0,),
     ),
     Probe(
         "entropy out",
-        False,
-        "The entropy has left the band, and the gradient leads further out.",
         lambda a: _entropy_moved(a, 1.06 if a > 0 else 0.94),
+        "The entropy has left the band, and the gradient leads further out.",
     ),
     Probe(
         "entropy back",
-        False,
-        "The entropy has left the band, and the gradient leads back.",
         lambda a: _entropy_moved(a, 0.94 if a > 0 else 1.06),
+        "The entropy has left the band, and the gradient leads back.",
     ),
     Probe(
         "small swap",
-        False,
-        "Two unlikely other actions have exchanged their probabilities: KL sees it, TV hardly.",
         lambda a: _swapped(a, 3, 5),
+        "Two unlikely other actions have exchanged their probabilities: KL sees it, TV hardly.",
     ),
     Probe(
         "large swap",
-        False,
-        "Two likely other actions have exchanged theirs: neither ratio nor entropy has moved.",
         lambda a: _swapped(a, 1, 2),
+        "Two likely other actions have exchanged theirs: neither ratio nor entropy has moved.",
     ),
     Probe(
         "probability",
-        False,
-        "A likely token's probability has moved by more than 0.15, its ratio by less than 20 %.",
         _likely_moved,
+        "A likely token's probability has moved by more than 0.15, its ratio by less than 20 %.",
     ),
 )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from erc_bench.core.advantages import GROUP_ADVANTAGES, gae
 from erc_bench.core.batch import TokenBatch
@@ -185,14 +183,12 @@ def _meaning(owner: type, field: str) -> str:
 
 
 def _pieces(objective: Objective) -> str:
-    pieces: Iterator[tuple[str, Any]] = iter(
-        [
-            ("surrogate", objective.surrogate),
-            *(("gate", gate) for gate in objective.gates),
-            *(("regularizer", regularizer) for regularizer in objective.regularizers),
-            ("aggregate", objective.aggregate),
-        ]
-    )
+    pieces: list[tuple[str, Any]] = [
+        ("surrogate", objective.surrogate),
+        *(("gate", gate) for gate in objective.gates),
+        *(("regularizer", regularizer) for regularizer in objective.regularizers),
+        ("aggregate", objective.aggregate),
+    ]
     rows = []
     for role, piece in pieces:
         summary = inspect.cleandoc(type(piece).__doc__ or "").split("\n\n")[0]
@@ -203,34 +199,29 @@ def _pieces(objective: Objective) -> str:
 def _batch_fields(objective: Objective) -> tuple[list[str], list[str]]:
     """Optional fields that it needs, and those that only change its loss, found by leaving each out."""
     draw = torch.Generator().manual_seed(0)
-    logp, old_logp, ref_logp, rollout_logp = -torch.rand(4, 2, 3, generator=draw)
-    log_probs, old_log_probs, ref_log_probs = torch.rand(3, 2, 3, 4, generator=draw).log_softmax(-1)
-    entropy, old_entropy, advantage = torch.rand(3, 2, 3, generator=draw)
-    optional = {
-        "entropy": entropy,
-        "old_entropy": old_entropy,
-        "log_probs": log_probs,
-        "old_log_probs": old_log_probs,
-        "ref_logp": ref_logp,
-        "ref_log_probs": ref_log_probs,
-        "rollout_logp": rollout_logp,
-        "reward": torch.tensor([0.0, 1.0]),
-    }
-
-    def loss(**given: Tensor) -> float:
-        value, _ = objective(TokenBatch(logp, old_logp, advantage, torch.ones(2, 3), **given))
-        return float(value)
-
-    whole, needed, used = loss(**optional), [], []
-    for name in optional:
+    logits, old_logits, ref_logits = torch.randn(3, 2, 3, 4, generator=draw)
+    whole = TokenBatch.from_logits(
+        logits,
+        old_logits,
+        action=torch.randint(4, (2, 3), generator=draw),
+        advantage=torch.rand(2, 3, generator=draw),
+        mask=torch.ones(2, 3),
+        ref_log_probs=ref_logits.log_softmax(-1),
+        ref_logp=-torch.rand(2, 3, generator=draw),
+        rollout_logp=-torch.rand(2, 3, generator=draw),
+        reward=torch.tensor([0.0, 1.0]),
+    )
+    needed, used = [], []
+    for name in (f.name for f in fields(whole) if f.default is None):
+        absent: dict[str, Any] = {name: None}
         try:
-            without = loss(**{k: v for k, v in optional.items() if k != name})
+            loss, _ = objective(replace(whole, **absent))
         except ValueError as error:
             if "not given" not in str(error):
                 raise
             needed.append(name)
         else:
-            used += [name] * (without != whole)
+            used += [name] * bool(loss != objective(whole)[0])
     return needed, used
 
 
