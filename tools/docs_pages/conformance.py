@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from erc_bench.conformance import PROPERTIES
 from erc_bench.conformance.signatures import ALIASES, ROW_COUNTS, TOKEN_COUNTS
-from tools.docs_pages.markdown import render
+from tools.docs_pages.markdown import render, table
 
 __all__ = ["page", "pages", "sources"]
 
@@ -17,7 +17,13 @@ def page() -> str:
     names["tokens of the whole batch"] = sorted(TOKEN_COUNTS)
     names["responses of the whole batch"] = sorted(ROW_COUNTS)
     given = [(field, ", ".join(f"`{a}`" for a in aliases)) for field, aliases in names.items()]
-    return render("conformance", properties=list(PROPERTIES.values()), given=given)
+    rules = [(f"[`{p.name}`](#{p.name})", p.rule) for p in PROPERTIES.values()]
+    return render(
+        "conformance",
+        overview=table(("Property", "Rule"), rules),
+        properties=list(PROPERTIES.values()),
+        signatures=table(("Given", "Names"), given),
+    )
 
 
 def pages() -> dict[str, str]:

@@ -26,14 +26,16 @@ def render(template: str, **values: object) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], rule: str = "---") -> str:
     r"""A table; ``rule`` aligns all columns but the first.
 
-    >>> print(table(["a", "b"], [[1, "x|y"]]))
+    A vertical bar is escaped, except in a code span, where Markdown would show the backslash.
+
+    >>> print(table(["a", "b"], [["`x|y`", "x|y"]]))
     | a | b |
     |---|---|
-    | 1 | x\|y |
+    | `x|y` | x\|y |
     """
     lines = [f"| {' | '.join(header)} |", f"|---|{f'{rule}|' * (len(header) - 1)}"]
     for row in rows:
-        cells = (str(cell).replace("|", "\\|") for cell in row)
+        cells = (re.sub(r"(`[^`]*`)|\|", lambda m: m[1] or r"\|", str(cell)) for cell in row)
         lines += [f"| {' | '.join(cells)} |"]
     return "\n".join(lines)
 
