@@ -9,22 +9,30 @@ import pytest
 
 import erc_bench
 from erc_bench.conformance import PROPERTIES
-from erc_bench.conformance.page import page
+from erc_bench.conformance.signatures import ALIASES, ROW_COUNTS, TOKEN_COUNTS
+from tools.docs_pages.conformance import page
 
 ROOT = pathlib.Path(erc_bench.__file__).parents[1]
 SOURCES = ("erc_bench", "envs", "erc_bench_pytest.py", "pyproject.toml", "README.md", "LICENSE")
 
 
-def test_the_page_of_properties_is_up_to_date():
-    """Otherwise: python -m erc_bench.conformance.page > docs/conformance.md"""
-    assert (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8") == page()
-
-
 def test_the_page_has_every_property():
-    """In the overview and as a section."""
-    for name in PROPERTIES:
-        assert f"\n## {name}\n" in page()
-        assert f"(#{name})" in page()
+    """In the overview, and as a section with its rule, its reason and an example of what it catches."""
+    for name, found in PROPERTIES.items():
+        assert f"| [`{name}`](#{name}) |" in page()
+        section = page().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for text in (found.rule, found.why, found.catches):
+            assert text in section
+
+
+def test_the_page_has_every_signature():
+    """Each name that an argument of a loss may have stands in the row of what it is given."""
+    rows = {
+        line.split("|")[1].strip(): line for line in page().splitlines() if line.startswith("| ")
+    }
+    for alias, field in ALIASES.items():
+        assert f"`{alias}`" in rows[field]
+    assert all(f"`{name}`" in page() for name in TOKEN_COUNTS | ROW_COUNTS)
 
 
 @pytest.fixture(scope="module")
