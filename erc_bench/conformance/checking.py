@@ -13,6 +13,7 @@ from erc_bench.conformance import properties, ratio_properties
 from erc_bench.conformance.losses import PolicyLoss
 from erc_bench.conformance.registry import PROPERTIES, NotApplicable, Property, ViolationError
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import unknown
 
 __all__ = ["Report", "Result", "Status", "check", "check_property", "require_properties"]
 
@@ -66,7 +67,7 @@ def require_properties(names: Iterable[str], *, by: str) -> None:
     """
     for name in names:
         if name not in PROPERTIES:
-            raise InputError(f"{by}: {name!r} is no property; known: {', '.join(PROPERTIES)}")
+            raise unknown(f"{by}: property", name, PROPERTIES)
 
 
 def check(

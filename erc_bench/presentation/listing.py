@@ -13,7 +13,7 @@ from typing_extensions import Doc
 
 import erc_envs
 from erc_bench.objectives import RECIPES
-from erc_bench.objectives.third_party import load_plugins
+from erc_bench.objectives.registry import load_plugins
 from erc_bench.plugins import load_environments
 from erc_bench.studies import EXPERIMENTS
 from erc_bench.training import TrainConfig
