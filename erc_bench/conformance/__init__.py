@@ -4,8 +4,9 @@
 the rules, ``checking`` runs them, ``reports`` writes the outcome down, ``testing`` makes tests.
 """
 
+from erc_bench.conformance.adapting import adapt, load_loss
 from erc_bench.conformance.checking import Report, Result, check
-from erc_bench.conformance.losses import PolicyLoss, adapt, load_loss
+from erc_bench.conformance.losses import PolicyLoss
 from erc_bench.conformance.registry import PROPERTIES, Property
 
 __all__ = [

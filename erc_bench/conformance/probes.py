@@ -6,7 +6,7 @@ nothing is cleaned or detached before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch
@@ -37,17 +37,28 @@ Fields: TypeAlias = Mapping[str, Tensor]
 #: What the trained policy computes, and what is data to a loss.
 TRAINED = ("logp", "entropy", "log_probs")
 CONSTANT = (
-    "old_logp", "old_entropy", "advantage", "old_log_probs", "ref_logp", "ref_log_probs",
-    "rollout_logp", "reward",
-)  # fmt: skip
+    "old_logp",
+    "old_entropy",
+    "advantage",
+    "old_log_probs",
+    "ref_logp",
+    "ref_log_probs",
+    "rollout_logp",
+    "reward",
+)
 
 _LENGTHS = (5, 3, 4, 1, 5, 2)
 
 
 def tokens(
-    *, lengths: tuple[int, ...] = _LENGTHS, width: int = 5, actions: int = 7, spread: float = 0.15,
-    seed: int = 0, dtype: torch.dtype = torch.float64,
-) -> dict[str, Tensor]:  # fmt: skip
+    *,
+    lengths: tuple[int, ...] = _LENGTHS,
+    width: int = 5,
+    actions: int = 7,
+    spread: float = 0.15,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Tensor]:
     """A batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
 
     Advantages have both signs in every batch and differ between tokens. A response of five tokens
@@ -75,16 +86,24 @@ def tokens(
 
     rollout = at_action(old) + 0.02 * normal(count, width)
     fields = {
-        "logp": at_action(new), "old_logp": at_action(old),
-        "advantage": sign * (0.5 + normal(count, width).abs()), "mask": mask,
-        "entropy": entropy_of(new), "old_entropy": entropy_of(old), "action": action,
-        "log_probs": new, "old_log_probs": old, "ref_logp": at_action(ref), "ref_log_probs": ref,
-        "rollout_logp": rollout, "reward": (torch.arange(count) % 3 == 0).double(),
-    }  # fmt: skip
+        "logp": at_action(new),
+        "old_logp": at_action(old),
+        "advantage": sign * (0.5 + normal(count, width).abs()),
+        "mask": mask,
+        "entropy": entropy_of(new),
+        "old_entropy": entropy_of(old),
+        "action": action,
+        "log_probs": new,
+        "old_log_probs": old,
+        "ref_logp": at_action(ref),
+        "ref_log_probs": ref,
+        "rollout_logp": rollout,
+        "reward": (torch.arange(count) % 3 == 0).double(),
+    }
     return cast(fields, dtype)
 
 
-def changed(fields: Fields, **new: Tensor) -> dict[str, Tensor]:
+def changed(fields: Fields, /, **new: Tensor) -> dict[str, Tensor]:
     """The same batch with some fields replaced."""
     return {**fields, **new}
 
@@ -97,9 +116,12 @@ def cast(fields: Fields, dtype: torch.dtype) -> dict[str, Tensor]:
 def on_policy(fields: Fields) -> dict[str, Tensor]:
     """The first update after a rollout: old and rollout policy are the trained one."""
     return changed(
-        fields, old_logp=fields["logp"], old_entropy=fields["entropy"],
-        old_log_probs=fields["log_probs"], rollout_logp=fields["logp"],
-    )  # fmt: skip
+        fields,
+        old_logp=fields["logp"],
+        old_entropy=fields["entropy"],
+        old_log_probs=fields["log_probs"],
+        rollout_logp=fields["logp"],
+    )
 
 
 def row_advantage(fields: Fields) -> dict[str, Tensor]:
@@ -107,18 +129,14 @@ def row_advantage(fields: Fields) -> dict[str, Tensor]:
     return changed(fields, advantage=fields["advantage"][:, :1].expand_as(fields["logp"]).clone())
 
 
-def _each(fields: Fields, change: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
-    return {name: change(name, value) for name, value in fields.items()}
-
-
 def rows(fields: Fields, index: Tensor) -> dict[str, Tensor]:
     """Some responses, in the order of ``index``."""
-    return _each(fields, lambda _, value: value[index])
+    return {name: value[index] for name, value in fields.items()}
 
 
 def columns(fields: Fields, index: Tensor) -> dict[str, Tensor]:
     """Tokens of every response in the order of ``index``."""
-    return _each(fields, lambda name, value: value if name == "reward" else value[:, index])
+    return {name: value if name == "reward" else value[:, index] for name, value in fields.items()}
 
 
 def pad(fields: Fields, *, rows: int = 0, columns: int = 0) -> dict[str, Tensor]:
@@ -131,7 +149,7 @@ def pad(fields: Fields, *, rows: int = 0, columns: int = 0) -> dict[str, Tensor]
         new[tuple(slice(n) for n in value.shape[:2])] = value
         return new
 
-    return _each(fields, grow)
+    return {name: grow(name, value) for name, value in fields.items()}
 
 
 def _junk(name: str, value: Tensor) -> float:
@@ -143,13 +161,12 @@ def _junk(name: str, value: Tensor) -> float:
 def fill_masked(fields: Fields, junk: float) -> dict[str, Tensor]:
     """``junk`` in every masked slot of every floating-point field."""
     masked = ~fields["mask"]
-
-    def fill(name: str, value: Tensor) -> Tensor:
-        if not value.is_floating_point() or name == "reward":
-            return value
-        return value.masked_fill(masked if value.ndim == 2 else masked[..., None], junk)
-
-    return _each(fields, fill)
+    return {
+        name: value.masked_fill(masked if value.ndim == 2 else masked[..., None], junk)
+        if value.is_floating_point() and name != "reward"
+        else value
+        for name, value in fields.items()
+    }
 
 
 def _single(
@@ -161,15 +178,23 @@ def _single(
     whole = whole.expand(count, 1, 5).clone()
     one = torch.ones(count, 1, dtype=torch.float64)
     per_token = {
-        "logp": logp, "old_logp": old_logp, "advantage": advantage,
-        "entropy": rho, "ref_logp": logp, "rollout_logp": old_logp,
-    }  # fmt: skip
+        "logp": logp,
+        "old_logp": old_logp,
+        "advantage": advantage,
+        "entropy": rho,
+        "ref_logp": logp,
+        "rollout_logp": old_logp,
+    }
     return {
         **{name: value.double()[:, None] for name, value in per_token.items()},
-        "mask": one.bool(), "old_entropy": one, "action": action[:, None],
-        "log_probs": whole, "old_log_probs": whole, "ref_log_probs": whole,
+        "mask": one.bool(),
+        "old_entropy": one,
+        "action": action[:, None],
+        "log_probs": whole,
+        "old_log_probs": whole,
+        "ref_log_probs": whole,
         "reward": torch.zeros(count, dtype=torch.float64),
-    }  # fmt: skip
+    }
 
 
 def ratios(grid: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -45,8 +44,7 @@ class Extra:
 
 def headline(report: Report) -> str:
     """The outcome in one line."""
-    counted = Counter(result.status for result in report.results)
-    counts = ", ".join(f"{counted[s]} {s}" for s in _COLOURS if counted[s])
+    counts = ", ".join(f"{count} {s}" for s in _COLOURS if (count := report.count(s)))
     return f"{report.loss} ({report.kind}): {counts}"
 
 
@@ -77,9 +75,12 @@ def extra_table(extra: Extra) -> Table:
 
 def _plain_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=None, pad_edge=False,
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
         padding=(0, 2, 0, 0),
-    )  # fmt: skip
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -112,15 +113,22 @@ def as_junit(report: Report) -> str:
     """JUnit XML: one test case per property; waived ones are skipped, with their reason."""
     skipped = report.count("skipped") + report.count("waived")
     suite = ElementTree.Element(
-        "testsuite", name=_xml(f"erc-bench check {report.loss}"), tests=str(len(report.results)),
-        failures=str(report.count("failed")), errors="0", skipped=str(skipped),
+        "testsuite",
+        name=_xml(f"erc-bench check {report.loss}"),
+        tests=str(len(report.results)),
+        failures=str(report.count("failed")),
+        errors="0",
+        skipped=str(skipped),
         time=f"{sum(r.seconds for r in report.results):.4f}",
-    )  # fmt: skip
+    )
     for r in report.results:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=_xml(report.loss), name=r.property.name,
+            suite,
+            "testcase",
+            classname=_xml(report.loss),
+            name=r.property.name,
             time=f"{r.seconds:.4f}",
-        )  # fmt: skip
+        )
         if r.status == "failed":
             failure = ElementTree.SubElement(case, "failure", message=_xml(r.message))
             failure.text = _xml(f"{r.message}\nrule: {r.property.rule}")

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from erc_bench.conformance.adapting import adapt, load_loss
 from erc_bench.conformance.checking import check_property, require_properties
-from erc_bench.conformance.losses import AggregateName, PolicyLoss, adapt, load_loss
+from erc_bench.conformance.losses import AggregateName, PolicyLoss
 from erc_bench.conformance.registry import PROPERTIES
 
 __all__ = ["assert_property", "conformance_tests"]

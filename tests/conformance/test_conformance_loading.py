@@ -52,7 +52,7 @@ REFUSED = [
     ("nowhere.py:mine", {}, ["nowhere.py is not a file"]),
     ("broken:mine", {}, ["importing broken failed", "nothing_of_that_name"]),
     ("leaves:mine", {}, ["importing leaves failed", "SystemExit: 3"]),
-    ("my_losses:number", {}, ["is a int", "TRL-like"]),
+    ("my_losses:number", {}, ["is of type int", "TRL-like"]),
     ("my_losses:unknown", {}, ["'x' of (x, y) is not known", "verl's"]),
     ("my_losses:needs", {}, ["'temperature'", "--set temperature=VALUE"]),
     ("my_losses:wrong_shape", {}, ["returned shape (5,)", "(6, 5)"]),
