@@ -1,4 +1,4 @@
-"""Which aggregate a loss uses, found from its on-policy gradient."""
+"""Finds out from its on-policy gradient which aggregate a loss uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLOSE = 1e-7
 
 @dataclass(frozen=True)
 class Aggregation:
-    """``w[i, t] = scale / (tokens, rows or 1)``, over the response's length where ``per_length``."""
+    """Weights ``w[i, t] = scale / (tokens, rows or 1)``; if ``per_length``, divided by ``|y_i|`` too."""
 
     per_length: bool
     divides_by: Divisor
@@ -30,7 +30,7 @@ class Aggregation:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The aggregate in words."""
         times = "" if abs(self.scale - 1) < _CLOSE else f", times {self.scale:.6g}"
         match self.per_length, self.divides_by:
             case False, "tokens":
@@ -47,7 +47,7 @@ class Aggregation:
                 return f"sum over tokens by their response's length, over {self.divides_by}{times}"
 
     def share(self, part: Fields, whole: Fields) -> float:
-        """Weight of a micro-batch's loss in the whole batch's."""
+        """The weight of a micro-batch's loss in the loss of the whole batch."""
         return _count(part["mask"], self.divides_by) / _count(whole["mask"], self.divides_by)
 
 
@@ -63,15 +63,15 @@ def _count(mask: Tensor, what: Divisor) -> float:
 
 
 def weights(loss: PolicyLoss, fields: Fields) -> Tensor:
-    """``-(dL/dlogp) / A`` of an on-policy batch, ``(B, T)``; penalties taken off."""
+    """``-(dL/dlogp) / A`` of an on-policy batch, ``(B, T)``, without penalties."""
     return -loss.push_of_advantage(fields) / fields["advantage"]
 
 
 def fit_aggregation(loss: PolicyLoss, fields: Fields) -> Aggregation:
-    """The aggregate whose policy gradient the loss has on an on-policy batch.
+    """Find the aggregate with which the loss has the policy gradient on an on-policy batch.
 
     Raises:
-        ViolationError: none fits.
+        ViolationError: no aggregate fits.
     """
     whole = weights(loss, fields)
     half = probes.rows(fields, torch.arange(3))

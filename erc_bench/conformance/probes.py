@@ -1,7 +1,7 @@
-"""Batches that losses are probed with: plain tensors by field name, as :class:`TokenBatch` has them.
+"""Batches that losses are probed with: plain tensors under the field names of :class:`TokenBatch`.
 
-Tensors are raw on purpose. A loss sees what a trainer would give it, masked junk included, and
-nothing is cleaned or detached before it.
+The tensors are raw on purpose. A loss sees what a trainer would give it, junk in masked slots
+included; nothing is cleaned or detached for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 #: ``(B, T)`` tensors by name, ``(B, T, V)`` for whole distributions, ``(B,)`` for the reward.
 Fields: TypeAlias = Mapping[str, Tensor]
 
-#: What the trained policy computes, and what is data to a loss.
+#: The fields that the trained policy computes, and those that are data to a loss.
 TRAINED = ("logp", "entropy", "log_probs")
 CONSTANT = (
     "old_logp",
@@ -61,9 +61,9 @@ def tokens(
 ) -> dict[str, Tensor]:
     """A batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
 
-    Advantages have both signs in every batch and differ between tokens. A response of five tokens
-    has a hole after its first, as where a tool wrote. B and T differ, so that a wrong broadcast
-    cannot pass unseen.
+    Advantages have both signs in every batch and differ between tokens. The second token of the
+    longest responses is masked, as if a tool had written it. B and T differ, so that no wrong
+    broadcast goes unnoticed.
     """
     draw = torch.Generator().manual_seed(seed)
     count = len(lengths)
@@ -114,7 +114,7 @@ def cast(fields: Fields, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def on_policy(fields: Fields) -> dict[str, Tensor]:
-    """The first update after a rollout: old and rollout policy are the trained one."""
+    """The first update after a rollout, where the old and the rollout policy are the trained one."""
     return changed(
         fields,
         old_logp=fields["logp"],
@@ -125,7 +125,7 @@ def on_policy(fields: Fields) -> dict[str, Tensor]:
 
 
 def row_advantage(fields: Fields) -> dict[str, Tensor]:
-    """One advantage per response, as group-relative estimators give: its first token's."""
+    """One advantage per response, as group-relative estimators give: that of its first token."""
     return changed(fields, advantage=fields["advantage"][:, :1].expand_as(fields["logp"]).clone())
 
 
@@ -172,7 +172,7 @@ def fill_masked(fields: Fields, junk: float) -> dict[str, Tensor]:
 def _single(
     logp: Tensor, old_logp: Tensor, advantage: Tensor, rho: Tensor, action: Tensor
 ) -> dict[str, Tensor]:
-    """Responses of one token; whole distributions are the same before and after."""
+    """Responses of one token whose whole distributions do not change."""
     count = len(logp)
     whole = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03], dtype=torch.float64).log()
     whole = whole.expand(count, 1, 5).clone()
@@ -200,7 +200,7 @@ def _single(
 def ratios(grid: Tensor) -> dict[str, Tensor]:
     """Sampled ratios ``grid`` at A = 1, then at A = -1; gates on whole distributions see no change.
 
-    One token per response, old probability 0.05.
+    Every response is one token of old probability 0.05.
     """
     r = grid.double().repeat(2)
     old = torch.full_like(r, 0.05).log()
@@ -212,7 +212,7 @@ def ratios(grid: Tensor) -> dict[str, Tensor]:
 def rhos(grid: Tensor) -> dict[str, Tensor]:
     """Entropy ratios ``grid`` at sampled ratio 1; four responses of one token for each.
 
-    They are a likely and an unlikely action at A = 1, then at A = -1: a gate that looks at the
+    The four are a likely and an unlikely action at A = 1, then at A = -1. A gate that looks at the
     direction of the push closes for some of them only.
     """
     rho = grid.double().repeat_interleave(4)

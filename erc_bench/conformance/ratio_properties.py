@@ -1,7 +1,7 @@
 """The rules about clips on the sampled ratio and gates on the entropy ratio.
 
-``rho`` is the entropy ratio, new over old. Clips are probed with the whole distributions held
-still, gates with the sampled ratio at 1: each alone.
+``rho`` is the entropy ratio, new over old. Clips are probed while the whole distributions do not
+move, and gates while the sampled ratio is 1, so that each is seen alone.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from erc_bench.conformance.registry import NotApplicable, ViolationError, prop
 
 __all__: list[str] = []
 
-#: Ratios at which a clip may not act; sequence-level clips are as narrow as 3e-4 (GSPO).
+#: Ratios at which a clip must not act; clips on sequence ratios are as narrow as 3e-4 (GSPO).
 NEAR = torch.linspace(0.91, 1.09, 37, dtype=torch.float64)
 NEAR_SEQUENCE = torch.linspace(1 - 1e-4, 1 + 1e-4, 21, dtype=torch.float64)
 
-#: A dual clip, which bounds punishment at r > c, acts on from here.
+#: A dual clip, which bounds the punishment at r > c, may act only above this ratio.
 SMALLEST_DUAL_CLIP = 2.0
 
-#: Relative to the largest gradient; smaller ones are zero.
+#: Gradients below this share of the largest one count as zero.
 _ZERO = 1e-14
 
 
@@ -81,7 +81,7 @@ def _clip_edge(loss: PolicyLoss, clipped: Tensor, side: Literal["good", "bad"]) 
 def clip_near_policy(loss: PolicyLoss) -> str:
     """No token without a gradient at r from 0.91 to 1.09 (0.9999 to 1.0001 for sequence ratios).
 
-    A clip is a brake, not a wall around where training starts.
+    A clip limits how far training goes; it must not stop the first steps.
     """
     sequence = couples_tokens(loss)
     found = _factors(loss, NEAR_SEQUENCE if sequence else NEAR)
@@ -100,8 +100,8 @@ def clip_near_policy(loss: PolicyLoss) -> str:
 def clip_restoring_side(loss: PolicyLoss) -> str:
     """Gradients that bring r back towards 1 are kept: r < 1 at A > 0, and r > 1 at A < 0.
 
-    At A < 0 a dual clip may end them beyond some c of at least 2. Without the way back, a token
-    that left the trust region stays outside.
+    At A < 0 a dual clip may end them above some c of at least 2. A token that has left the trust
+    region and has no gradient back stays outside.
     """
     found = _factors(loss, _wide())
     low = found.ratio[(found.ratio < 1) & (found.good == 0)]
@@ -125,17 +125,17 @@ def clip_restoring_side(loss: PolicyLoss) -> str:
 
 @prop(catches="a dual clip that acts at A > 0")
 def dual_clip(loss: PolicyLoss) -> str:
-    """A bound on large ratios that ends the way back acts at A < 0 alone, and then for all larger r.
+    """A bound on large ratios (dual clip) acts only at A < 0, and then at all larger r.
 
-    It bounds the punishment of a token that has become likelier (arXiv:1912.09729). At A > 0 it
-    would end the reward of every token.
+    It limits the punishment of a token that has become likelier (arXiv:1912.09729). At A > 0 it
+    would take away the reward of every token.
     """
     found = _factors(loss, _wide())
     ended = (found.bad == 0) & (found.ratio > 1)
     if bool((found.good[found.ratio <= 1] == 0).all()):
         raise ViolationError("at A = 1 there is no gradient at any r <= 1: a bound acts at A > 0")
     if not bool(ended.any()):
-        return "none: punished at every r up to 20"
+        return "no dual clip: punished at every r up to 20"
     first = int(ended.nonzero()[0])
     if not bool(ended[first:].all()):
         back = found.ratio[first:][~ended[first:]][0]
@@ -200,9 +200,10 @@ def _band(loss: PolicyLoss) -> tuple[float, float]:
 
 @prop(catches="an entropy that carries a gradient into a gate or a weight")
 def entropy_gradient(loss: PolicyLoss) -> str:
-    """No gradient flows through the entropy, which gates only look at.
+    """No gradient flows through the entropy, which a gate may only read.
 
-    An entropy bonus does, and says so by a waiver. Through a gate it would train the entropy instead.
+    A gradient through a gate or a weight would train the entropy instead. A loss with an entropy
+    bonus breaks the rule on purpose and needs a waiver.
     """
     _require_entropies(loss)
     fields = probes.tokens()
@@ -212,14 +213,14 @@ def entropy_gradient(loss: PolicyLoss) -> str:
         raise ViolationError(
             f"dL/dH = {float(gradient[row, column]):.4g} at {token(fields, row, column)}; detach it"
         )
-    return "none"
+    return "no gradient"
 
 
 @prop(catches="a gate that drops the token from the loss's value or its denominator")
 def gate_value(loss: PolicyLoss) -> str:
-    """A gate on entropies changes no value: the dropped token still counts in loss and denominator.
+    """A gate on entropies changes no value: a dropped token still counts in loss and denominator.
 
-    Otherwise dropping some tokens raises the weight of the others.
+    Otherwise dropping some tokens would raise the weight of the others.
     """
     _gate(loss)
     fields = probes.tokens()
@@ -233,7 +234,7 @@ def gate_value(loss: PolicyLoss) -> str:
 def gate_band(loss: PolicyLoss) -> str:
     """A gate on entropies keeps rho = 1 and a band around it, and drops both sides of the band.
 
-    On-policy rho is 1 and nothing may be dropped; and once outside, farther out is outside.
+    On-policy, rho is 1 and nothing may be dropped. A token farther out than a dropped one is dropped too.
     """
     rho, is_open = _gate(loss)
     near = torch.tensor([1.0, 1 - 1e-4, 1 + 1e-4], dtype=torch.float64)
@@ -244,7 +245,7 @@ def gate_band(loss: PolicyLoss) -> str:
         kept = is_open[outward]
         if bool(kept.all()):
             raise ViolationError(
-                f"no side of the band {word} 1: nothing is dropped as far as "
+                f"the band has no edge {word} 1: nothing is dropped as far as "
                 f"rho = {float(rho[outward[-1]]):g}"
             )
         first = int((~kept).nonzero()[0])
@@ -258,8 +259,8 @@ def gate_band(loss: PolicyLoss) -> str:
 def gate_direction(loss: PolicyLoss) -> str:
     """The band is on rho = new / old: its edges are 1 - low and 1 + high, not 1/(1 + high) and 1/(1 - low).
 
-    low and high are the loss's own parameters of those names (band_low, band_high), or --band;
-    without them a symmetric band is expected.
+    low and high are the loss's own parameters (band_low, band_high) or those of --band. Where
+    neither is given, a symmetric band is expected.
     """
     low, high = _band(loss)
     told = f"closes at {low:.6f} and {high:.6f}"
@@ -290,7 +291,7 @@ def gate_direction(loss: PolicyLoss) -> str:
 def zero_entropy(loss: PolicyLoss) -> str:
     """Entropies of zero give finite losses and gradients; zero before and after is no change.
 
-    Most tokens of a trained model are nearly certain.
+    Most tokens of a trained model are nearly certain, so their entropies are nearly zero.
     """
     _require_entropies(loss)
     fields = probes.row_advantage(probes.on_policy(probes.tokens()))

@@ -1,4 +1,4 @@
-"""How the usual signatures name what a loss is given."""
+"""How the usual signatures name what a loss is given, and how a function with such names is called."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUPPORTED = (
     "ref_logp"
 )
 
-#: Field by parameter name.
+#: The field that a parameter takes, by the parameter's name.
 ALIASES: dict[str, str] = {
     alias: name
     for name, aliases in {
@@ -49,7 +49,7 @@ ALIASES: dict[str, str] = {
     for alias in aliases.split()
 }
 
-#: What a whole batch's sums are divided by, by parameter name.
+#: Names of parameters that take the counts by which a whole batch's sums are divided.
 TOKEN_COUNTS = frozenset({"num_items_in_batch", "batch_num_tokens", "num_tokens", "total_tokens"})
 ROW_COUNTS = frozenset({"global_batch_size", "num_sequences", "total_rows"})
 
@@ -58,7 +58,7 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Parameters of a function, or of a module's ``forward``.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: Python cannot tell the parameters.
     """
     target = function.forward if isinstance(function, torch.nn.Module) else function
     try:
@@ -70,10 +70,10 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def require_parameters(names: Iterable[str], allowed: Iterable[str]) -> None:
-    """Every name that the user sets is a parameter's.
+    """Check the names that the user sets.
 
     Raises:
-        InputError: the first that is not, with the nearest one and all that are allowed.
+        InputError: one of them is no parameter; names the nearest one and all that are allowed.
     """
     known = list(allowed)
     for name in names:
@@ -114,7 +114,7 @@ class VerlConfig:
         return getattr(module, "ActorConfig", VerlConfig)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As OmegaConf and verl's configurations have it."""
+        """The same method that OmegaConf's and verl's configurations have."""
         return self.__dict__.get(name, default)
 
     def __getitem__(self, name: str) -> Any:
