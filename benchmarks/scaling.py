@@ -114,7 +114,7 @@ def measure(point: Point) -> dict[str, float]:
     )
     sizes = [point.runs]
     if not point.whole:
-        settings = {k: v for k, v in asdict(config).items() if k != "rollouts"}
+        settings = {k: v for k, v in config.flat().items() if k != "rollouts"}
         planned = plan([], environment="TokenForks", objectives=["gppo"], seeds=point.runs,
                        settings=settings)  # fmt: skip
         sizes = [len(part.runs) for part in planned.experiments[0].parts]
@@ -131,7 +131,7 @@ def measure(point: Point) -> dict[str, float]:
         "parts": len(sizes),
         "peak_mib": _memory("VmHWM") - before,
         "tokens": point.runs * point.prompts * point.group * dynamics.horizon,
-        "parameters": trainer.policy.parameters_per_run,
+        "parameters": trainer.setup.policy.parameters_per_run,
     }
 
 

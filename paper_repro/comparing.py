@@ -16,6 +16,7 @@ from erc_bench.analysis.statistics import Estimate, mean_score, stratified_boots
 from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import Count, Size, checked_dataclass, checked_file
+from erc_bench.objectives import recipe
 from paper_repro.data import PROBLEMS
 from paper_repro.targets import Paper, targets
 
@@ -112,12 +113,12 @@ def compare(
     """
     known = targets(papers)
     scores, plain = _scores(evaluation), _scores(baseline)
+    base = recipe(objective).base or objective
     rows = []
     for paper in known.values():
         arms = paper.average.get(model, {})
         if objective in arms:
             rows.append(_average_row(paper, arms[objective], scores))
-        base = objective.removeprefix("erc-")
         if base != objective and {base, objective} <= set(arms):
             target = arms[objective] - arms[base]
             rows.append(_difference_row(paper, f"{objective} - {base}", target, scores, plain))

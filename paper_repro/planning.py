@@ -7,6 +7,7 @@ from pathlib import Path
 
 from erc_bench.core.storage import write_text
 from erc_bench.core.validation import Count, Positive, checked_dataclass
+from erc_bench.objectives import recipe
 from paper_repro.configuration import as_overrides, compose
 
 __all__ = ["SINGLE_GPU", "Cost", "commands", "cost", "write_plan"]
@@ -136,7 +137,7 @@ def _trl_commands(objective: str, *, positive_nll: bool, data: str) -> list[str]
 
 def _compare(name: str, model: str, objective: str, log: str) -> str:
     """With the plain objective's evaluation beside an ERC arm's, for the difference."""
-    base = objective.removeprefix("erc-")
+    base = recipe(objective).base or objective
     beside = "" if base == objective else f" --baseline eval/{name.replace(objective, base)}.json"
     return (
         f"erc-bench repro compare eval/{name}.json --model {model} --objective {objective} "

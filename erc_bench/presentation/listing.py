@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import get_args
 
 import gymnasium as gym
 from rich.table import Table
 from rich.text import Text
-from typing_extensions import Doc
 
 import erc_envs
 from erc_bench.objectives import RECIPES
@@ -68,16 +66,10 @@ def environments() -> Table:
 def settings() -> Table:
     """Fields of the training configuration."""
     table = _table("Settings (--set NAME=VALUE)", "name", "default", "type", "meaning")
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    for f in fields(TrainConfig):
-        hint = hints[f.name]
-        kind: Any = hint
-        text = ""
-        if get_origin(hint) is Annotated:
-            kind, doc = get_args(hint)
-            text = doc.documentation if isinstance(doc, Doc) else ""
+    for f in TrainConfig.settings().values():
+        kind, *_, doc = get_args(f.type)
         name = kind.__name__ if isinstance(kind, type) else " | ".join(map(str, get_args(kind)))
-        table.add_row(f.name, str(f.default), name, Text(text))
+        table.add_row(f.name, str(f.default), name, Text(doc.documentation))
     return table
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["EXACT_BITS", "Distortion", "round_to_bits"]
+from erc_bench.training.state import Setup
+from erc_bench.training.streams import Purpose, normals
 
-#: float64's significand: with as many bits nothing is rounded.
-EXACT_BITS = 53
+__all__ = ["Distortion", "distortion", "round_to_bits"]
 
 
 def round_to_bits(x: Tensor, bits: Tensor) -> Tensor:
@@ -52,3 +52,18 @@ class Distortion:
         if self.noise is not None:
             logits = logits + self.jitter.view(-1, 1, 1) * self.noise[:, :, t]
         return round_to_bits(logits, self.bits.view(-1, 1, 1))
+
+
+def distortion(setup: Setup, number: int, round_: int, runs: Tensor | slice) -> Distortion | None:
+    """What the engine does to the logits of a rollout's round; None: nothing, in any run."""
+    if not setup.distorted:
+        return None
+    config, task = setup.config, setup.dynamics
+    bits, jitter = (setup.per_run[name][runs] for name in ("rollout_bits", "rollout_jitter"))
+    noise = None
+    if bool(jitter.any()):
+        shape = (config.prompts * config.group_size, task.horizon, task.num_actions)
+        seeds = setup.seeds[runs].tolist()
+        drawn = normals(setup.seed, seeds, Purpose.JITTER, number, round_, shape=shape)
+        noise = torch.from_numpy(drawn).to(jitter.dtype)
+    return Distortion(bits, jitter, noise, is_old=config.sampler.old_policy == "rollout")

@@ -23,7 +23,7 @@ def fill_with_informative_groups(
     dynamic: Tensor,
     group_size: int,
     rounds: int,
-    generate: Callable[[int, Tensor | None], Rollout],
+    generate: Callable[[int, Tensor], Rollout],
 ) -> Rollout:
     """Replace groups with equal returns, which have no gradient, by informative ones.
 

@@ -265,7 +265,10 @@ def test_the_paper_s_configuration_is_accepted():
         ({SECTION: {"objective": "dapo", "parameters": 3}}, "parameters: 3 .* must be a table"),
         ({SECTION: {"objective": "dapo", "positive_nll": -1}}, "positive_nll: -1"),
         ({SECTION: {"objective": "dapo", "positive_nll": True}}, "positive_nll: True"),
-        ({SECTION: {"objective": "dapo", "aggregation": "local"}}, "must be 'global' or 'micro-batch'"),
+        (
+            {SECTION: {"objective": "dapo", "aggregation": "local"}},
+            "must be 'global' or 'micro-batch'",
+        ),
         ({SECTION: {"objective": "cispo", "dual_clip": 3.0}}, "dual_clip: cispo has no clip"),
         ({SECTION: {"objective": "dapo-tis"}}, "calculate_log_probs: False"),
         ({SECTION: {"objective": "grpo", "parameters": {"beta": 0.1}}}, "use_kl_loss"),

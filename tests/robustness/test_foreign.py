@@ -213,16 +213,16 @@ def checkpoint(small, tmp_path_factory):
     from erc_bench.cli import main  # noqa: PLC0415
 
     out = tmp_path_factory.mktemp("cut") / "out"
-    real = loop.Trainer._train_on_one_rollout
+    real = loop.train_on_one_rollout
 
-    def interrupt(self, number):
-        if number == 2:
+    def interrupt(setup, state, update):
+        if state.rollouts_done == 2:
             raise KeyboardInterrupt
-        real(self, number)
+        return real(setup, state, update)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(loop.Trainer, "_train_on_one_rollout", interrupt)
+        patch.setattr(loop, "train_on_one_rollout", interrupt)
         with pytest.raises(SystemExit):
             main([*small, "--out", str(out)])
     return out
@@ -243,17 +243,17 @@ def test_damaged_checkpoints(data, checkpoint, tmp_path_factory):
     work = stored_plan(Results.open(checkpoint))
     (experiment,) = work.experiments
     trainer = build_trainer(experiment, experiment.parts[0], work.seed)
-    before = {k: v.clone() for k, v in trainer.policy.params.items()}
+    before = {k: v.clone() for k, v in trainer.state.policy.params.items()}
     if changed == content:
         return
     try:
-        stored.load(trainer, copy)
+        found = stored.load(copy, trainer.setup, trainer.state)
     except InputError as error:
         assert "resume: checkpoint" in str(error)  # noqa: PT017
-        assert all(v.equal(trainer.policy.params[k]) for k, v in before.items())
+        assert all(v.equal(trainer.state.policy.params[k]) for k, v in before.items())
     else:  # padding and the order of names in its header are free
-        stored.load(other := build_trainer(experiment, experiment.parts[0], work.seed), file)
-        assert all(v.equal(trainer.policy.params[k]) for k, v in other.policy.params.items())
+        whole = stored.load(file, trainer.setup, trainer.state)
+        assert all(v.equal(found.policy.params[k]) for k, v in whole.policy.params.items())
 
 
 TEXT = st.text(max_size=30) | st.from_regex(

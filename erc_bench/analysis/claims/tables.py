@@ -15,7 +15,7 @@ from rich.text import Text
 
 from erc_bench.analysis.claims.assess import NO_VALUE, Row
 from erc_bench.analysis.claims.verdicts import Assessment, Verdict
-from erc_bench.analysis.stats import Interval
+from erc_bench.analysis.statistics import Interval
 from erc_bench.analysis.tables import markdown_table
 
 __all__ = ["as_data", "claims_markdown", "claims_rich", "interval_text", "ours", "unmeasured_lines"]
@@ -57,9 +57,8 @@ def row_text(row: Row, interval: Interval | None = None) -> str:
 
 def arms_text(row: Row) -> str:
     """The arms compared, by the recipes' names: ``erc-dapo − dapo``."""
-    names = [label.partition(":")[0] for label in row.arms]
     sign = " / " if row.part.statistic == "ratio" else " − "
-    return sign.join(reversed(names))
+    return sign.join(reversed(row.recipes))
 
 
 def diverged_text(row: Row) -> str:

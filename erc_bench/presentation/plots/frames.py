@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy import stats
 
+from erc_bench.analysis.statistics import mean_intervals
 from erc_bench.studies.records import Results
 
 __all__ = ["Drawing", "Frames", "NothingToDraw", "Settings", "band", "drawn_band"]
@@ -139,12 +138,5 @@ def band(values: np.ndarray) -> pd.DataFrame:
 
     Columns mean, low, high, n; with one seed low and high are NaN.
     """
-    values = np.asarray(values, dtype=np.float64)
-    n = np.isfinite(values).sum(0)
-    total = np.nansum(values, 0)
-    mean = np.divide(total, n, out=np.full(n.shape, math.nan), where=n > 0)
-    squares = np.nansum((values - mean) ** 2, 0)
-    several = n > 1
-    deviation = np.sqrt(np.divide(squares, n - 1, out=np.full(n.shape, math.nan), where=several))
-    half = stats.t.ppf(0.975, np.maximum(n - 1, 1)) * deviation / np.sqrt(np.maximum(n, 1))
-    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
+    mean, low, high, n = mean_intervals(values)
+    return pd.DataFrame({"mean": mean, "low": low, "high": high, "n": n})

@@ -41,7 +41,11 @@ def make_frames(arms, seeds=20):
                  "score": float(np.clip(level + gain + 0.1 * rng.normal(), 0, 1))}
                 for seed in range(seeds)
             ]  # fmt: skip
-    return Frames(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {})
+    described = {
+        experiment: {"objectives": {name: {"recipe": name.partition(":")[0]} for name in names}}
+        for experiment, names in arms.items()
+    }
+    return Frames(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"experiments": described})
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,12 @@ from erc_bench.adapters.demos.llm.models import load, require
 from erc_bench.adapters.demos.llm.noise import measure
 from erc_bench.adapters.demos.llm.present import present, run_folder
 from erc_bench.adapters.demos.llm.task import Addition
-from erc_bench.adapters.demos.llm.training import FIELDS, Settings, parsed, quiet, train
+from erc_bench.adapters.demos.llm.training import FIELDS, Settings, quiet, train
 from erc_bench.adapters.reads import require_fields
+from erc_bench.core.errors import InputError
 from erc_bench.core.storage import atomic_write, exclusive
 from erc_bench.core.validation import Count, checked
-from erc_bench.objectives import make
+from erc_bench.studies.arms import parse
 
 __all__ = ["demo", "train_all"]
 
@@ -47,9 +48,10 @@ def demo(
         InputError: names what is not allowed; nothing was done.
     """
     checked(Count, seeds, at="seeds")
-    for label in objectives:
-        name, parameters = parsed(label)
-        require_fields(make(name, **parameters), FIELDS, by="TRL")
+    for arm in map(parse, objectives):
+        if arm.settings:
+            raise InputError(f"objectives: {arm.label!r} may change parameters of its recipe only")
+        require_fields(arm.objective, FIELDS, by="TRL")
     require(settings.model)
     with exclusive(out):
         claim(out, asdict(settings) | {"objectives": list(objectives)}, resume=resume)

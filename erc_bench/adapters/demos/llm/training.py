@@ -21,8 +21,9 @@ from erc_bench.adapters.demos.llm.task import Addition, reward
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import read_object, write_json
 from erc_bench.core.validation import Count, Positive, Size, checked_dataclass
+from erc_bench.studies.arms import parse
 
-__all__ = ["FIELDS", "Settings", "evaluate", "newest", "parsed", "quiet", "seal", "train"]
+__all__ = ["FIELDS", "Settings", "evaluate", "newest", "quiet", "seal", "train"]
 
 #: What TRL's batches hold for an objective here, where no inference engine gives ``rollout_logp``.
 FIELDS = ("entropy", "old_entropy", "action", "ref_logp", "reward")
@@ -105,7 +106,7 @@ def train(
     rows = [{"prompt": task.messages(pair), "answer": sum(pair)} for pair in pairs]
     before = evaluate(loaded, task, settings, seed)
     loaded.model.train()
-    name, parameters = parsed(objective)
+    arm = parse(objective)
     config = GRPOConfig(
         output_dir=str(place),
         seed=seed,
@@ -136,8 +137,8 @@ def train(
         trainer = ObjectiveGRPOTrainer(
             model=loaded.model,
             reward_funcs=reward,
-            objective=name,
-            parameters=parameters,
+            objective=arm.recipe.name,
+            parameters=arm.parameters,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=loaded.tokenizer,
@@ -191,23 +192,6 @@ def newest(place: Path) -> Path | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def parsed(label: str) -> tuple[str, dict[str, float]]:
-    """A recipe's name and parameters from a label ``name:parameter=value,...``.
-
-    Raises:
-        InputError: not of this form.
-    """
-    name, _, text = label.partition(":")
-    parameters = {}
-    for part in text.split(",") if text else ():
-        key, _, value = part.partition("=")
-        try:
-            parameters[key] = float(value)
-        except ValueError:
-            raise InputError(f"objectives: {label!r} must be name:parameter=number,...") from None
-    return name, parameters
 
 
 def evaluate(loaded: Loaded, task: Addition, settings: Settings, seed: int) -> float:
