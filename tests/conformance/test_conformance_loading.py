@@ -162,7 +162,9 @@ def test_waivers_need_a_known_name_and_a_reason():
     assert all(after[n].reason == "known" for n in waivers)
     assert after["dual_clip"].status == "passed"
     assert "its waiver is not needed" in after["dual_clip"].message
-    with pytest.raises(InputError, match="property: 'nothing' is unknown .known: scalar_finite_loss"):
+    with pytest.raises(
+        InputError, match=r"property: 'nothing' is unknown \(known: scalar_finite_loss"
+    ):
         check(loss, waive={"nothing": "x"})
     with pytest.raises(InputError, match="dual_clip has no reason"):
         check(loss, waive={"dual_clip": " "})
