@@ -19,17 +19,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--erc-check``, ``--erc-waive`` and ``--erc-set``."""
     group = parser.getgroup("erc-bench", "policy losses (erc-bench)")
     group.addoption(
-        "--erc-check", action="append", default=[], metavar="LOSS",
+        "--erc-check",
+        action="append",
+        default=[],
+        metavar="LOSS",
         help="check a policy loss: recipe, module:function or file.py:function; runs its code (repeatable)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--erc-waive", action="append", default=[], metavar="NAME=REASON",
+        "--erc-waive",
+        action="append",
+        default=[],
+        metavar="NAME=REASON",
         help="a property that may fail, and why (repeatable)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--erc-set", action="append", default=[], metavar="NAME=VALUE",
+        "--erc-set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
         help="a keyword argument of the losses (repeatable)",
-    )  # fmt: skip
+    )
 
 
 def pytest_collection(session: pytest.Session) -> None:

@@ -80,9 +80,14 @@ def scaling_figure(record: dict[str, Any], stem: Path) -> None:
         top.loglog(fine, 1e3 * curve, color=INK, linewidth=0.8)
         top.set_title(name)
         top.text(
-            0.05, 0.95, f"exponent {fitted['exponent']:.2f}\nfloor {1e3 * fitted['floor']:.0f} ms",
-            transform=top.transAxes, va="top", fontsize=6.5, color=INK,
-        )  # fmt: skip
+            0.05,
+            0.95,
+            f"exponent {fitted['exponent']:.2f}\nfloor {1e3 * fitted['floor']:.0f} ms",
+            transform=top.transAxes,
+            va="top",
+            fontsize=6.5,
+            color=INK,
+        )
         memory = [p["peak_mib"] / p["runs"] for p in points]
         bottom.loglog(x, memory, "o-", color=MUTED, markersize=3)
         low, high = min(memory), max(memory)

@@ -63,9 +63,18 @@ def measure(contender: str, suite: Suite) -> dict[str, Any]:
         RuntimeError: it failed, or did not do the whole workload.
     """
     command = [
-        sys.executable, "-W", "ignore", "-m", f"benchmarks.contenders.{contender}",
-        "--workload", suite.workload, "--rollouts", str(suite.rollouts), "--seeds", str(suite.seeds),
-    ]  # fmt: skip
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        f"benchmarks.contenders.{contender}",
+        "--workload",
+        suite.workload,
+        "--rollouts",
+        str(suite.rollouts),
+        "--seeds",
+        str(suite.seeds),
+    ]
     load = os.getloadavg()[0]
     start = time.perf_counter()
     ended = subprocess.run(
@@ -209,8 +218,13 @@ def save(name: str, record: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("suites", nargs="*", default=list(SUITES), metavar="SUITE",
-                        help=f"of {', '.join(SUITES)}; default: all")  # fmt: skip
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        default=list(SUITES),
+        metavar="SUITE",
+        help=f"of {', '.join(SUITES)}; default: all",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repeats of every contender")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 4 rollouts")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="only these")
@@ -229,9 +243,13 @@ def main() -> None:
         )
         results: list[dict[str, Any]] = []
         with Progress(
-            TextColumn(f"[bold]{name}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.description}"), console=console,
-        ) as progress:  # fmt: skip
+            TextColumn(f"[bold]{name}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+        ) as progress:
             task = progress.add_task("", total=rounds * len(chosen))
 
             def on_done(result: dict[str, Any], results: Any = results, p: Any = progress) -> None:

@@ -18,9 +18,17 @@ import platformdirs
 from erc_bench.core.errors import InputError
 
 __all__ = [
-    "atomic_write", "cache_folder", "exclusive", "holds_nothing", "read_object", "require_writable",
-    "sweep", "tidy", "write_json", "write_text",
-]  # fmt: skip
+    "atomic_write",
+    "cache_folder",
+    "exclusive",
+    "holds_nothing",
+    "read_object",
+    "require_writable",
+    "sweep",
+    "tidy",
+    "write_json",
+    "write_text",
+]
 
 #: Held by the process that writes into a results folder, through the operating system: whatever
 #: ends that process also ends its hold, and a file that it leaves behind holds nothing.

@@ -110,8 +110,15 @@ def test_verl_gets_integer_masks_and_counts_only_for_micro_batches():
     """As verl 0.9 does."""
     seen = []
 
-    def loss(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode="token-mean",
-             config=None, rollout_is_weights=None):  # fmt: skip
+    def loss(
+        old_log_prob,
+        log_prob,
+        advantages,
+        response_mask,
+        loss_agg_mode="token-mean",
+        config=None,
+        rollout_is_weights=None,
+    ):
         seen.append((response_mask.dtype, config.global_batch_info["batch_num_tokens"]))
         assert rollout_is_weights is None
         return (-(log_prob * advantages) * response_mask).sum()
@@ -145,8 +152,11 @@ def test_losses_per_token_are_reduced_by_the_stated_aggregate(name):
     def loss(logp, advantage, mask):
         return -(logp * advantage.detach())
 
-    told = {"token-mean": "token-mean", "sequence-mean": "sequence-mean of token-means",
-            "sequence-sum": "sequence-mean of token-sums"}  # fmt: skip
+    told = {
+        "token-mean": "token-mean",
+        "sequence-mean": "sequence-mean of token-means",
+        "sequence-sum": "sequence-mean of token-sums",
+    }
     assert told[name] in message(check(adapt(loss, aggregate=name)), "on_policy_gradient")
 
 

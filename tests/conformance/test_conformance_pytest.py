@@ -39,11 +39,26 @@ def run_pytest(folder, *arguments):
     """pytest in a process of its own, in a folder of its own."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "envs"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "erc_bench_pytest", "-p", "no:cacheprovider",
-         "-p", "no:hypothesispytest", "-p", "no:jaxtyping", *arguments],
-        cwd=folder, capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "erc_bench_pytest",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",
+            "-p",
+            "no:jaxtyping",
+            *arguments,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout + done.stderr
 
 

@@ -166,9 +166,7 @@ def test_token_forms_are_the_sequence_level_losses(surrogate, response, seed):
     """
     logp, old, advantage, mask = responses(seed)
     rows = [b for b in range(B) if mask[b].any()]
-    expected = sum(
-        response((logp - old)[b][mask[b]], advantage[b, 0]) for b in rows
-    ) / len(rows)  # fmt: skip
+    expected = sum(response((logp - old)[b][mask[b]], advantage[b, 0]) for b in rows) / len(rows)
     (expected_grad,) = torch.autograd.grad(expected, logp)
     garbage = torch.where(mask, logp.detach(), math.nan).requires_grad_()
     batch = TokenBatch(garbage, old, advantage, mask)
@@ -396,7 +394,7 @@ def test_hyperparameters_of_the_zoo_may_differ_between_runs(build):
         (lambda: TruncatedImportance(cap=0), r"^TruncatedImportance\.cap: 0, must be > 0$"),
         (lambda: make("dr-grpo", horizon=0), r"^FixedHorizon\.horizon: 0, must be > 0 and finite$"),
     ],
-)  # fmt: skip
+)
 def test_bad_hyperparameters_of_the_zoo(build, message):
     """Owner, field, value and what is allowed, in one line."""
     with pytest.raises(ValueError, match=message):

@@ -23,8 +23,9 @@ def test_one_small_file_with_one_module():
     page = assemble()
     assert len(page.encode()) < 120_000
     assert [attributes.strip() for attributes, _ in inside("script", page)] == [
-        'type="application/json" id="presets"', 'type="module"',
-    ]  # fmt: skip
+        'type="application/json" id="presets"',
+        'type="module"',
+    ]
     assert len(inside("style", page)) == 1
     assert "{{" not in page
 
