@@ -51,7 +51,7 @@ class Suite:
 SUITES = {
     "token": Suite("token", rollouts=20),
     "bandit": Suite("bandit", rollouts=50),
-    # the length of the quick tier: what a compilation costs is seen against it
+    # As long as the quick tier, so that the cost of compiling is seen in proportion.
     "quick_tier": Suite("token", 60, ("ours", "ours_no_drift", "jax", "plain_torch")),
 }
 
@@ -90,7 +90,7 @@ def measure(contender: str, suite: Suite) -> dict[str, Any]:
 def interleave(
     suite: Suite, rounds: int, on_done: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """A B C, B C A, ...: every contender once in every round, each time in another place."""
+    """Orders A B C, B C A, ...: in every round each contender runs once, each time in another place."""
     done = []
     names = list(suite.contenders)
     for number in range(rounds):

@@ -77,7 +77,7 @@ AXES: dict[str, list[Point]] = {
 
 
 def _reset_peak() -> None:
-    """Forget the process's largest memory so far."""
+    """Reset the largest memory that the process is known to have used."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -251,7 +251,7 @@ def main() -> None:
         rows = [
             {
                 **asdict(point),
-                # other programs can only add to processor time: the least is the cleanest
+                # Other programs can only add to processor time, so the smallest one is the best estimate.
                 **{k: min(a[k] for a in answer) for k in answer[0]},
                 "rounds": [a["seconds"] for a in answer],
             }

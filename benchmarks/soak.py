@@ -1,4 +1,4 @@
-"""Sweeps for an hour in one process: does memory stay where it is, and do the records?
+"""Sweeps for an hour in one process, to see whether its memory grows and its records change.
 
 ``python -m benchmarks.soak`` runs the same sweep again and again, with records, figures and a report, in
 this process, every fourth time in two workers; all on one core. After each it notes the memory of this
@@ -61,7 +61,7 @@ def _anonymous(pid: int) -> int:
 
 
 class _Mallinfo2(ctypes.Structure):
-    """Of glibc's malloc.h."""
+    """The structure ``mallinfo2`` of glibc's malloc.h."""
 
     _fields_ = (
         ("arena", ctypes.c_size_t),
@@ -78,7 +78,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def _allocated() -> int:
-    """Bytes that were asked of glibc and not given back; freed memory that it keeps is not among them."""
+    """Bytes that glibc has handed out; freed memory that glibc keeps for later is not among them."""
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2
     found = mallinfo2()
@@ -98,7 +98,7 @@ def _children(pid: int) -> list[int]:
 
 
 def memory() -> dict[str, float]:
-    """Memory in MiB of this process and of it with its children, and what else it holds."""
+    """Memory in MiB of this process, alone and with its children, and other resources that it holds."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     children = _children(os.getpid())

@@ -24,16 +24,16 @@ __all__ = ["RECIPES", "Recipe", "load_plugins", "make", "recipe", "register"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """An objective and what its paper trains it with.
+    """An objective, and the data on which its paper trains it.
 
     Attributes:
-        name: in the registry and in records.
+        name: what the registry and the records call it.
         build: makes the objective; its keyword arguments are the recipe's parameters.
-        advantage: estimator.
-        dynamic_sampling: only groups whose rewards differ are trained on (DAPO, eq. 11).
-        overlong_penalty: DAPO's soft length penalty is added to rewards (eq. 13).
-        source: paper.
-        equation: what is maximised, one line.
+        advantage: the estimator of advantages.
+        dynamic_sampling: whether only groups with different rewards are trained on (DAPO, eq. 11).
+        overlong_penalty: whether DAPO's soft length penalty is added to rewards (eq. 13).
+        source: the paper.
+        equation: what is maximised, in one line.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Recipe:
 
     @cached_property
     def base(self) -> str | None:
-        """Name of the recipe that is this one without its gates, trained on the same data.
+        """The name of the recipe that is this one without its gates, trained on the same data.
 
-        A recipe without gates is its own base. None: the base has no name.
+        A recipe without gates is its own base. None: no recipe is the base.
 
         >>> recipe("erc-dapo").base, recipe("dapo").base, recipe("dppo-tv").base
         ('dapo', 'dapo', None)
@@ -76,12 +76,12 @@ class Recipe:
 
     @property
     def data(self) -> tuple[Advantage, bool, bool]:
-        """What decides which tokens with which advantages the objective is given."""
+        """The settings that decide which tokens and advantages the objective is given."""
         return self.advantage, self.dynamic_sampling, self.overlong_penalty
 
     @property
     def description(self) -> str:
-        """One sentence."""
+        """The first line of the builder's docstring."""
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
 

@@ -88,7 +88,7 @@ def test_the_docs_know_the_presets_and_the_questions():
 
 def test_an_unknown_preset_is_refused():
     """With the names that are known."""
-    with pytest.raises(InputError, match=r"preset: 'nope' is unknown; must be one of tour, .*swap"):
+    with pytest.raises(InputError, match=r"preset: 'nope' is unknown .known: tour, .*swap"):
         assemble("nope")
 
 
