@@ -94,7 +94,7 @@ def measure(point: Point) -> dict[str, float]:
 
     from erc_bench.objectives import Objective, PPOClip  # noqa: PLC0415
     from erc_bench.studies import plan  # noqa: PLC0415
-    from erc_bench.studies.plan import training_environment  # noqa: PLC0415
+    from erc_bench.studies.planning import training_environment  # noqa: PLC0415
     from erc_bench.training import Arm, TrainConfig, Trainer  # noqa: PLC0415
     from erc_bench.training.memory import keep_freed_memory  # noqa: PLC0415
 

@@ -223,7 +223,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capfd, finishe
 CHILD = """
 import sys
 from erc_bench.training import loop
-import erc_bench.studies
+import erc_bench.studies.sizing
 from erc_bench.cli import main
 loop.CHECKPOINT_SECONDS = -1.0
 sys.modules["erc_bench.studies.sizing"].UPDATE_TOKENS = 2 * 96

@@ -7,8 +7,17 @@ training reads and what it changes. The other files are parts: ``population`` (s
 ``memory``. Nothing here names an objective.
 """
 
-from erc_bench.training.config import TrainConfig
-from erc_bench.training.loop import Trainer, TrainResult
-from erc_bench.training.state import Arm
+from typing import TYPE_CHECKING
+
+from erc_bench.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from erc_bench.training.config import TrainConfig
+    from erc_bench.training.loop import Trainer, TrainResult
+    from erc_bench.training.state import Arm
 
 __all__ = ["Arm", "TrainConfig", "TrainResult", "Trainer"]
+
+__getattr__ = lazily(
+    __name__, {"config": ("TrainConfig",), "loop": ("Trainer", "TrainResult"), "state": ("Arm",)}
+)

@@ -17,6 +17,7 @@ from erc_bench.core.metrics import BAND, CLIP
 from erc_bench.plugins import load_environments
 from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment, experiment
+from erc_bench.studies.questions import EXPERIMENTS
 from erc_bench.studies.request import Options, Request, Tier
 from erc_bench.studies.scores import gap_closed
 from erc_bench.studies.sizing import ExperimentPlan
@@ -148,7 +149,7 @@ def resolve(asked: Request) -> Plan:
     Raises:
         InputError: names the field, the value and what is allowed.
     """
-    assert erc_envs  # importing it registers the environments
+    assert erc_envs, EXPERIMENTS  # importing them registers environments and experiments
     chosen = [experiment(e) if isinstance(e, str) else e for e in asked.experiments]
     if asked.environment is not None:
         chosen = [custom(asked.environment)]
