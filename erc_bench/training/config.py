@@ -9,7 +9,16 @@ from typing_extensions import Doc
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import Count, Fraction, NonNegative, Positive, Size, checked
 
-__all__ = ["EXACT_BITS", "PER_PART", "PER_RUN", "TrainConfig"]
+__all__ = [
+    "EXACT_BITS",
+    "PER_PART",
+    "PER_RUN",
+    "Evaluation",
+    "Network",
+    "Sampler",
+    "TrainConfig",
+    "WarmStart",
+]
 
 #: Settings that every run of a population can have for itself.
 PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")

@@ -1,4 +1,4 @@
-"""What fresh episodes say of a population: returns, entropies and pass@k."""
+"""Returns, entropies and pass@k of a population in fresh episodes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from erc_bench.objectives.base import Objective
 
 __all__ = ["MAX_RECORDED_ACTIONS", "Log", "sample_tokens"]
 
-#: Whole distributions are recorded up to this many actions.
+#: With more actions than this, whole distributions are not recorded.
 MAX_RECORDED_ACTIONS = 64
 
 
@@ -63,13 +63,13 @@ def sample_tokens(
     slices: Sequence[slice],
     uniform: Tensor,
 ) -> dict[str, Tensor]:
-    """Tokens of a batch drawn uniformly among its unmasked ones, with all that is known of them.
+    """Draw tokens uniformly among the unmasked ones of a batch, with everything that is known of them.
 
     Args:
         batch: of all runs, ``(R, B, T)``, with whole distributions.
-        objectives: of every arm, for what they do with each token.
+        objectives: of every arm; they tell what the clip and the gate do with each token.
         slices: the runs of each arm.
-        uniform: ``(R, S)`` in [0, 1), one per wanted token.
+        uniform: ``(R, S)`` in [0, 1), one for each token to draw.
 
     Returns:
         Columns of the ``tokens`` table, ``(R, S)`` or ``(R, S, V)``.

@@ -33,8 +33,8 @@ _fused = partial(
 class Learner:
     """Networks and the state of their optimiser.
 
-    Moments are one row per run, padded to ``PAD`` numbers, so that the kernel treats every run alike:
-    it rounds otherwise where numbers do not fill a vector.
+    Moments are one row per run, padded to a multiple of ``PAD`` numbers, so that the kernel treats
+    every run alike: it rounds differently where numbers do not fill a vector.
 
     Attributes:
         params: parameters by name, each ``(R, *shape)``.

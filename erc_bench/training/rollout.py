@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erc_bench.training.distortion import Distortion
 from erc_bench.training.population import Params, take
 from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, uniforms
 from erc_envs.base import Dynamics
 
 __all__ = ["Noise", "Rollout", "at", "concatenate", "generate", "log_probs", "respond", "sample"]
+
+Distort = Callable[[Tensor, int], Tensor]
+"""Logits ``(R, N, V)`` of step t as the engine that samples has them."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def respond(
     prompts: int,
     group: int,
     runs: Tensor | slice = slice(None),
-    distort: Distortion | None = None,
+    distort: Distort | None = None,
 ) -> Rollout:
     """Let some of the runs answer prompts, ``group`` times each.
 
@@ -153,6 +155,7 @@ def respond(
         temperature=None if setup.temperature is None else setup.temperature[runs],
         dtype=setup.dtype,
         distort=distort,
+        old_is_distorted=setup.config.sampler.old_policy == "rollout",
     )
 
 
@@ -165,7 +168,8 @@ def generate(
     group_size: int,
     temperature: Tensor | None,
     dtype: torch.dtype,
-    distort: Distortion | None = None,
+    distort: Distort | None = None,
+    old_is_distorted: bool = False,
 ) -> Rollout:
     """Let every run answer its prompts, ``group_size`` times each.
 
@@ -177,6 +181,7 @@ def generate(
         temperature: ``(R,)``; None: every run's is 1.
         dtype: of log-probabilities and rewards.
         distort: what the sampling engine makes of the logits; None: nothing.
+        old_is_distorted: whether the objectives' old policy is the engine's, or the trained one.
     """
     runs, prompts = noise.prompt.shape
     responses, horizon = prompts * group_size, dynamics.horizon
@@ -202,7 +207,7 @@ def generate(
             state, action.view(-1).numpy(), noise.transition[..., t].reshape(-1)
         )
         actions[..., t] = action
-        old[..., t, :] = acting if distort is not None and distort.is_old else trained
+        old[..., t, :] = acting if old_is_distorted else trained
         acted_logp[..., t] = at(acting, action)
         mask[..., t] = torch.from_numpy(running).view(runs, responses)
         paid = reward if running.all() else np.where(running, reward, 0.0)

@@ -49,11 +49,12 @@ def read(path: Path, of: str = "") -> dict[str, Tensor]:
     """What :func:`write` was given.
 
     Raises:
-        DamagedError: the file is missing, unreadable or not what was written of this.
+        DamagedError: the file is missing or unreadable, or was written with other content or another ``of``.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies start at multiples of 64 bytes, on which the last bit of a product can depend.
+            found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             told = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0]

@@ -1,7 +1,8 @@
-"""Supervised warm start: what fine-tuning on the environment's corpus would have taught."""
+"""The supervised warm start: a policy that has learnt the environment's corpus."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 
@@ -9,30 +10,33 @@ import numpy as np
 import torch
 
 from erc_bench.core.storage import cache_folder
+from erc_bench.training import tensorfile
 from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.population import Params, leaves, take
 from erc_bench.training.rollout import as_observation
 from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, stream
 from erc_bench.training.tensorfile import digest
-from erc_bench.training.warmcache import WarmCache
 from erc_envs.base import Dynamics
 
 __all__ = ["fingerprint", "warm_start", "warm_started"]
 
 #: Corpus episodes in one supervised step.
 EPISODES = 64
-#: Supervised steps whose result tells a network in the cache.
+#: To be raised with every change of the result that a cached network's key does not show.
+FORMAT = 2
+#: Supervised steps whose result is part of a cached network's key.
 FIRST_STEPS = 2
 
 
 def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
     """The networks of these seeds after the warm start that the configuration asks for.
 
-    What takes long, and is the same for every arm, is kept on disk: a transformer's warm start. Each
-    run is then trained by itself, so that a network does not depend on which others were missing. A
-    network is told by what was asked for and by its first steps from its own start: code or a machine
-    that trains otherwise finds nothing that was trained before.
+    A transformer's takes long, and is the same for every arm: its networks are kept on disk, and
+    every one is trained by itself, so that it does not depend on which others were missing. A file is
+    found by what was asked for and by the network's first steps from its own start, so that code or a
+    machine that trains otherwise finds nothing that was trained before. A file that is missing,
+    damaged or another network's counts as absent, and a folder that cannot be written to is no error.
     """
     network, asked = setup.config.network, setup.config.warm_start
     steps = asked.warm_start_steps
@@ -41,16 +45,28 @@ def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
     if network.policy != "transformer":
         return warm_start(setup, params, seeds=seeds, steps=steps)
     rate = asked.warm_start_learning_rate
-    key = (network.policy, network.hidden, network.dtype, setup.seed, steps, rate)
-    cache = WarmCache(cache_folder(), (*key, fingerprint(setup.dynamics)))
+    kind = (network.policy, network.hidden, network.dtype)
+    shared = (
+        FORMAT,
+        torch.__version__,
+        *kind,
+        setup.seed,
+        steps,
+        rate,
+        fingerprint(setup.dynamics),
+    )
     for run, index in enumerate(seeds):
         alone = take(params, slice(run, run + 1))
         begun = warm_start(setup, alone, seeds=[index], steps=FIRST_STEPS)
-        beginning = digest(take(begun, 0))
-        known = cache.load(index, beginning)
-        if known is None:
+        key = repr((*shared, index, digest(take(begun, 0))))
+        path = cache_folder() / f"warm-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        try:
+            known = tensorfile.read(path, of=path.name)
+        except tensorfile.DamagedError:
             known = take(warm_start(setup, alone, seeds=[index], steps=steps), 0)
-            cache.store(known, index, beginning)
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tensorfile.write(path, known, of=path.name)
         for name, p in known.items():
             params[name][run] = p
     return params
@@ -91,7 +107,7 @@ def warm_start(setup: Setup, start: Params, *, seeds: Sequence[int], steps: int)
 
 
 def fingerprint(dynamics: Dynamics) -> str:
-    """Digest of a fixed sample of the corpus: what a warm start learns from, whatever its code."""
+    """Digest of a fixed sample of the corpus, so that equal corpora are told by content, not by code."""
     drawn = np.random.default_rng(0).random((EPISODES, 2 * dynamics.horizon + 1))
     digest = hashlib.sha256(repr((type(dynamics).__qualname__, dynamics.num_prompts)).encode())
     for array in _corpus(dynamics, drawn):

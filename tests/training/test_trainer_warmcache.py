@@ -6,8 +6,7 @@ import torch
 from trainer_runs import Echo, arm, assert_same_result, trainer
 
 from erc_bench.core.storage import cache_folder
-from erc_bench.training import warmstart
-from erc_bench.training.warmcache import WarmCache
+from erc_bench.training import tensorfile, warmstart
 from erc_bench.training.warmstart import fingerprint
 
 SMALL = {"policy": "transformer", "hidden": 8, "warm_start_steps": 40, "rollouts": 3}
@@ -103,8 +102,8 @@ def test_a_damaged_or_foreign_file_is_made_anew(folder, content):
     if content == "flipped bit":
         content = whole[:-1] + bytes([whole[-1] ^ 1])
     if content == "other":  # a whole file of a network with the same shapes, under this one's name
-        WarmCache(folder, ()).store({name: p[0] + 1 for name, p in made.items()}, 0)
-        (other,) = set(folder.iterdir()) - {file}
+        other = folder / "other"
+        tensorfile.write(other, {name: p[0] + 1 for name, p in made.items()}, of=other.name)
         content = other.read_bytes()
         other.unlink()
     file.write_bytes(content)
