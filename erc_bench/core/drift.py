@@ -77,7 +77,7 @@ def tv_unsampled(old_log_probs: Tensor, log_probs: Tensor, action: Tensor) -> Te
 
 def _unsampled(change: Tensor, total: Tensor, action: Tensor) -> Tensor:
     sampled = change.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
-    return 0.5 * (total - sampled).clamp(min=0.0)  # a sum minus a summand: rounding may cross 0
+    return 0.5 * (total - sampled).clamp(min=0.0)  # rounding may make it negative
 
 
 def hidden_violation(
@@ -116,10 +116,10 @@ def measure(
     Args:
         batch: with whole distributions of both policies, and actions; entropies are computed if
             they are missing.
-        clip_low: a ratio is inside the clip range from ``1 - clip_low``
-        clip_high: to ``1 + clip_high``, whether or not the objective clips there.
-        band_low: an entropy ratio is inside the band above ``1 - band_low``
-        band_high: and below ``1 + band_high``, whether or not the objective gates.
+        clip_low: ``1 - clip_low`` is the least ratio inside the clip range.
+        clip_high: ``1 + clip_high`` is the largest one, whether or not the objective clips there.
+        band_low: entropy ratios inside the band are above ``1 - band_low``.
+        band_high: and below ``1 + band_high``, whether or not the objective has a gate.
         delta: exact KL, nats, above which a token has left the trust region.
 
     Returns:
@@ -151,7 +151,7 @@ def measure(
     reverse = torch.mul(q, gap, out=product).sum(-1).neg_()
     change = p.sub_(q).abs_()
     total = change.sum(-1)
-    if not bool(torch.isfinite(forward + reverse).all()):  # somewhere 0 log 0, which must be 0
+    if not bool(torch.isfinite(forward + reverse).all()):  # there is a 0 log 0, which must be 0
         forward, reverse = kl(old, new), kl(new, old)
 
     log_ratio = batch.log_ratio

@@ -50,32 +50,51 @@ def installed(tmp_path_factory):
     for source in ("./source", "./mine"):
         pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
         subprocess.run(
-            [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", "wheels", source],
-            cwd=folder, check=True,
-        )  # fmt: skip
+            [
+                *pip,
+                "wheel",
+                "--no-deps",
+                "--no-index",
+                "--no-build-isolation",
+                "-w",
+                "wheels",
+                source,
+            ],
+            cwd=folder,
+            check=True,
+        )
     wheels = [str(p) for p in (folder / "wheels").glob("*.whl")]
     assert len(wheels) == 2
     subprocess.run(
         [*pip, "install", "--no-deps", "--no-index", "--target", "site", *wheels],
-        cwd=folder, check=True,
-    )  # fmt: skip
+        cwd=folder,
+        check=True,
+    )
     return folder
 
 
 def called(installed, *command):
     environment = {**os.environ, "PYTHONPATH": str(installed / "site"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command], cwd=installed / "mine", env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, *command],
+        cwd=installed / "mine",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_the_tutorial_works_in_another_package(installed):
     """From wheels: its tests, the check with all three reports, pytest's option, the entry point."""
-    code, out = called(installed, "-c", "import erc_bench, erc_bench_pytest as p, my_policy_loss as m\n"
-                       "print(erc_bench.__file__, p.__file__, m.__file__)")  # fmt: skip
+    code, out = called(
+        installed,
+        "-c",
+        "import erc_bench, erc_bench_pytest as p, my_policy_loss as m\n"
+        "print(erc_bench.__file__, p.__file__, m.__file__)",
+    )
     assert code == 0, out
     assert out.count(str(installed / "site")) == 2, out
     assert out.count(str(installed / "mine")) == 1, out
@@ -83,12 +102,25 @@ def test_the_tutorial_works_in_another_package(installed):
     code, out = called(installed, *quiet)
     assert code == 0, out
     assert "passed" in out
-    code, out = called(installed, *quiet, "--erc-check", "my_policy_loss:my_loss",
-                       "-k", "micro_batches")  # fmt: skip
+    code, out = called(
+        installed, *quiet, "--erc-check", "my_policy_loss:my_loss", "-k", "micro_batches"
+    )
     assert code == 0, out
-    code, out = called(installed, "-m", "erc_bench", "check", "my_policy_loss:my_loss", "--seeds", "2",
-                       "--junit", "report/c.xml", "--json", "report/c.json",
-                       "--markdown", "report/c.md")  # fmt: skip
+    code, out = called(
+        installed,
+        "-m",
+        "erc_bench",
+        "check",
+        "my_policy_loss:my_loss",
+        "--seeds",
+        "2",
+        "--junit",
+        "report/c.xml",
+        "--json",
+        "report/c.json",
+        "--markdown",
+        "report/c.md",
+    )
     assert code == 0, out
     assert "failed" not in out
     assert "my_policy_loss:my_loss against dapo" in out

@@ -217,9 +217,14 @@ def test_masked_garbage_does_not_reach_the_measures():
         x.masked_fill(~b.mask.unsqueeze(-1), torch.nan) for x in (b.log_probs, b.old_log_probs)
     )
     dirty = TokenBatch(
-        logp=b.logp, old_logp=b.old_logp, advantage=b.advantage, mask=b.mask,
-        action=b.action, log_probs=dirty_new, old_log_probs=dirty_old,
-    )  # fmt: skip
+        logp=b.logp,
+        old_logp=b.old_logp,
+        advantage=b.advantage,
+        mask=b.mask,
+        action=b.action,
+        log_probs=dirty_new,
+        old_log_probs=dirty_old,
+    )
     clean = drift.measure(b)
     for name, value in drift.measure(dirty).items():
         torch.testing.assert_close(value, clean[name], msg=name)
