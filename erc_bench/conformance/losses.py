@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from erc_bench.conformance.probes import TRAINED, Fields
+from erc_bench.conformance.probes import TRAINED, Fields, at_action
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import (
     Aggregate,
@@ -130,4 +130,4 @@ def _at_actions(gradient: Mapping[str, Tensor], part: Fields) -> Tensor:
     whole = gradient["log_probs"]
     if bool((gradient["logp"] != 0).any()) or not bool((whole != 0).any()):
         return gradient["logp"]
-    return whole.gather(-1, part["action"][..., None]).squeeze(-1)
+    return at_action(whole, part["action"])

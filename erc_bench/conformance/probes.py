@@ -18,6 +18,7 @@ __all__ = [
     "CONSTANT",
     "TRAINED",
     "Fields",
+    "at_action",
     "cast",
     "changed",
     "columns",
@@ -50,23 +51,22 @@ CONSTANT = (
 _LENGTHS = (5, 3, 4, 1, 5, 2)
 
 
+def at_action(log_probs: Tensor, action: Tensor) -> Tensor:
+    """The values of ``(B, T, V)`` at the actions ``(B, T)``."""
+    return log_probs.gather(-1, action[..., None]).squeeze(-1)
+
+
 def tokens(
-    *,
-    lengths: tuple[int, ...] = _LENGTHS,
-    width: int = 5,
-    actions: int = 7,
-    spread: float = 0.15,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float64,
+    *, lengths: tuple[int, ...] = _LENGTHS, width: int = 5, spread: float = 0.15
 ) -> dict[str, Tensor]:
-    """A batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
+    """A float64 batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
 
     Advantages have both signs in every batch and differ between tokens. The second token of the
     longest responses is masked, as if a tool had written it. B and T differ, so that no wrong
     broadcast goes unnoticed.
     """
-    draw = torch.Generator().manual_seed(seed)
-    count = len(lengths)
+    draw = torch.Generator().manual_seed(0)
+    count, actions = len(lengths), 7
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
@@ -81,13 +81,10 @@ def tokens(
     mask[:, 1:2] &= torch.tensor(lengths)[:, None] < 5
     sign = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0)[:, None]
 
-    def at_action(log_probs: Tensor) -> Tensor:
-        return log_probs.gather(-1, action[..., None]).squeeze(-1)
-
-    rollout = at_action(old) + 0.02 * normal(count, width)
-    fields = {
-        "logp": at_action(new),
-        "old_logp": at_action(old),
+    rollout = at_action(old, action) + 0.02 * normal(count, width)
+    return {
+        "logp": at_action(new, action),
+        "old_logp": at_action(old, action),
         "advantage": sign * (0.5 + normal(count, width).abs()),
         "mask": mask,
         "entropy": entropy_of(new),
@@ -95,12 +92,11 @@ def tokens(
         "action": action,
         "log_probs": new,
         "old_log_probs": old,
-        "ref_logp": at_action(ref),
+        "ref_logp": at_action(ref, action),
         "ref_log_probs": ref,
         "rollout_logp": rollout,
         "reward": (torch.arange(count) % 3 == 0).double(),
     }
-    return cast(fields, dtype)
 
 
 def changed(fields: Fields, /, **new: Tensor) -> dict[str, Tensor]:
@@ -219,5 +215,5 @@ def rhos(grid: Tensor) -> dict[str, Tensor]:
     action = torch.tensor([0, 4, 0, 4]).repeat(len(grid))
     sign = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(len(grid))
     fields = _single(rho.log(), rho.log(), sign, rho, action)
-    logp = fields["log_probs"].gather(-1, fields["action"][..., None]).squeeze(-1)
+    logp = at_action(fields["log_probs"], fields["action"])
     return changed(fields, logp=logp, old_logp=logp, ref_logp=logp, rollout_logp=logp)

@@ -22,13 +22,13 @@ from erc_bench.conformance.checking import Report, Result, Status
 
 __all__ = ["Extra", "as_json", "as_junit", "as_markdown", "as_table", "headline"]
 
-_COLOURS: Mapping[Status, str] = {
-    "passed": "green",
-    "failed": "bold red",
-    "skipped": "dim",
-    "waived": "yellow",
+#: The style of an outcome in the terminal, and its mark in Markdown.
+_LOOKS: Mapping[Status, tuple[str, str]] = {
+    "passed": ("green", "✅"),
+    "failed": ("bold red", "❌"),
+    "skipped": ("dim", "➖"),
+    "waived": ("yellow", "⚠️"),
 }
-_MARKS = {"passed": "✅", "failed": "❌", "skipped": "➖", "waived": "⚠️"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Extra:
 
 def headline(report: Report) -> str:
     """The outcome in one line."""
-    counts = ", ".join(f"{count} {s}" for s in _COLOURS if (count := report.count(s)))
+    counts = ", ".join(f"{count} {s}" for s in _LOOKS if (count := report.count(s)))
     return f"{report.loss} ({report.kind}): {counts}"
 
 
@@ -57,7 +57,7 @@ def as_table(report: Report) -> Table:
     """One row per property."""
     table = _plain_table(headline(report), ("property", "outcome", "measured"))
     for result in report.results:
-        style = _COLOURS[result.status]
+        style, _ = _LOOKS[result.status]
         told = Text(_told(result))
         if result.status == "failed":
             told.append(f"\nrule: {result.property.rule}", style="dim")
@@ -163,7 +163,7 @@ def as_markdown(report: Report, extra: Extra | None = None) -> str:
 
 
 def _rows(results: Sequence[Result]) -> list[str]:
-    rows = [(f"{_MARKS[r.status]} {r.status}", r.property.name, _told(r)) for r in results]
+    rows = [(f"{_LOOKS[r.status][1]} {r.status}", r.property.name, _told(r)) for r in results]
     return _grid(("", "property", "measured"), rows)
 
 
