@@ -56,17 +56,18 @@ def decide(
         level: ``1 - alpha``.
         seeds: members with fewer values count in the family, and are inconclusive.
     """
-    ps = [min(_p_values(x, criterion)) if len(x) >= seeds else 1.0 for x in members]
-    alphas = _holm(ps, 1 - level)
-    decisions = []
-    for x, p, alpha in zip(members, ps, alphas, strict=True):
-        outcome: Outcome = "inconclusive"
-        if p <= alpha:
-            outcome = "holds" if _p_values(x, criterion)[0] <= alpha else "fails"
-        decisions.append(
-            Decision(mean_interval(x, level), mean_interval(x, 1 - alpha), 1 - alpha, p, outcome)
+    ps = [_p_values(x, criterion, seeds) for x in members]
+    alphas = _holm([min(p) for p in ps], 1 - level)
+    return [
+        Decision(
+            mean_interval(x, level),
+            mean_interval(x, 1 - alpha),
+            1 - alpha,
+            min(p),
+            _outcome(p, alpha),
         )
-    return decisions
+        for x, p, alpha in zip(members, ps, alphas, strict=True)
+    ]
 
 
 def decide_discoveries(
@@ -76,20 +77,21 @@ def decide_discoveries(
 
     The interval shown is at the plain level (Benjamini and Hochberg 1995, J. R. Stat. Soc. B 57:289).
     """
-    enough = [len(x) >= seeds for x in members]
-    ps = [
-        min(_p_values(x, criterion)) if ok else 1.0 for x, ok in zip(members, enough, strict=True)
-    ]
-    adjusted = stats.false_discovery_control(ps, method="bh") if ps else []
+    ps = [_p_values(x, criterion, seeds) for x in members]
+    adjusted = stats.false_discovery_control([min(p) for p in ps], method="bh") if ps else []
     decisions = []
     for x, p, q in zip(members, ps, adjusted, strict=True):
         interval = mean_interval(x, level)
-        outcome: Outcome = "inconclusive"
-        if q <= rate:
-            holding, failing = _p_values(x, criterion)
-            outcome = "holds" if holding <= failing else "fails"
-        decisions.append(Decision(interval, interval, level, p, outcome))
+        outcome = _outcome(p, min(p)) if q <= rate else "inconclusive"
+        decisions.append(Decision(interval, interval, level, min(p), outcome))
     return decisions
+
+
+def _outcome(p: tuple[float, float], alpha: float) -> Outcome:
+    """What the p-values of holding and of failing mean at a level."""
+    if min(p) > alpha:
+        return "inconclusive"
+    return "holds" if p[0] <= alpha else "fails"
 
 
 def _holm(ps: Sequence[float], alpha: float) -> list[float]:
@@ -105,8 +107,13 @@ def _holm(ps: Sequence[float], alpha: float) -> list[float]:
     return alphas
 
 
-def _p_values(x: np.ndarray, criterion: Criterion) -> tuple[float, float]:
-    """Smallest alpha at which the interval lies where the criterion holds, and where it fails."""
+def _p_values(x: np.ndarray, criterion: Criterion, seeds: int) -> tuple[float, float]:
+    """Smallest alpha at which the interval lies where the criterion holds, and where it fails.
+
+    Both are 1 with fewer values than ``seeds``.
+    """
+    if len(x) < seeds:
+        return 1.0, 1.0
     mean = float(x.mean())
     error = float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.inf
     inside = min(mean - criterion.above, criterion.below - mean)

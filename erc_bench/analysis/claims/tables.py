@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from erc_bench.analysis.claims.assess import NO_VALUE, Row
 from erc_bench.analysis.claims.verdicts import Assessment, Verdict
+from erc_bench.analysis.numbers import UNKNOWN, decimals
 from erc_bench.analysis.statistics import Interval
 from erc_bench.analysis.tables import markdown_table
 
@@ -38,15 +38,13 @@ def interval_text(interval: Interval, unit: str, *, signed: bool = False) -> str
     '+1.4 [+0.1, +2.8] pp'
     """
     if not math.isfinite(interval.mean):
-        return "–"
+        return UNKNOWN
     scale, sign = SCALES[unit], "+" if signed else ""
     mean, low, high = (scale * x for x in (interval.mean, interval.low, interval.high))
-    width = (high - low) / 2
-    known = math.isfinite(width) and width > 0
-    decimals = min(max(1 - math.floor(math.log10(width)), 0), 4) if known else 3
-    ends = f" [{low:{sign}.{decimals}f}, {high:{sign}.{decimals}f}]" if math.isfinite(width) else ""
-    text = f"{mean:{sign}.{decimals}f}{ends}{' ' if unit else ''}{unit}"
-    return text.replace("-", "−")
+    half = (high - low) / 2
+    kind = f"{sign}.{decimals(half, 4) if math.isfinite(half) and half > 0 else 3}f"
+    ends = f" [{low:{kind}}, {high:{kind}}]" if math.isfinite(half) else ""
+    return f"{mean:{kind}}{ends}{' ' if unit else ''}{unit}".replace("-", "−")
 
 
 def row_text(row: Row, interval: Interval | None = None) -> str:
@@ -94,37 +92,44 @@ def unmeasured_lines(assessment: Assessment) -> list[str]:
     lines = []
     for claim, missing in assessment.not_measured().items():
         absent = [name for name, why in missing.items() if why == "not run"]
-        lacking = [f"{name}: {why}" for name, why in missing.items() if why != "not run"]
-        told = []
-        if absent:
-            told.append(f"not measured: run erc-bench run {' '.join(absent)} --tier full")
-        lines.append(f"{claim} {'; '.join([*told, *lacking])}")
+        told = [f"not measured: run erc-bench run {' '.join(absent)} --tier full"] if absent else []
+        told += [f"{name}: {why}" for name, why in missing.items() if why != "not run"]
+        lines.append(f"{claim} {'; '.join(told)}")
     return lines
 
 
 def claims_rich(assessment: Assessment) -> Group:
     """The verdicts, then the deciding and informing rows: readable at 120 columns."""
-    verdicts = _table("Claims", ("", "claim", "regime", "the paper", "verdict", "because", "fig."))
-    last = ""
-    for v in assessment.verdicts:
-        new, last = v.claim.id != last, v.claim.id  # a claim's name and figures stand once
-        title, paper, figures = (
-            (v.claim.title, v.claim.paper or "–", _figures(v)) if new else [""] * 3
-        )
-        word = Text(v.verdict, style=STYLES[v.holds])
-        verdicts.add_row(
-            v.claim.id, escape(title), v.regime, escape(paper), word, escape(v.because), figures
-        )
+    once = ("claim", "the paper", "fig.")  # the same at every regime of a claim
+    parts = [_table("Claims", TERMINAL_VERDICTS, assessment.verdicts, once)]
     shown = [row for row in assessment.rows if row.role != "detail"]
-    rows = _table(
-        "What they rest on", ("", "measure", "where", "arms", "ours, 95 %", "n", "verdict")
-    )
-    for row in shown:
-        texts = (row.part.name, _where(row), arms_text(row), row_text(row), str(row.interval.n))
-        verdict = Text(_verdict_text(row), style=STYLES[row.holds])
-        rows.add_row(row.claim, *map(escape, texts), verdict)
+    if shown:
+        parts.append(_table("What they rest on", TERMINAL_ROWS, shown))
     lines = [Text(line, style="yellow") for line in unmeasured_lines(assessment)]
-    return Group(verdicts, *([rows] if shown else []), *lines, Text(NOTE, style="dim"))
+    return Group(*parts, *lines, Text(NOTE, style="dim"))
+
+
+def _table(
+    title: str,
+    cells: Mapping[str, Callable[[Any], str]],
+    items: Sequence[Any],
+    once: Sequence[str] = (),
+) -> Table:
+    """A line for each verdict or row; cells in ``once`` are left empty where the claim is the last line's."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.title_style = "bold"
+    for name in cells:
+        fixed = name in ("", "n", "fig.", "regime")
+        table.add_column(name, no_wrap=fixed, overflow="fold")
+    last = ""
+    for item in items:
+        texts = {name: cell(item) for name, cell in cells.items()}
+        if texts[""] == last:
+            texts |= dict.fromkeys(once, "")
+        last = texts[""]
+        styles = {"verdict": STYLES[item.holds]}
+        table.add_row(*(Text(text, styles.get(name, "")) for name, text in texts.items()))
+    return table
 
 
 def claims_markdown(assessment: Assessment) -> str:
@@ -193,34 +198,19 @@ def _row_data(row: Row) -> dict[str, Any]:
     }
 
 
-def _verdict_text(row: Row) -> str:
-    notes = _notes(row)
-    return f"{row.verdict or 'measured'}{f' ({notes})' if notes else ''}"
-
-
 def _notes(row: Row) -> str:
     return "; ".join(filter(None, (row.note, diverged_text(row))))
 
 
-def _where(row: Row, *, regime: bool = True) -> str:
-    place = f"{row.experiment} ({row.point})" if row.point else row.experiment
-    return f"{row.regime}: {place}" if regime else place
+def _where(row: Row) -> str:
+    return f"{row.experiment} ({row.point})" if row.point else row.experiment
 
 
 def _figures(verdict: Verdict) -> str:
     return ", ".join(map(str, verdict.claim.figures)) or "–"
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.title_style = "bold"
-    for name in columns:
-        fixed = name in ("", "n", "fig.", "regime")
-        table.add_column(name, no_wrap=fixed, overflow="fold")
-    return table
-
-
-#: Heading to cell of the table of verdicts, and of the table of rows, in Markdown.
+#: Heading to cell of the table of verdicts and of the table of rows, in Markdown and in the terminal.
 VERDICT_CELLS: dict[str, Callable[[Verdict], str]] = {
     "": lambda v: v.claim.id,
     "claim": lambda v: v.claim.title,
@@ -235,7 +225,7 @@ ROW_CELLS: dict[str, Callable[[Row], str]] = {
     "": lambda row: row.claim,
     "measure": lambda row: row.part.name,
     "regime": lambda row: row.regime,
-    "where": lambda row: _where(row, regime=False),
+    "where": _where,
     "arms": arms_text,
     "role": lambda row: row.role,
     "ours, 95 %": row_text,
@@ -245,3 +235,12 @@ ROW_CELLS: dict[str, Callable[[Row], str]] = {
     "verdict": lambda row: row.verdict,
     "note": _notes,
 }
+TERMINAL_VERDICTS = {
+    name.replace("figure", "fig."): cell for name, cell in VERDICT_CELLS.items() if name != "ours"
+}
+TERMINAL_ROWS = {name: ROW_CELLS[name] for name in ("", "measure")}
+TERMINAL_ROWS["where"] = lambda row: f"{row.regime}: {_where(row)}"
+TERMINAL_ROWS |= {name: ROW_CELLS[name] for name in ("arms", "ours, 95 %", "n")}
+TERMINAL_ROWS["verdict"] = lambda row: (
+    (row.verdict or "measured") + (f" ({_notes(row)})" if _notes(row) else "")
+)

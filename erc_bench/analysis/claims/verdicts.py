@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from erc_bench.analysis.claims.assess import NO_VALUE, Row, rows_of
+from erc_bench.analysis.claims.assess import NO_VALUE, Question, Row
 from erc_bench.analysis.claims.evidence import Evidence
 from erc_bench.analysis.claims.rules import Claim, Regime, RuleBook, load
 from erc_bench.studies.records import Results
@@ -74,7 +74,7 @@ def assess(results: Results, rules: RuleBook | None = None) -> Assessment:
             missing: dict[str, str] = {}
             for part in claim.parts:
                 if regime in part.experiments:
-                    own, lacking = rows_of(claim, part, regime, evidence, book.rules)
+                    own, lacking = Question(claim, part, regime, evidence, book.rules).rows()
                     found += own
                     if part.decides != "no":
                         missing |= lacking
