@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,20 +52,14 @@ class Plan:
 
         if self.engine == "trl" and self.model != "1.5b":
             raise InputError("model: the single-GPU run is of 1.5b; 7b needs --engine verl")
-        given = {"steps": self.steps, "tokens": self.tokens, "gpus": self.gpus}
-        known: dict[str, Any] = dict(SINGLE_GPU) if self.engine == "trl" else {}
-        known |= {name: value for name, value in given.items() if value is not None}
-        assumed = Cost(
-            peak=self.peak, training_utilisation=self.utilisation, decoding=self.decoding, **known
-        )
+        names = {f.name for f in fields(Cost)}
+        given = {n: v for n, v in vars(self).items() if n in names and v is not None}
+        assumed = Cost(**(SINGLE_GPU if self.engine == "trl" else {}) | given)
+        loss: dict[str, Any] = {"positive_nll": self.positive_nll, "engine": self.engine}
         print(f"# {cost(self.model, assumed)}\n")
-        for command in commands(
-            self.model, self.objective, positive_nll=self.positive_nll, engine=self.engine
-        ):
-            print(command)
+        print(*commands(self.model, self.objective, **loss), sep="\n")
         if self.out is not None:
-            shared: dict[str, Any] = {"positive_nll": self.positive_nll, "engine": self.engine}
-            path = write_plan(self.out, self.model, self.objective, assumed=assumed, **shared)
+            path = write_plan(self.out, self.model, self.objective, assumed=assumed, **loss)
             print(path, file=sys.stderr)
 
 

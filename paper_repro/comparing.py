@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from erc_bench.adapters.logs import read_log
-from erc_bench.analysis.statistics import Estimate, mean_score, stratified_bootstrap
+from erc_bench.analysis.statistics import mean_score, stratified_bootstrap
 from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import Count, Size, checked_dataclass, checked_file
@@ -118,10 +118,13 @@ def compare(
     for paper in known.values():
         arms = paper.average.get(model, {})
         if objective in arms:
-            rows.append(_average_row(paper, arms[objective], scores))
+            what = f"average of {', '.join(paper.benchmarks)}"
+            rows.append(_score_row(paper, what, arms[objective], [scores], paper.unit, _average))
         if base != objective and {base, objective} <= set(arms):
-            target = arms[objective] - arms[base]
-            rows.append(_difference_row(paper, f"{objective} - {base}", target, scores, plain))
+            target, unit = arms[objective] - arms[base], "points, paired by problem"
+            both = (scores, plain)
+            what = f"{objective} - {base}"
+            rows.append(_score_row(paper, what, target, both, unit, _difference))
         if base == objective:
             metric, share = "clip/ratio_bound_fraction", paper.tokens.clip_bound
         else:
@@ -133,27 +136,48 @@ def compare(
     return rows
 
 
-def _average_row(paper: Paper, target: float, scores: Mapping[str, Score]) -> Row:
-    what = f"average of {', '.join(paper.benchmarks)}"
-    missing = _missing(paper, scores)
-    if missing or not scores:
-        return Row(what, target, paper.source, note=missing or paper.unit)
-    have = [scores[name] for name in paper.benchmarks]
-    note = "; ".join([paper.unit, *_incomplete(paper, scores)])
-    return Row(what, target, paper.source, *_average(have), note=note, assumed=_assumed(paper))
-
-
-def _difference_row(
-    paper: Paper, what: str, target: float, scores: Mapping[str, Score], plain: Mapping[str, Score]
+def _score_row(
+    paper: Paper,
+    what: str,
+    target: float,
+    evaluations: Sequence[Mapping[str, Score]],
+    unit: str,
+    found: Callable[..., tuple[float, float, float]],
 ) -> Row:
+    """A row about scores; ``found`` makes our number of the benchmarks of each evaluation."""
+    row = Row(what, target, paper.source)
+    for scores in filter(None, evaluations):
+        lacking = [name for name in paper.benchmarks if name not in scores]
+        if lacking:
+            return replace(row, note=f"missing: {', '.join(lacking)}")
+    if not all(evaluations):
+        paired = "needs both evaluations: --evaluation and --baseline"
+        return replace(row, note=unit if len(evaluations) == 1 else paired)
+    chosen = [[scores[name] for name in paper.benchmarks] for scores in evaluations]
+    incomplete = [
+        f"{name}: {len(score.correct)} of {PROBLEMS[name]} problems"
+        for name, score in zip(paper.benchmarks, chosen[0], strict=True)
+        if score.correct and len(score.correct) != PROBLEMS.get(name)
+    ]
+    assumed = "" if paper.benchmarks_known else "these are the paper's benchmarks"
+    note = "; ".join([unit, *incomplete])
+    return Row(what, target, paper.source, *found(paper, *chosen), note=note, assumed=assumed)
+
+
+def _average(paper: Paper, scores: Sequence[Score]) -> tuple[float, float, float]:
+    """Mean over benchmarks; their errors are independent, so half-widths add in squares."""
+    table = np.array([(s.low, s.avg, s.high) for s in scores], dtype=float)  # None becomes NaN
+    below, above = np.sqrt((np.diff(table, axis=1) ** 2).sum(axis=0)) / len(scores)
+    mean = float(table[:, 1].mean())
+    return mean, mean - float(below), mean + float(above)
+
+
+def _difference(
+    paper: Paper, scores: Sequence[Score], plain: Sequence[Score]
+) -> tuple[float, float, float]:
     """The difference of two trainings, paired by problem, so that a problem's difficulty cancels."""
-    missing = _missing(paper, scores) or _missing(paper, plain)
-    if missing or not scores or not plain:
-        note = missing or "needs both evaluations: --evaluation and --baseline"
-        return Row(what, target, paper.source, note=note)
     strata = []
-    for name in paper.benchmarks:
-        ours, theirs = scores[name], plain[name]
+    for name, ours, theirs in zip(paper.benchmarks, scores, plain, strict=True):
         if not ours.correct or ours.correct.keys() != theirs.correct.keys():
             raise InputError(f"baseline: {name} does not have the same problems as the evaluation")
         strata.append(
@@ -162,11 +186,8 @@ def _difference_row(
                 for key, count in ours.correct.items()
             ]
         )
-    found: Estimate = stratified_bootstrap(strata, mean_score)
-    note = "; ".join(["points, paired by problem", *_incomplete(paper, scores)])
-    return Row(
-        what, target, paper.source, found.value, found.low, found.high, note, _assumed(paper)
-    )
+    found = stratified_bootstrap(strata, mean_score)
+    return found.value, found.low, found.high
 
 
 def _share_row(metric: str, target: float, source: str, log: Path | None) -> Row:
@@ -177,38 +198,12 @@ def _share_row(metric: str, target: float, source: str, log: Path | None) -> Row
     return Row(metric, target, source, *_share(log, metric), note=note)
 
 
-def _assumed(paper: Paper) -> str:
-    return "" if paper.benchmarks_known else "these are the paper's benchmarks"
-
-
-def _missing(paper: Paper, scores: Mapping[str, Score]) -> str:
-    """What an evaluation lacks for this paper's average; empty where there is no evaluation at all."""
-    lacking = [name for name in paper.benchmarks if name not in scores]
-    return f"missing: {', '.join(lacking)}" if scores and lacking else ""
-
-
-def _incomplete(paper: Paper, scores: Mapping[str, Score]) -> list[str]:
-    return [
-        f"{name}: {len(scores[name].correct)} of {PROBLEMS[name]} problems"
-        for name in paper.benchmarks
-        if scores[name].correct and len(scores[name].correct) != PROBLEMS.get(name)
-    ]
-
-
 def _scores(path: Path | None) -> Mapping[str, Score]:
     """The benchmarks of an evaluation; none without a file."""
     if path is None:
         return {}
     found: Evaluation = checked_file(Evaluation, path, "evaluation")
     return found.benchmarks
-
-
-def _average(scores: Sequence[Score]) -> tuple[float, float, float]:
-    """Mean over benchmarks; their errors are independent, so half-widths add in squares."""
-    table = np.array([(s.low, s.avg, s.high) for s in scores], dtype=float)  # None becomes NaN
-    below, above = np.sqrt((np.diff(table, axis=1) ** 2).sum(axis=0)) / len(scores)
-    mean = float(table[:, 1].mean())
-    return mean, mean - float(below), mean + float(above)
 
 
 def _share(path: Path, metric: str) -> tuple[float, float, float]:

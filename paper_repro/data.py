@@ -23,6 +23,7 @@ import tyro
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import atomic_write
 from erc_bench.core.validation import unknown
+from paper_repro.programs import run_program
 
 __all__ = ["BENCHMARKS", "PROBLEMS", "Problem", "normalised", "prepare", "problems", "rows"]
 
@@ -200,32 +201,23 @@ class Prepare:
     from_hub: bool = False
     """Download from the Hugging Face hub."""
 
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line of this module."""
-    chosen = tyro.cli(Prepare, args=arguments, prog="python -m paper_repro.data")
-    try:
-        _run(chosen.kind, chosen.name, chosen.file, chosen.out, bool(chosen.from_hub))
-    except InputError as error:
-        print(f"paper_repro.data: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _run(kind: str, name: str, file: Path | None, out: Path, from_hub: bool) -> None:
-    if kind == "train":
-        known = [path for path in sorted(out.glob("*.parquet")) if path.stem in BENCHMARKS]
-        tests = [p.question for path in known for p in problems(rows(path), str(path))]
-        records = _hub(name, "train") if from_hub else rows(Path(name))
-        _store(problems(records, name), Path(name).stem, out / "train.parquet", tests)
-        return
-    wanted = list(BENCHMARKS) if name == "all" else [name]
-    for benchmark in wanted:
-        if benchmark not in BENCHMARKS:
-            raise unknown("test", benchmark, [*BENCHMARKS, "all"])
-        if not from_hub and file is None:
-            raise InputError(f"test: {benchmark} needs a file, or --from-hub")
-        records = _hub(*BENCHMARKS[benchmark]) if from_hub else rows(file or Path())
-        _store(problems(records, benchmark), benchmark, out / f"{benchmark}.parquet", ())
+    def run(self) -> None:
+        """Prepare, and print what was kept."""
+        if self.kind == "train":
+            known = [path for path in sorted(self.out.glob("*.parquet")) if path.stem in BENCHMARKS]
+            tests = [p.question for path in known for p in problems(rows(path), str(path))]
+            records = _hub(self.name, "train") if self.from_hub else rows(Path(self.name))
+            source = Path(self.name).stem
+            _store(problems(records, self.name), source, self.out / "train.parquet", tests)
+            return
+        for benchmark in BENCHMARKS if self.name == "all" else [self.name]:
+            if benchmark not in BENCHMARKS:
+                raise unknown("test", benchmark, [*BENCHMARKS, "all"])
+            if not self.from_hub and self.file is None:
+                raise InputError(f"test: {benchmark} needs a file, or --from-hub")
+            records = _hub(*BENCHMARKS[benchmark]) if self.from_hub else rows(self.file or Path())
+            path = self.out / f"{benchmark}.parquet"
+            _store(problems(records, benchmark), benchmark, path, ())
 
 
 def _store(found: Iterable[Problem], source: str, path: Path, exclude: Iterable[str]) -> None:
@@ -241,6 +233,11 @@ def _store(found: Iterable[Problem], source: str, path: Path, exclude: Iterable[
             "will not be the benchmark's",
             file=sys.stderr,
         )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of this module."""
+    run_program("data", Prepare, arguments)
 
 
 if __name__ == "__main__":

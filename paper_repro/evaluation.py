@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import tyro
 from pydantic import Field
 
@@ -28,6 +29,7 @@ from erc_bench.core.errors import InputError
 from erc_bench.core.storage import write_json
 from erc_bench.core.validation import Count, Positive, Size, checked, checked_dataclass
 from paper_repro.data import BENCHMARKS, rows
+from paper_repro.programs import run_program
 from paper_repro.reward import compute_score
 
 __all__ = ["Sampling", "generate", "read_generations", "score"]
@@ -202,35 +204,28 @@ def score(generations: Iterable[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         InputError: problems of one benchmark with different numbers of responses, or one twice.
     """
+    rows = []
     with ThreadPoolExecutor(4) as pool:  # the judges are processes
-        found = _judged(generations, pool)
-    if not found:
+        for entry in generations:
+            said = entry["responses"]
+            judged = [*pool.map(compute_score, repeat(""), said, repeat(entry["answer"]))]
+            right, failed = (sum(one[key] for one in judged) for key in ("acc", "judge_failed"))
+            rows.append((entry["benchmark"], entry["problem"], len(said), int(right), int(failed)))
+    if not rows:
         raise InputError("generations: none")
-    return {"benchmarks": {name: _benchmark(name, judged) for name, judged in found.items()}}
+    table = pd.DataFrame(rows, columns=["benchmark", "problem", "samples", "correct", "failed"])
+    parts = table.groupby("benchmark", sort=False)
+    return {"benchmarks": {name: _benchmark(name, part) for name, part in parts}}
 
 
-def _judged(
-    generations: Iterable[dict[str, Any]], pool: ThreadPoolExecutor
-) -> dict[str, dict[int, list[dict[str, float]]]]:
-    """For each benchmark and problem, the scores of its responses."""
-    found: dict[str, dict[int, list[dict[str, float]]]] = {}
-    for entry in generations:
-        here = found.setdefault(entry["benchmark"], {})
-        if entry["problem"] in here:
-            raise InputError(
-                f"generations: {entry['benchmark']} has problem {entry['problem']} twice"
-            )
-        said, answer = entry["responses"], entry["answer"]
-        here[entry["problem"]] = list(pool.map(compute_score, repeat(""), said, repeat(answer)))
-    return found
-
-
-def _benchmark(name: str, judged: dict[int, list[dict[str, float]]]) -> dict[str, Any]:
-    counts = {len(one) for one in judged.values()}
-    if len(counts) != 1:
-        raise InputError(f"generations: {name} has problems with {sorted(counts)} responses")
-    samples = counts.pop()
-    correct = np.array([[sum(r["acc"] for r in one) for one in judged.values()]])
+def _benchmark(name: str, judged: pd.DataFrame) -> dict[str, Any]:
+    twice = judged.loc[judged["problem"].duplicated(), "problem"]
+    if len(twice):
+        raise InputError(f"generations: {name} has problem {twice.iloc[0]} twice")
+    samples, *others = sorted(set(judged["samples"].tolist()))
+    if others:
+        raise InputError(f"generations: {name} has problems with {[samples, *others]} responses")
+    correct = judged["correct"].to_numpy(dtype=float)[None]
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
     by_k = {k: pass_at_k_estimate(correct, samples, k, over="prompts") for k in powers}
     mean = by_k[1]  # pass@1 is avg@n
@@ -239,8 +234,10 @@ def _benchmark(name: str, judged: dict[int, list[dict[str, float]]]) -> dict[str
         "samples": samples,
         **dict(zip(("avg", "low", "high"), _percent(mean), strict=True)),
         "pass@k": {str(k): _percent(estimate) for k, estimate in by_k.items()},
-        "correct": {str(key): int(count) for key, count in zip(judged, correct[0], strict=True)},
-        "judge_failed": int(sum(r["judge_failed"] for one in judged.values() for r in one)),
+        "correct": dict(
+            zip(judged["problem"].astype(str), judged["correct"].tolist(), strict=True)
+        ),
+        "judge_failed": int(judged["failed"].sum()),
     }
 
 
@@ -269,6 +266,11 @@ class Generate:
     seed: int = 0
     """Decides every draw of an engine."""
 
+    def run(self) -> None:
+        """Generate what is not in the file yet."""
+        sampling = Sampling(self.samples, length=self.length, seed=self.seed)
+        generate(self.model, self.data, self.out, sampling, self.engine)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -279,31 +281,22 @@ class Score:
     out: Path = Path("evaluation.json")
     """File to write."""
 
+    def run(self) -> None:
+        """Judge, write the file, and print a line for each benchmark."""
+        found = score(read_generations(self.generations))
+        write_json(self.out, found)
+        for name, one in found["benchmarks"].items():
+            ends = "" if one["low"] is None else f" ({one['low']:.1f} to {one['high']:.1f})"
+            failed = f", {one['judge_failed']} not judged" if one["judge_failed"] else ""
+            print(
+                f"{name}: avg@{one['samples']} {one['avg']:.1f}{ends}, "
+                f"{one['problems']} problems{failed}"
+            )
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line of this module."""
-    command: Generate | Score = tyro.extras.subcommand_cli_from_dict(
-        {"generate": Generate, "score": Score},
-        args=arguments,
-        prog="python -m paper_repro.evaluation",
-    )
-    try:
-        if isinstance(command, Generate):
-            sampling = Sampling(command.samples, length=command.length, seed=command.seed)
-            generate(command.model, command.data, command.out, sampling, command.engine)
-        else:
-            found = score(read_generations(command.generations))
-            write_json(command.out, found)
-            for name, one in found["benchmarks"].items():
-                ends = "" if one["low"] is None else f" ({one['low']:.1f} to {one['high']:.1f})"
-                failed = f", {one['judge_failed']} not judged" if one["judge_failed"] else ""
-                print(
-                    f"{name}: avg@{one['samples']} {one['avg']:.1f}{ends}, "
-                    f"{one['problems']} problems{failed}"
-                )
-    except InputError as error:
-        print(f"paper_repro.evaluation: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program("evaluation", Generate | Score, arguments)
 
 
 if __name__ == "__main__":

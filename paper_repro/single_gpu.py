@@ -7,19 +7,18 @@ Needs ``erc-bench[llm]``; with the configuration as it is, a GPU of 80 GB and vL
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import checked
 from paper_repro.configuration import SingleGPU, compose, override, trl_settings
 from paper_repro.data import rows
+from paper_repro.programs import run_program
 from paper_repro.reward import math_reward
 from paper_repro.validating import validate_trl
 
@@ -95,21 +94,24 @@ class Train:
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """Change a field of GRPOConfig, as --set max_steps=100 (repeatable)."""
 
+    def settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configuration with what the options change.
 
-def settings(command: Train) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration with what the command changes.
+        Raises:
+            InputError: an arm that the configuration does not have.
+        """
+        run, grpo = trl_settings()
+        if self.objective is not None:
+            run |= {"objective": self.objective, "parameters": arm_parameters(self.objective)}
+        if self.model is not None:
+            run["model"] = self.model
+        if not self.positive_nll:
+            run["positive_nll"] = 0.0
+        return run, grpo | dict(override(text) for text in self.set)
 
-    Raises:
-        InputError: an arm that the configuration does not have.
-    """
-    run, grpo = trl_settings()
-    if command.objective is not None:
-        run |= {"objective": command.objective, "parameters": arm_parameters(command.objective)}
-    if command.model is not None:
-        run["model"] = command.model
-    if not command.positive_nll:
-        run["positive_nll"] = 0.0
-    return run, grpo | dict(override(text) for text in command.set)
+    def run(self) -> None:
+        """Train, and print the folder of the final model."""
+        print(train(self.data, self.out, *self.settings(), seed=self.seed))
 
 
 def arm_parameters(objective: str) -> dict[str, float]:
@@ -121,14 +123,7 @@ def arm_parameters(objective: str) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line of this module."""
-    program, flat = "python -m paper_repro.single_gpu", (tyro.conf.OmitArgPrefixes,)
-    command = tyro.cli(Train, args=arguments, prog=program, config=flat)
-    try:
-        run, grpo = settings(command)
-        print(train(command.data, command.out, run, grpo, seed=command.seed))
-    except InputError as error:
-        print(f"paper_repro.single_gpu: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    run_program("single_gpu", Train, arguments)
 
 
 if __name__ == "__main__":

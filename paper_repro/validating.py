@@ -11,12 +11,12 @@ from typing import Any
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import checked, nearest
 from paper_repro.configuration import SingleGPU, as_overrides
-from paper_repro.inert import ACTOR, inert
+from paper_repro.inert import inert
 from paper_repro.verl_source import PASSED_WHOLE, names_read
 
 __all__ = ["Finding", "validate_trl", "validate_verl"]
 
-SECTION = "trainer.v1.erc_bench"
+ACTOR, SECTION = "actor_rollout_ref.actor", "trainer.v1.erc_bench"
 #: Keys that verl's own configuration lacks and its code reads all the same (reward_manager/dapo.py).
 READ_IF_ADDED = {"reward.reward_kwargs.max_resp_len"} | {
     f"reward.reward_kwargs.overlong_buffer_cfg.{name}"
@@ -47,9 +47,13 @@ def validate_verl(values: Mapping[str, Any]) -> list[Finding]:
             "validate: needs verl: pip install 'erc-bench[verl]' and pip install --no-deps verl==0.9.1"
         )
     config, found = _composed(values)
-    found += _added(values) + _unread(values) + _types(values) + _sizes(values)
-    found += _inert(values, config) + _contradictions(config)
-    found += _dataclasses(config) + _plugin(config) + _verls_own(config)
+    for problem in (_added, _unread, _other_kind, _without_effect):
+        found += [
+            Finding(key, why)
+            for key, value in values.items()
+            if (why := problem(key, value, config))
+        ]
+    found += _contradictions(config) + _dataclasses(config) + _plugin(config) + _verls_own(config)
     return list(dict.fromkeys(found))
 
 
@@ -62,7 +66,6 @@ def _compose(overrides: Sequence[str]) -> Any:
 
 @cache
 def _base() -> Any:
-    """Verl's own configuration."""
     return _compose([])
 
 
@@ -113,27 +116,36 @@ def _misspelt(key: str) -> str | None:
     return f"Could not override: verl's configuration has no such key{nearest(name, _known_keys())}"
 
 
-def _added(values: Mapping[str, Any]) -> list[Finding]:
+def _added(key: str, value: Any, config: Any) -> str | None:
     """A key that is added with + must be one that something reads."""
-    return [
-        Finding(key, "is added to verl's configuration, where nothing reads it")
-        for key in values
-        if key.startswith("+")
-        and not key[1:].startswith(SECTION + ".")
-        and key[1:] not in READ_IF_ADDED
-    ]
+    if not key.startswith("+") or key.startswith(f"+{SECTION}.") or key[1:] in READ_IF_ADDED:
+        return None
+    return "is added to verl's configuration, where nothing reads it"
 
 
-def _inert(values: Mapping[str, Any], config: Any) -> list[Finding]:
-    """Keys that do nothing in this configuration; one at verl's default is harmless."""
-    base = _base()
-    found = []
-    for key, value in values.items():
-        name = key.lstrip("+")
-        why = inert(name, lambda other: _at(config, other))
-        if why is not None and (key.startswith("+") or value != _at(base, name)):
-            found.append(Finding(key, f"= {value!r} {why}"))
-    return found
+def _unread(key: str, value: Any, config: Any) -> str | None:
+    """A key whose name verl's code reads nowhere is set and silently ignored."""
+    if key.startswith(("+", *PASSED_WHOLE)) or key.rpartition(".")[2] in names_read():
+        return None
+    return "is never read by the installed verl"
+
+
+def _other_kind(key: str, value: Any, config: Any) -> str | None:
+    """A value of another kind than verl's default, which nothing converts."""
+    default = None if key.startswith("+") else _at(_base(), key)
+    allowed = {bool: (bool,), int: (int, float), float: (int, float)}.get(type(default))
+    if allowed is None or type(value) in allowed:
+        return None
+    return f"= {value!r} must be of the kind of verl's {default!r}"
+
+
+def _without_effect(key: str, value: Any, config: Any) -> str | None:
+    """A key that does nothing in this configuration; one at verl's default is harmless."""
+    name = key.lstrip("+")
+    why = inert(name, lambda other: _at(config, other))
+    if why is None or (not key.startswith("+") and value == _at(_base(), name)):
+        return None
+    return f"= {value!r} {why}"
 
 
 def _at(config: Any, key: str) -> Any:
@@ -161,38 +173,11 @@ def _contradictions(config: Any) -> list[Finding]:
     new = f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"
     if (_at(config, old) or 1) > 1 and _at(config, old) != _at(config, new):
         found.append(Finding(old, f"= {_at(config, old)} overrules {new} = {_at(config, new)}"))
+    whole, part = "data.train_batch_size", f"{ACTOR}.ppo_mini_batch_size"
+    batch, size = _at(config, whole), _at(config, part)
+    if isinstance(batch, int) and isinstance(size, int) and (size < 1 or batch % size):
+        found.append(Finding(part, f"= {size} does not divide {whole} = {batch}"))
     return found
-
-
-def _unread(values: Mapping[str, Any]) -> list[Finding]:
-    """Keys whose name verl's code reads nowhere: set, and silently ignored."""
-    return [
-        Finding(key, "is never read by the installed verl")
-        for key in values
-        if not key.startswith(("+", *PASSED_WHOLE)) and key.rpartition(".")[2] not in names_read()
-    ]
-
-
-def _types(values: Mapping[str, Any]) -> list[Finding]:
-    """Values of another kind than verl's default, which nothing converts."""
-    kinds = {bool: (bool,), int: (int, float), float: (int, float)}
-    found = []
-    for key, value in values.items():
-        default = None if key.startswith("+") else _at(_base(), key)
-        allowed = kinds.get(type(default))
-        if allowed and (type(value) not in allowed):
-            found.append(Finding(key, f"= {value!r} must be of the kind of verl's {default!r}"))
-    return found
-
-
-def _sizes(values: Mapping[str, Any]) -> list[Finding]:
-    """Mini-batches must divide the rollout: else verl drops what is left over."""
-    batch = values.get("data.train_batch_size")
-    key = "actor_rollout_ref.actor.ppo_mini_batch_size"
-    part = values.get(key)
-    if isinstance(batch, int) and isinstance(part, int) and (part < 1 or batch % part):
-        return [Finding(key, f"= {part} does not divide data.train_batch_size = {batch}")]
-    return []
 
 
 def _dataclasses(config: Any) -> list[Finding]:

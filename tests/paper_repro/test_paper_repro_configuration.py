@@ -142,7 +142,7 @@ def test_estimate_is_its_formula():
         tokens=1000.0,
         gpus=1,
         peak=1e15,
-        training_utilisation=0.5,
+        utilisation=0.5,
         decoding=1000.0,
     )
     generation, training = assumed.hours(PARAMETERS["1.5b"])
