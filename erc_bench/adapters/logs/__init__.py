@@ -6,12 +6,9 @@
 ``results`` is a results folder like any other: figures 2 to 4 are drawn from it by the same code.
 """
 
-from erc_bench.adapters.logs.guess import read_log
+from erc_bench.adapters.logs.formats import read_log, read_tensorboard, read_trl, read_verl
 from erc_bench.adapters.logs.records import write_records
 from erc_bench.adapters.logs.runs import COLUMNS, LoggedRun
-from erc_bench.adapters.logs.tensorboard import read_tensorboard
-from erc_bench.adapters.logs.trl import read_trl
-from erc_bench.adapters.logs.verl import read_verl
 
 __all__ = [
     "COLUMNS",

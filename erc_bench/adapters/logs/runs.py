@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -85,28 +85,30 @@ def run_of(entries: Iterable[Entry], names: Names, *, environment: str, source: 
     Raises:
         InputError: no entry has a known metric, or a value is no number; with path and line.
     """
+    prefixes = {"", *map(_prefix, names.values())}
     rows: dict[int, dict[str, float]] = {}
     used: dict[str, str] = {}
     for entry in entries:
-        row = _row(entry, names, used)
-        if row:
-            rows[entry.step] = row
+        logged = _logged_as(entry.values, names, prefixes)
+        used |= logged
+        if logged:
+            rows[entry.step] = {ours: _number(entry, name, ours) for ours, name in logged.items()}
     if not rows:
-        known = ", ".join(name for logged in names.values() for name in logged[:1])
+        known = ", ".join(logged[0] for logged in names.values())
         raise InputError(f"{source}: no known metric in it (looked for {known})")
-    frame = pd.DataFrame([rows[step] for step in sorted(rows)])
+    steps = sorted(rows)
+    frame = pd.DataFrame([rows[step] for step in steps])
     used = {column: name for column, name in used.items() if column in frame}
-    frame.insert(0, "update", [step - 1 for step in sorted(rows)])
-    if min(rows) < 1:
-        raise InputError(f"{source}: step {min(rows)}, must be 1 or more")
+    frame.insert(0, "update", [step - 1 for step in steps])
+    if steps[0] < 1:
+        raise InputError(f"{source}: step {steps[0]}, must be 1 or more")
     frame = _with_rollouts(frame)
     broken = ~frame[_FINITE].map(math.isfinite) if _FINITE in used else False
     frame["diverged"] = pd.Series(broken, index=frame.index).cummax().astype(bool)
-    further = [name for name in frame if name not in COLUMNS]
-    frame = frame.reindex(columns=[*COLUMNS, *sorted(further)])
-    counted = frame.astype({"rollout": "int64", "update": "int64"})
-    floats = [c for c in counted if c not in ("rollout", "update", "diverged")]
-    return LoggedRun(environment, counted.astype(dict.fromkeys(floats, float)), source, used)
+    frame = frame.reindex(columns=[*COLUMNS, *sorted({*frame} - {*COLUMNS})])
+    kinds = dict.fromkeys(frame, "float64")
+    kinds |= {"rollout": "int64", "update": "int64", "diverged": "bool"}
+    return LoggedRun(environment, frame.astype(kinds), source, used)
 
 
 def _with_rollouts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -125,21 +127,18 @@ def _with_rollouts(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _row(entry: Entry, names: Names, used: dict[str, str]) -> dict[str, float]:
-    """The known metrics of an entry; notes in ``used`` where they came from."""
-    found: dict[str, float] = {}
+def _logged_as(values: Collection[str], names: Names, prefixes: Collection[str]) -> dict[str, str]:
+    """Our columns that an entry has, to the names it logs them under."""
+    found: dict[str, str] = {}
     for column, logged in names.items():
-        name = next((n for n in logged if n in entry.values), None)
+        name = next((n for n in logged if n in values), None)
         if name is not None:
-            found[column] = _number(entry, name, column)
-            used[column] = name
-    prefixes = {prefix for logged in names.values() for prefix in [_prefix(logged)] if prefix}
-    for name in entry.values:
-        for prefix in ("", *prefixes):
+            found[column] = name
+    for name in values:
+        for prefix in prefixes:
             ours = name.removeprefix(prefix)
             if name.startswith(prefix) and ours.startswith(OUR_PREFIXES):
-                found[ours] = _number(entry, name, ours)
-                used[ours] = name
+                found[ours] = name
     return found
 
 
