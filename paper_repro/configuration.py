@@ -20,6 +20,7 @@ __all__ = [
     "as_overrides",
     "compose",
     "override",
+    "run_name",
     "trl_settings",
 ]
 
@@ -66,8 +67,13 @@ def compose(
     found = layers["common"] | layers["model"][model] | layers["objective"][objective]
     if not positive_nll:
         found["+trainer.v1.erc_bench.positive_nll"] = 0.0
-    name = f"{model}-{objective}" + ("" if positive_nll else "-without-nll")
+    name = run_name(model, objective, positive_nll=positive_nll)
     return {**found, "trainer.experiment_name": name}
+
+
+def run_name(size: str, objective: str, *, positive_nll: bool) -> str:
+    """What a run's files are called."""
+    return f"{size}-{objective}" + ("" if positive_nll else "-without-nll")
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from erc_bench.core.storage import write_text
 from erc_bench.core.validation import Count, Positive, checked_dataclass
 from erc_bench.objectives import recipe
-from paper_repro.configuration import as_overrides, compose
+from paper_repro.configuration import as_overrides, compose, run_name
 
 __all__ = ["SINGLE_GPU", "Cost", "commands", "cost", "write_plan"]
 
@@ -92,57 +92,51 @@ def commands(
         data: folder of the prepared sets.
         engine: ``verl``, or ``trl`` for the single-GPU run.
     """
-    # The test sets first: the training set leaves their questions out.
+    name = run_name(
+        model if engine == "verl" else "single-gpu", objective, positive_nll=positive_nll
+    )
+    # The test sets come first, because the training set leaves their questions out.
     prepare = [
         f"python -m paper_repro.data test all --from-hub --out {data}",
         f"python -m paper_repro.data train Kwai-Klear/KlearReasoner-MathSub-30K --from-hub --out {data}",
     ]
     if engine == "trl":
-        return prepare + _trl_commands(objective, positive_nll=positive_nll, data=data)
-    values = compose(model, objective, positive_nll=positive_nll)
-    values |= {
-        "data.train_files": f"{data}/train.parquet",
-        "data.val_files": [f"{data}/aime24.parquet", f"{data}/aime25.parquet"],
-        "reward.custom_reward_function.path": REWARD,
-    }
-    name = values["trainer.experiment_name"]
-    run = " \\\n  ".join(
-        ["python -m verl.trainer.main_ppo", *map(shlex.quote, as_overrides(values))]
-    )
+        nll = "" if positive_nll else " --no-positive-nll"
+        model, log = "1.5b", f"runs/{name}/final/trainer_state.json"
+        train = [
+            "erc-bench repro validate --engine trl",
+            f"python -m paper_repro.single_gpu {data}/train.parquet --objective {objective}{nll} "
+            f"--out runs/{name}",
+        ]
+        generate = f"python -m paper_repro.evaluation generate runs/{name}/final"
+    else:
+        log = f"logs/erc-bench/{name}.jsonl"
+        values = compose(model, objective, positive_nll=positive_nll) | {
+            "data.train_files": f"{data}/train.parquet",
+            "data.val_files": [f"{data}/aime24.parquet", f"{data}/aime25.parquet"],
+            "reward.custom_reward_function.path": REWARD,
+        }
+        overrides = map(shlex.quote, as_overrides(values))
+        train = [
+            f"erc-bench repro validate --model {model} --objective {objective}",
+            "export VERL_USE_EXTERNAL_MODULES=erc_bench.adapters.verl  # on every node, before `ray start`",
+            "export VERL_FILE_LOGGER_ROOT=logs",
+            " \\\n  ".join(["python -m verl.trainer.main_ppo", *overrides]),
+        ]
+        generate = (
+            "# merge the checkpoints (verl's model_merger), then for each:\n"
+            "python -m paper_repro.evaluation generate CHECKPOINT"
+        )
+    base = recipe(objective).base or objective  # an ERC arm is also compared with its base
+    beside = "" if base == objective else f" --baseline eval/{name.replace(objective, base)}.json"
     return [
         *prepare,
-        f"erc-bench repro validate --model {model} --objective {objective}",
-        "export VERL_USE_EXTERNAL_MODULES=erc_bench.adapters.verl  # on every node, before `ray start`",
-        "export VERL_FILE_LOGGER_ROOT=logs",
-        run,
-        "# merge the checkpoints (verl's model_merger), then for each:\n"
-        f"python -m paper_repro.evaluation generate CHECKPOINT {data} --out eval/{name}.jsonl",
+        *train,
+        f"{generate} {data} --out eval/{name}.jsonl",
         f"python -m paper_repro.evaluation score eval/{name}.jsonl --out eval/{name}.json",
-        _compare(name, model, objective, f"logs/erc-bench/{name}.jsonl"),
-    ]
-
-
-def _trl_commands(objective: str, *, positive_nll: bool, data: str) -> list[str]:
-    name = f"single-gpu-{objective}" + ("" if positive_nll else "-without-nll")
-    nll = "" if positive_nll else " --no-positive-nll"
-    return [
-        "erc-bench repro validate --engine trl",
-        f"python -m paper_repro.single_gpu {data}/train.parquet --objective {objective}{nll} "
-        f"--out runs/{name}",
-        f"python -m paper_repro.evaluation generate runs/{name}/final {data} --out eval/{name}.jsonl",
-        f"python -m paper_repro.evaluation score eval/{name}.jsonl --out eval/{name}.json",
-        _compare(name, "1.5b", objective, f"runs/{name}/final/trainer_state.json"),
-    ]
-
-
-def _compare(name: str, model: str, objective: str, log: str) -> str:
-    """The command of the comparison; an ERC arm is also compared with its base."""
-    base = recipe(objective).base or objective
-    beside = "" if base == objective else f" --baseline eval/{name.replace(objective, base)}.json"
-    return (
         f"erc-bench repro compare eval/{name}.json --model {model} --objective {objective} "
-        f"--log {log}{beside}"
-    )
+        f"--log {log}{beside}",
+    ]
 
 
 def write_plan(
@@ -158,6 +152,6 @@ def write_plan(
     lines = ["#!/usr/bin/env bash", "set -euo pipefail", f"# {cost(model, assumed)}", ""]
     lines += commands(model, objective, positive_nll=positive_nll, engine=engine)
     size = model if engine == "verl" else "single-gpu"
-    path = out / f"{size}-{objective}{'' if positive_nll else '-without-nll'}.sh"
+    path = out / f"{run_name(size, objective, positive_nll=positive_nll)}.sh"
     write_text(path, "\n".join(lines) + "\n")
     return path

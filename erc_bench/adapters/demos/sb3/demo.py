@@ -141,14 +141,14 @@ def _present(out: Path, runs: pd.DataFrame) -> list[Path]:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table as Markdown."""
-    from erc_bench.adapters.demos.sb3.figure import difference_texts  # noqa: PLC0415
+    from erc_bench.adapters.demos.sb3.figure import difference_text  # noqa: PLC0415
 
     head = ("environment", "arm", "seeds", "return (95 % interval)", "ERC-PPO - PPO, paired")
     shares = ("clip binds", "outside the band", "dropped")
     rows = []
     for row in table.to_dict("records"):
         known = f"{row['return']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
-        difference = "" if pd.isna(row["difference"]) else " ".join(difference_texts(row))
+        difference = "" if pd.isna(row["difference"]) else difference_text(row)
         told = (row["environment"], row["objective"], row["seeds"], known, difference)
         rows.append((*told, *(f"{100 * row[share]:.1f} %" for share in shares)))
     return markdown_table((*head, *shares), rows) + "\n"

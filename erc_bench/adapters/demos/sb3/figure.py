@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from erc_bench.analysis.statistics.intervals import paired_difference
+from erc_bench.analysis.numbers import decimals
+from erc_bench.analysis.statistics.intervals import mean_interval, paired_difference
 from erc_bench.presentation.plots.frames import Drawing, band
 from erc_bench.presentation.plots.layout import legend_below, new_figure, tally
 from erc_bench.presentation.plots.style import INK, WIDE, line_of, name_text, ordered, styled
@@ -21,6 +21,7 @@ SHARES: dict[str, tuple[str, dict[str, Any]]] = {
     "clip/ratio_bound_fraction": ("clip binds", {"linestyle": (0, (1, 1.2))}),
     "drift/out_of_band_fraction": ("outside the band", {}),
 }
+DROPPED = "gate/dropped_fraction"
 
 
 def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
@@ -28,28 +29,27 @@ def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
     rows = []
     for environment, here in runs.groupby("environment", sort=False):
         final = here.groupby(["objective", "seed"])["final"].first()
+        shares = here.groupby("objective")[[*SHARES, DROPPED]].mean()
         for arm in ordered(here["objective"]):
-            mean = band(final[arm].to_numpy()[:, None]).iloc[0]
-            row = {"environment": environment, "objective": arm, "seeds": int(mean["n"])}
-            row |= {"return": mean["mean"], "low": mean["low"], "high": mean["high"]}
-            own = here[here["objective"] == arm]
-            row |= {name: own[metric].mean() for metric, (name, _) in SHARES.items()}
-            row["dropped"] = own["gate/dropped_fraction"].mean()
+            mean = mean_interval(final[arm])
+            row = {"environment": environment, "objective": arm, "seeds": mean.n}
+            row |= {"return": mean.mean, "low": mean.low, "high": mean.high}
+            row |= {name: shares.loc[arm, metric] for metric, (name, _) in SHARES.items()}
+            row["dropped"] = shares.loc[arm, DROPPED]
             if arm != base and base in final:
                 found = paired_difference(final[base], final[arm])
-                ends = {"difference_low": found.low, "difference_high": found.high}
-                row |= {"difference": found.mean, **ends}
+                row |= {"difference": found.mean, "difference_low": found.low}
+                row["difference_high"] = found.high
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def difference_texts(row: Mapping[str, Any]) -> tuple[str, str]:
+def difference_text(row: Mapping[str, Any]) -> str:
     """A row's difference and its interval, with decimals to two digits of its wider end."""
     mean, low, high = (float(row[f"difference{end}"]) for end in ("", "_low", "_high"))
     widest = max(abs(low), abs(high))
-    decimals = min(4, max(0, 1 - math.floor(math.log10(widest)))) if widest > 0 else 0
-    texts = [f"{x:+.{decimals}f}" for x in (mean, low, high)]
-    return texts[0], f"[{texts[1]}, {texts[2]}]"
+    kind = f"+.{decimals(widest, 4) if widest > 0 else 0}f"
+    return f"{mean:{kind}} [{low:{kind}}, {high:{kind}}]"
 
 
 def _curve(
@@ -83,7 +83,7 @@ def draw(runs: pd.DataFrame) -> Drawing:
         title = environment.removeprefix("erc/").partition("-")[0]
         if "erc-ppo" in set(here["objective"]):
             row = table.loc[(environment, "erc-ppo")]
-            title += f", {row['seeds']:.0f} seeds\nERC {' '.join(difference_texts(row))}"
+            title += f", {row['seeds']:.0f} seeds\nERC {difference_text(row)}"
         above.set_title(title, fontsize=6)
         below.set_xlabel("thousand steps")
         below.set_ylim(bottom=0)
