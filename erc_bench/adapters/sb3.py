@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,13 +67,12 @@ class _WithOld:
 
     def remember(self: Any, measure: Callable[[Any, Tensor], _Old]) -> None:
         """Measure every transition, in the order in which mini-batches index them."""
-        observations = self.observations
-        flat: Any
-        if isinstance(observations, dict):
-            flat = {k: self.to_torch(self.swap_and_flatten(v)) for k, v in observations.items()}
-        else:
-            flat = self.to_torch(self.swap_and_flatten(observations))
-        self.old = measure(flat, self.to_torch(self.swap_and_flatten(self.actions)))
+
+        def flat(values: np.ndarray) -> Tensor:
+            made: Tensor = self.to_torch(self.swap_and_flatten(values))
+            return made
+
+        self.old = measure(_of_each(flat, self.observations), flat(self.actions))
 
     def _get_samples(self: Any, batch_inds: np.ndarray, env: Any = None) -> _Samples:
         data = super()._get_samples(batch_inds, env)  # type: ignore[misc]
@@ -131,10 +131,13 @@ class ERCPPO(PPO):
         self.band_low, self.band_high, self.objective = band_low, band_high, objective
         EntropyRatio(band_low, band_high)  # refuses a band that cannot be
         if objective is not None:
-            clip = keywords.get("clip_range", 0.2)
-            _default("band_low", band_low, 0.05)
-            _default("band_high", band_high, 0.05)
-            _default("clip_range", clip, 0.2)
+            given = {"band_low": (band_low, 0.05), "band_high": (band_high, 0.05)}
+            given["clip_range"] = (keywords.get("clip_range", 0.2), 0.2)
+            for name, (value, default) in given.items():
+                if value != default:
+                    raise InputError(
+                        f"{name}: {value!r} has no effect beside an objective; leave it at {default}"
+                    )
         if keywords.get("rollout_buffer_class") is not None:
             raise InputError("rollout_buffer_class: ERCPPO has its own, which keeps old entropies")
         self._policy_objective(0.2)
@@ -171,22 +174,17 @@ class ERCPPO(PPO):
         entropies, whole = [], []
         for first in range(0, len(actions), 4096):
             part = slice(first, first + 4096)
-            seen = (
-                {k: v[part] for k, v in observations.items()}
-                if isinstance(observations, dict)
-                else observations[part]
-            )
+            seen = _of_each(itemgetter(part), observations)
             distribution = self.policy.get_distribution(seen)
-            entropy = distribution.entropy()
-            if entropy is None:
-                raise InputError("policy: its distribution has no entropy in closed form")
-            entropies.append(self._comparable(entropy).cpu().numpy())
+            entropies.append(self._comparable(distribution.entropy()).cpu().numpy())
             if self._whole:
                 whole.append(_logits(distribution).cpu().numpy())
         return _Old(np.concatenate(entropies), np.concatenate(whole) if whole else None)
 
-    def _comparable(self, entropy: Tensor) -> Tensor:
+    def _comparable(self, entropy: Tensor | None) -> Tensor:
         """The quantity whose ratio is taken: entropy, or perplexity where entropy may be negative."""
+        if entropy is None:
+            raise InputError("policy: its distribution has no entropy in closed form")
         return entropy.exp() if isinstance(self.action_space, spaces.Box) else entropy
 
     def train(self) -> None:
@@ -229,8 +227,7 @@ class ERCPPO(PPO):
         discrete = isinstance(self.action_space, spaces.Discrete)
         actions = data.actions.long().flatten() if discrete else data.actions
         values, logp, entropy = self.policy.evaluate_actions(data.observations, actions)
-        if entropy is None:
-            raise InputError("policy: its distribution has no entropy in closed form")
+        assert entropy is not None, "measuring the old policy has refused such a distribution"
         advantages = data.advantages
         if self.normalize_advantage and len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -301,8 +298,8 @@ def _logits(distribution: Any) -> Tensor:
     return found
 
 
-def _default(name: str, value: object, default: float) -> None:
-    if value != default:
-        raise InputError(
-            f"{name}: {value!r} has no effect beside an objective; leave it at {default}"
-        )
+def _of_each(function: Callable[[Any], Any], observations: Any) -> Any:
+    """A function of the observations; of a dictionary of them, of each."""
+    if isinstance(observations, dict):
+        return {name: function(values) for name, values in observations.items()}
+    return function(observations)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from erc_bench.adapters.demos.llm.loaded import Loaded
+from erc_bench.adapters.demos.llm.models import Loaded
 from erc_bench.adapters.demos.llm.task import Addition
 from erc_bench.core.numerics import entropy as entropy_of
 from erc_bench.core.numerics import entropy_ratio
@@ -116,24 +116,24 @@ def _score(
 def tabulate(tokens: pd.DataFrame, band: tuple[float, float] = (0.05, 0.05)) -> pd.DataFrame:
     """Per comparison and bin of old entropy: tokens, the share outside band and clip range (0.8, 1.28)."""
     rho, ratio = np.exp(tokens["log_entropy_ratio"]), np.exp(tokens["log_ratio"])
+    bins = pd.cut(tokens["entropy"], BINS, include_lowest=True).cat.rename_categories(str)
+    shown = ["all", *bins.cat.categories]
     tokens = tokens.assign(
         out_of_band=(rho <= 1 - band[0]) | (rho >= 1 + band[1]),
         out_of_clip=(ratio < 0.8) | (ratio > 1.28),
         size=tokens["log_entropy_ratio"].abs(),
-        bin=pd.cut(tokens["entropy"], BINS, include_lowest=True).astype(str),
+        comparison=pd.Categorical(tokens["comparison"], tokens["comparison"].unique()),
+        entropy=bins.cat.set_categories(shown),
     )
-    edges = pd.cut(list(BINS[1:-1]), BINS, include_lowest=True).categories.astype(str)
-    parts = [("all", tokens), *((edge, tokens[tokens["bin"] == edge]) for edge in edges)]
-    tables = [
-        part.groupby("comparison", sort=False)
+    everything = tokens.assign(entropy=pd.Categorical(["all"] * len(tokens), shown, ordered=True))
+    table = (
+        pd.concat([everything, tokens])
+        .groupby(["entropy", "comparison"], observed=True)
         .agg(
             tokens=("size", "size"),
             out_of_band=("out_of_band", "mean"),
             out_of_clip=("out_of_clip", "mean"),
             median_abs_log_rho=("size", "median"),
         )
-        .reset_index()
-        .assign(entropy=edge)
-        for edge, part in parts
-    ]
-    return pd.concat(tables, ignore_index=True)
+    )
+    return table.reset_index()

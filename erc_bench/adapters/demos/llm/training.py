@@ -15,8 +15,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from erc_bench.adapters.demos.llm.loaded import Loaded
-from erc_bench.adapters.demos.llm.models import load
+from erc_bench.adapters.demos.llm.models import Loaded, load
 from erc_bench.adapters.demos.llm.task import Addition, reward
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import read_object, write_json
