@@ -151,27 +151,18 @@ def _transformers(model: str, sampling: Sampling) -> Answers:
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
-    network.to("cuda" if torch.cuda.is_available() else "cpu")
-    how = {
-        "do_sample": True,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": 0,
-        "max_new_tokens": sampling.length,
-        "num_return_sequences": sampling.samples,
-    }
+    from erc_bench.adapters.demos.llm.models import Loaded  # noqa: PLC0415
 
-    @torch.no_grad()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
+    loaded = Loaded(network.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+    how = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+
     def one(prompt: Any, seed: int) -> list[str]:
         torch.manual_seed(seed)
-        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(network.device)
-        ids, attention = inputs["input_ids"], inputs["attention_mask"]
-        made = network.generate(input_ids=ids, attention_mask=attention, **how)
-        said = made[:, ids.shape[1] :]
-        texts: list[str] = tokenizer.batch_decode(said, skip_special_tokens=True)
+        made = loaded.sample([prompt], sampling.length, sampling.samples, **how)
+        texts: list[str] = tokenizer.batch_decode(made.responses, skip_special_tokens=True)
         return texts
 
     def answer(prompts: Sequence[Any], seeds: Sequence[int]) -> list[list[str]]:

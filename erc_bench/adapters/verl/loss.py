@@ -74,9 +74,9 @@ def policy_loss(
         **call.fields,
     )
     loss, metrics = call.objective(batch, None if call.weight is not None else call.denominators)
-    local = call.objective.denominators(batch).tokens if call.weight is not None else None
-    if call.weight is not None and local is not None:
+    if call.weight is not None:
         loss = loss * call.weight
+        local = call.objective.denominators(batch).tokens
         share = local / call.denominators.tokens.clamp(min=1)
         metrics = {
             name: value * (call.weight if name.startswith("loss/") else share)

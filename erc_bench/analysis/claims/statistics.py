@@ -52,7 +52,9 @@ def auroc_by_seed(tokens: pd.DataFrame, score: str, delta: float, least: int) ->
     """AUROC of ``|score|`` for the label exact KL > delta (nats), over each run's sampled tokens."""
     known = tokens.dropna(subset=[score, "kl_exact"])
     return _by_seed(
-        tokens, known, lambda t: auroc(t[score].abs().to_numpy(), _violates(t, delta), least)
+        tokens,
+        known,
+        lambda t: auroc(t[score].abs().to_numpy(), t["kl_exact"].to_numpy() > delta, least),
     )
 
 
@@ -64,10 +66,6 @@ def dropped_below_kept(tokens: pd.DataFrame, column: str, least: int) -> pd.Seri
         known,
         lambda t: auroc(-t[column].to_numpy(), t["gate_dropped"].to_numpy(dtype=bool), least),
     )
-
-
-def _violates(tokens: pd.DataFrame, delta: float) -> np.ndarray:
-    return np.asarray(tokens["kl_exact"].to_numpy() > delta)
 
 
 def _by_seed(

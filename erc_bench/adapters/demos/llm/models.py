@@ -11,7 +11,7 @@ import importlib.util
 import random
 import string
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,16 +58,22 @@ class Sampled(NamedTuple):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal language model in float32 with its tokenizer; both have a padding token."""
+    """A causal language model with its tokenizer, which has a padding token."""
 
     model: Any
     tokenizer: Any
 
     @torch.no_grad()
     def sample(
-        self, conversations: Sequence[list[dict[str, str]]], length: int, copies: int = 1
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        length: int,
+        copies: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
     ) -> Sampled:
-        """Sample ``copies`` responses to each conversation at temperature 1, at most ``length`` tokens."""
+        """Sample ``copies`` responses to each conversation, of at most ``length`` tokens."""
         texts = [
             self.tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True)
             for one in conversations
@@ -79,9 +85,9 @@ class Loaded:
             attention_mask=inputs["attention_mask"],
             max_new_tokens=length,
             do_sample=True,
-            temperature=1.0,
+            temperature=temperature,
             top_k=0,
-            top_p=1.0,
+            top_p=top_p,
             num_return_sequences=copies,
         )
         return Sampled(made, inputs["attention_mask"].repeat_interleave(copies, 0))

@@ -79,20 +79,20 @@ def _ends(path: Path) -> tuple[float, float]:
 def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
     """Means over seeds and paired differences to the first arm, with 95 % intervals or the values."""
     by_run = metrics.groupby(["objective", "seed"])
+    values = runs.set_index(["objective", "seed"])
     for column in SHOWN:
         kind, _, metric = column.partition("/")
         if kind in ("mean", "std"):
-            found = by_run[metric].agg(kind).rename(column).reset_index()
-            runs = runs.merge(found, on=["objective", "seed"])
+            values[column] = by_run[metric].agg(kind)
     arms = list(dict.fromkeys(runs["objective"]))
-    by_arm = {arm: runs[runs["objective"] == arm].set_index("seed") for arm in arms}
+    parts = [values.loc[arm, [*SHOWN]] for arm in arms]
+    parts += [part - parts[0] for part in parts[1:]]
     head = [f"mean over {runs['seed'].nunique()} seeds", *arms]
     head += [f"{arm} - {arms[0]}, paired" for arm in arms[1:]]
-    rows = []
-    for column, (name, scale, unit) in SHOWN.items():
-        values = [by_arm[arm][column] for arm in arms]
-        values += [by_arm[arm][column] - by_arm[arms[0]][column] for arm in arms[1:]]
-        rows.append([name, *(_text(one, scale, unit) for one in values)])
+    rows = [
+        [name, *(_text(part[column], scale, unit) for part in parts)]
+        for column, (name, scale, unit) in SHOWN.items()
+    ]
     return markdown_table(head, rows) + "\n"
 
 
