@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 
 from erc_bench.core.errors import InputError
@@ -184,17 +186,17 @@ def _dataclasses(config: Any) -> list[Finding]:
     """Verl's own types of the parts that have one."""
     from verl.utils.config import omega_conf_to_dataclass  # noqa: PLC0415
 
-    found = []
-    for key in (ACTOR, "actor_rollout_ref.rollout", "algorithm"):
-        try:
-            omega_conf_to_dataclass(_at(config, key))
-        except Exception as error:  # whatever verl's classes raise is a finding
-            found.append(Finding(key, _told(error)))
-    return found
+    keys = (ACTOR, "actor_rollout_ref.rollout", "algorithm")
+    return [one for key in keys for one in _raised(key, omega_conf_to_dataclass, _at(config, key))]
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _raised(key: str, check: Callable[..., Any], *arguments: Any, **keywords: Any) -> list[Finding]:
+    """What a check of verl's raises, whatever it is, as a finding about a key."""
+    try:
+        check(*arguments, **keywords)
+    except Exception as error:  # asserts and ValueErrors of verl alike
+        return [Finding(key, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")]
+    return []
 
 
 def _plugin(config: Any) -> list[Finding]:
@@ -214,17 +216,12 @@ def _plugin(config: Any) -> list[Finding]:
 
 def _verls_own(config: Any) -> list[Finding]:
     """``verl.utils.config.validate_config``, as its trainer calls it."""
-    import contextlib  # noqa: PLC0415
-    import io  # noqa: PLC0415
-
     from verl.utils.config import validate_config  # noqa: PLC0415
 
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            validate_config(config, use_reference_policy=False, use_critic=False)
-    except Exception as error:  # asserts and ValueErrors of verl alike
-        return [Finding("verl", _told(error))]
-    return []
+    with redirect_stdout(StringIO()):
+        return _raised(
+            "verl", validate_config, config, use_reference_policy=False, use_critic=False
+        )
 
 
 def validate_trl(run: Mapping[str, Any], grpo: Mapping[str, Any]) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -21,14 +22,7 @@ BAND = EntropyRatio(*metrics.BAND)
 #: Trainers of language models do not keep these: they have one number per token and action.
 WHOLE_DISTRIBUTIONS = frozenset({"log_probs", "old_log_probs", "ref_log_probs"})
 
-_OPTIONAL = WHOLE_DISTRIBUTIONS | {
-    "entropy",
-    "old_entropy",
-    "action",
-    "ref_logp",
-    "rollout_logp",
-    "reward",
-}
+_OPTIONAL = frozenset(f.name for f in fields(TokenBatch) if f.default is None)
 
 
 class _Watched(TokenBatch):

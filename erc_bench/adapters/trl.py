@@ -92,7 +92,12 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
         self.objective = _objective(objective, parameters or {})
         config = keywords.get("args") or trl.GRPOConfig("erc-bench-trl", logging_steps=1)
         require_settings(config, self.objective, objective)
-        beta = _reference_coefficient(self.objective)
+        references = [
+            float(term.coefficient)
+            for term in self.objective.regularizers
+            if getattr(term, "reference", None) == "ref"
+        ]
+        beta = sum(references)  # the weight of the KL to a reference policy; 0 without one
         if config.beta not in (0.0, beta):
             raise InputError(
                 f"GRPOConfig.beta: {config.beta} differs from the objective's {beta}; leave it at 0"
@@ -282,13 +287,3 @@ def require_settings(config: Any, objective: Objective, named: str | Objective) 
             f"GRPOConfig.gradient_accumulation_steps: {accumulate}, must be 1: the objective compares "
             "the tokens of a whole batch"
         )
-
-
-def _reference_coefficient(objective: Objective) -> float:
-    """Weight of the KL to a reference policy; 0 without one."""
-    weights = [
-        float(r.coefficient)
-        for r in objective.regularizers
-        if getattr(r, "reference", None) == "ref"
-    ]
-    return sum(weights)
