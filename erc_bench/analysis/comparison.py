@@ -21,9 +21,9 @@ from erc_bench.conformance import PolicyLoss
 from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
+from erc_bench.core.metrics import CLIP
 from erc_bench.objectives import Objective, recipe
 from erc_bench.studies import plan
-from erc_bench.studies.plan import CLIP
 from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import Arm, Trainer, TrainResult
 

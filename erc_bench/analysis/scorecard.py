@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from erc_bench.analysis.scores import Scores
 from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference, ratio_interval
+from erc_bench.core.metrics import METRICS, Better, Metric
+from erc_bench.studies.arms import gated_pairs, stored_arms
 from erc_bench.studies.records import KEYS, Results
 
 __all__ = [
@@ -33,88 +34,71 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the scorecard.
+    """A column of the scorecard: a metric, reduced to one number per run.
 
     Attributes:
         key: its name in the frames.
-        label: its heading.
-        unit: printed after the label; the values are multiplied by ``scale`` to be in this unit.
         group: the table it stands in.
-        better: which direction is better, None where neither is.
-        definition: what exactly is measured, within one run.
-        metric: the metric whose mean over updates it is, where it is that simple.
+        metric: what it is, from the registry; where ``mean/<metric>`` is a column of the runs, that column.
     """
 
     key: str
-    label: str
-    unit: str
-    scale: float
-    group: Literal["learning", "drift"]
-    better: Literal["higher", "lower"] | None
-    definition: str
-    metric: str | None = None
+    group: str
+    metric: Metric
+
+    @property
+    def label(self) -> str:
+        """Its heading."""
+        return self.metric.label
+
+    @property
+    def unit(self) -> str:
+        """Printed after the label; the values are multiplied by ``scale`` to be in this unit."""
+        return self.metric.shown
+
+    @property
+    def scale(self) -> float:
+        """Shown value divided by stored value."""
+        return self.metric.scale
+
+    @property
+    def better(self) -> Better | None:
+        """Which direction is better, None where neither is."""
+        return self.metric.better
+
+    @property
+    def definition(self) -> str:
+        """What exactly is measured, within one run."""
+        return self.metric.definition
 
 
-MEASURES: tuple[Measure, ...] = (
-    Measure(
-        "final_reward", "final reward", "", 1.0, "learning", "higher",
-        "Mean episode return of the sampling policy after training, over fresh evaluation "
-        "episodes. A diverged run is a failure and counts as 0.",
-    ),
-    Measure(
-        "share_of_optimum", "of optimum", "%", 100.0, "learning", "higher",
-        "Final reward divided by the exact expected return of the best policy; "
-        "unknown where that return is not positive.",
-    ),
-    Measure(
-        "entropy_change", "entropy change", "nats", 1.0, "learning", None,
-        "Entropy per token after training minus before, on the evaluation's tokens; "
-        "unknown for diverged runs.",
-    ),
-    Measure(
-        "grad_norm_spread", "grad-norm spread", "", 1.0, "learning", "lower",
-        "Sample standard deviation (n - 1) of the gradient's l2 norm, before gradient clipping, "
-        "over all updates of a run. It contains any trend of the norm, not only its jitter.",
-    ),
-    Measure(
-        "tokens", "tokens", "thousand", 1e-3, "learning", None,
-        "Tokens generated for training, including those of prompts that dynamic sampling dropped.",
-    ),
-    Measure(
-        "clip_bound", "clip bound", "%", 100.0, "drift", None,
-        "Share of tokens whose loss the objective's ratio clip determines (ratio outside the range "
-        "and the advantage pushing it further out); none for objectives without a ratio clip.",
-        "clip/ratio_bound_fraction",
-    ),
-    Measure(
-        "out_of_band", "out of band", "%", 100.0, "drift", None,
-        "Share of tokens whose entropy ratio lies outside ERC's band, measured for every objective "
-        "whether or not it gates.",
-        "drift/out_of_band_fraction",
-    ),
-    Measure(
-        "dropped", "dropped", "%", 100.0, "drift", None,
-        "Share of tokens whose gradient the objective's gates drop.",
-        "gate/dropped_fraction",
-    ),
-    Measure(
-        "kl_exact", "exact KL", "10⁻³ nats", 1000.0, "drift", None,
-        "KL(old || new) per token, summed over the whole vocabulary, not estimated from samples.",
-        "drift/kl_exact",
-    ),
-    Measure(
-        "tv_unsampled", "unsampled TV", "%", 100.0, "drift", None,
-        "Total variation carried by the actions that were not sampled: the drift that the ratio of "
-        "the sampled action cannot see.",
-        "drift/tv_unsampled",
-    ),
-    Measure(
-        "hidden_violations", "hidden violations", "%", 100.0, "drift", "lower",
-        "Share of tokens with exact KL above delta while the ratio of the sampled action lies "
-        "inside the clip range.",
-        "drift/hidden_violation_fraction",
-    ),
-)  # fmt: skip
+MEASURES: tuple[Measure, ...] = tuple(
+    Measure(key, group, METRICS[name])
+    for group, columns in (
+        (
+            "learning",
+            {
+                "final_reward": "reward/final",
+                "share_of_optimum": "reward/share_of_optimum",
+                "entropy_change": "entropy/change",
+                "grad_norm_spread": "std/grad/norm",
+                "tokens": "tokens",
+            },
+        ),
+        (
+            "drift",
+            {
+                "clip_bound": "clip/ratio_bound_fraction",
+                "out_of_band": "drift/out_of_band_fraction",
+                "dropped": "gate/dropped_fraction",
+                "kl_exact": "drift/kl_exact",
+                "tv_unsampled": "drift/tv_unsampled",
+                "hidden_violations": "drift/hidden_violation_fraction",
+            },
+        ),
+    )
+    for key, name in columns.items()
+)
 
 NOTE = (
     "Mean over seeds ± half of the 95 % Student-t interval; n=1: one seed, no interval. "
@@ -135,7 +119,7 @@ def per_seed(results: Results) -> pd.DataFrame:
     frame["share_of_optimum"] = reward / runs["reward/optimal"].where(runs["reward/optimal"] > 0)
     frame["entropy_change"] = (runs["entropy/final"] - runs["entropy/initial"]).where(~diverged)
     frame["tokens"] = runs["tokens"].astype(np.float64)
-    wanted = {m.metric: m.key for m in MEASURES if m.metric is not None}
+    wanted = {m.metric.name: m.key for m in MEASURES if m.group == "drift"}
     if "std/grad/norm" in runs:  # each run's own summary
         for metric, key in wanted.items():
             frame[key] = runs.get(f"mean/{metric}", np.nan)
@@ -294,8 +278,8 @@ def out_of_band_to_bound(
 ) -> Contrast:
     """Ratio of the out-of-band share in an ERC arm to the clip-bound share in its base.
 
-    Without names: the first of dapo, ppo-clip, grpo, gppo with an ``erc-`` sibling in the
-    experiment, else any such pair.
+    Without names: the first pair of a base and its plain entropy gate, dapo, ppo-clip, grpo and gppo
+    before others.
 
     Raises:
         LookupError: the experiment has no such pair.
@@ -303,13 +287,16 @@ def out_of_band_to_bound(
     runs = per_seed(results)
     runs = runs[runs["experiment"] == experiment]
     arms = list(dict.fromkeys(runs["objective"]))
-    if base is None:
-        siblings = [arm for arm in arms if f"erc-{arm}" in arms]
-        preferred = [arm for arm in ("dapo", "ppo-clip", "grpo", "gppo") if arm in siblings]
-        if not siblings:
-            raise LookupError(f"{experiment}: no objective stands beside its erc- sibling")
-        base = (preferred or siblings)[0]
-    other = other or f"erc-{base}"
+    stored = stored_arms(results.config, experiment)
+    plain = [pair for pair in gated_pairs(stored[arm] for arm in arms) if stored[pair[1]].plain]
+    if base is not None:
+        plain = [pair for pair in plain if pair[0] == base]
+    if base is None or other is None:
+        if not plain:
+            raise LookupError(f"{experiment}: no objective stands beside its entropy gate")
+        order = {name: i for i, name in enumerate(("dapo", "ppo-clip", "grpo", "gppo"))}
+        first, gate = min(plain, key=lambda pair: order.get(pair[0], len(order)))
+        base, other = base or first, other or gate
     missing = [arm for arm in (base, other) if arm not in arms]
     if missing:
         raise LookupError(f"{experiment}: no records of {', '.join(missing)}")

@@ -7,7 +7,7 @@ settings (a grid) has no one score, so sweeps do not take part.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,25 +24,15 @@ from erc_bench.analysis.statistics import (
     sign_flip_test,
     stratified_bootstrap,
 )
+from erc_bench.studies.arms import gated_pairs, stored_arm, stored_arms
 
-__all__ = ["OVERALL", "Scores", "gated_pairs", "improvements"]
+__all__ = ["OVERALL", "Scores", "improvements"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 #: Name of the row over all experiments in :func:`improvements`.
 OVERALL = "overall"
-_GATES = ("erc-", "erc-directional-")
 _COLUMNS = ["experiment", "objective", "seed", "score"]
-
-
-def gated_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Each (base, ERC arm on it) of which both are there, plain and directional, in the names' order.
-
-    >>> gated_pairs(["erc-directional-dapo", "dapo", "grpo", "erc-dr-grpo", "erc-dapo"])
-    [('dapo', 'erc-dapo'), ('dapo', 'erc-directional-dapo')]
-    """
-    present = list(dict.fromkeys(names))
-    return [(n, gate + n) for n in present for gate in _GATES if gate + n in present]
 
 
 def _has_grid(config: dict[str, Any], experiment: str) -> bool:
@@ -55,7 +45,9 @@ def _single_setting(runs: pd.DataFrame, config: dict[str, Any]) -> pd.DataFrame:
     """Rows of experiments without a grid, of arms at one setting, named by their recipe."""
     swept = {e for e in runs["experiment"].unique() if _has_grid(config, str(e))}
     runs = runs[~runs["experiment"].isin(swept)]
-    recipe = runs["objective"].str.partition(":")[0]
+    stored = {e: stored_arms(config, str(e)) for e in runs["experiment"].unique()}
+    arms = zip(runs["experiment"], runs["objective"], strict=True)
+    recipe = pd.Series([stored[e][label].recipe for e, label in arms], runs.index, dtype=object)
     settings = runs.groupby([runs["experiment"], recipe])["objective"].transform("nunique")
     kept = (recipe == runs["objective"]) | (settings == 1)
     return runs.assign(objective=recipe)[kept]
@@ -173,7 +165,7 @@ def improvements(scores: Scores) -> pd.DataFrame:
     differences; ``p``: two-sided sign-flip test of them; ``p_holm``: adjusted over the whole table.
     """
     rows = []
-    for base, other in gated_pairs(scores.objectives):
+    for base, other in gated_pairs(map(stored_arm, scores.objectives)):
         pairs = {e: scores.paired(base, other, e) for e in scores.shared([base, other])}
         pairs = {e: pair for e, pair in pairs.items() if len(pair[0])}
         parts = [(e, [pair]) for e, pair in pairs.items()]

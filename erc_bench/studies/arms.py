@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, Objective, Recipe, make, recipe
 
-__all__ = ["PER_PART", "PER_RUN", "Arm", "StoredArm", "gated_pairs", "parse", "stored_arms"]
+__all__ = [
+    "PER_PART",
+    "PER_RUN",
+    "Arm",
+    "StoredArm",
+    "gated_pairs",
+    "parse",
+    "stored_arm",
+    "stored_arms",
+]
 
 #: Settings of the trainer that an arm can have for itself.
 PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
@@ -170,16 +179,27 @@ class StoredArm:
     base: str | None
     gates: tuple[str, ...] = ()
     band: tuple[float, float] | None = None
-    overrides: Mapping[str, float] | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def point(self) -> dict[str, float]:
+    def plain(self) -> bool:
+        """Whether its one gate is ERC's own: it drops every token outside the band."""
+        return self.gates == ("EntropyRatio",)
+
+    @property
+    def point(self) -> dict[str, Any]:
         """The overrides that are not of its band: what it must share with its base."""
-        found = self.overrides or {}
-        return {k: v for k, v in found.items() if k not in ("band_low", "band_high")}
+        return {k: v for k, v in self.overrides.items() if k not in ("band_low", "band_high")}
 
 
-def stored_arms(config: Mapping[str, Any], experiment: str) -> dict[str, StoredArm]:
+class StoredArms(dict[str, StoredArm]):
+    """Arms by label; one that the manifest does not describe is what a recipe of that name would be."""
+
+    def __missing__(self, label: str) -> StoredArm:
+        return stored_arm(label)
+
+
+def stored_arms(config: Mapping[str, Any], experiment: str) -> StoredArms:
     """The arms of an experiment by label, from a results folder's configuration.
 
     What the manifest leaves out, as those of imported logs do, is taken from the recipe of that name.
@@ -187,9 +207,8 @@ def stored_arms(config: Mapping[str, Any], experiment: str) -> dict[str, StoredA
     experiments = config.get("experiments")
     about = experiments.get(experiment) if isinstance(experiments, Mapping) else None
     entries = about.get("objectives") if isinstance(about, Mapping) else None
-    if not isinstance(entries, Mapping):
-        return {}
-    return {str(label): stored_arm(str(label), entry) for label, entry in entries.items()}
+    entries = entries if isinstance(entries, Mapping) else {}
+    return StoredArms({str(label): stored_arm(str(label), e) for label, e in entries.items()})
 
 
 def stored_arm(label: str, entry: Any = None) -> StoredArm:
@@ -198,22 +217,25 @@ def stored_arm(label: str, entry: Any = None) -> StoredArm:
     name = str(entry.get("recipe", label))
     known = RECIPES.get(name)
     spec = entry.get("spec")
-    if not isinstance(spec, Mapping):
-        spec = known.objective.spec() if known is not None else {}
-    gates = [gate for gate in spec.get("gates", ()) if isinstance(gate, Mapping)]
-    band = next((g for g in gates if "EntropyRatio" in str(g.get("type"))), None)
-    base = entry.get("base", known.base if known is not None else None)
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("gates"), list):
+        spec = known.objective.spec() if known is not None else {"gates": []}
+    gates = [gate for gate in spec["gates"] if isinstance(gate, Mapping)]
     overrides = entry.get("overrides")
     return StoredArm(
         label=label,
         recipe=name,
-        base=name if not gates else base,
+        base=entry.get("base", known.base if known is not None else None) if gates else name,
         gates=tuple(str(gate.get("type")) for gate in gates),
-        band=None if band is None else (float(band["low"]), float(band["high"])),
-        overrides={k: float(v) for k, v in overrides.items()}
-        if isinstance(overrides, Mapping)
-        else {},
+        band=next(filter(None, map(_band, gates)), None),
+        overrides=overrides if isinstance(overrides, Mapping) else {},
     )
+
+
+def _band(gate: Mapping[str, Any]) -> tuple[float, float] | None:
+    """``(low, high)`` of a stored gate on the entropy ratio."""
+    if gate.get("type") not in ("EntropyRatio", "DirectionalEntropyRatio"):
+        return None
+    return float(gate["low"]), float(gate["high"])
 
 
 def gated_pairs(arms: Iterable[StoredArm]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ import gymnasium as gym
 
 import erc_envs
 from erc_bench.core.errors import InputError
+from erc_bench.core.metrics import BAND, CLIP
 from erc_bench.plugins import load_environments
 from erc_bench.studies.arms import PER_PART, PER_RUN, Arm, parse
 from erc_bench.studies.base import Experiment, experiment
@@ -22,10 +23,6 @@ from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import TrainConfig
 
 __all__ = ["Plan", "custom", "grid_axis", "plan", "resolve", "setting", "training_environment"]
-
-#: Reference ranges of the drift measures: the narrowest clip among the arms, and the paper's band.
-CLIP = (0.2, 0.2)
-BAND = (0.05, 0.05)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ import torch
 
 from erc_bench import training
 from erc_bench.core.errors import InputError
+from erc_bench.core.metrics import CLIP
 from erc_bench.objectives import make
 from erc_bench.studies.arms import Arm
-from erc_bench.studies.plan import CLIP, Plan
+from erc_bench.studies.plan import Plan
 from erc_bench.studies.processes import end_with
 from erc_bench.studies.records import REQUIRED, Results, Table
 from erc_bench.studies.sizing import ExperimentPlan, Part

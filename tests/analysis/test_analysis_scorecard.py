@@ -17,7 +17,7 @@ from erc_bench.analysis import (
     per_seed,
     summary,
 )
-from erc_bench.analysis.stats import Interval
+from erc_bench.analysis.statistics import Interval
 from erc_bench.studies.records import Results
 
 

@@ -8,8 +8,10 @@ from rich.console import Console
 
 from analysis.synthetic import make_results, score
 from erc_bench.analysis import Scores, improvements, scores, scores_as_markdown, scores_as_rich
-from erc_bench.analysis.scores import OVERALL, gated_pairs
+from erc_bench.analysis.scores import OVERALL
 from erc_bench.analysis.statistics import probability_of_improvement
+from erc_bench.objectives import make
+from erc_bench.studies.arms import gated_pairs, stored_arm
 
 EXPERIMENTS = ("unsampled_shift", "forking_tokens", "entropy_null")
 
@@ -70,11 +72,13 @@ def test_a_grid_has_no_one_score_but_a_tuned_arm_has():
         ("listed", "dapo", [0.3]),
         ("tuned", "dapo:learning_rate=0.002", [0.4]), ("tuned", "gspo", [0.5]),
     ])  # fmt: skip
-    got = Scores.of(runs, {"experiments": {"listed": {"grid": {"epochs": [1, 4]}}}})
+    described = {label: {"recipe": label.partition(":")[0]} for label in runs["objective"]}
+    config = {e: {"objectives": described} for e in ("sweep", "tuned")}
+    got = Scores.of(runs, {"experiments": config | {"listed": {"grid": {"epochs": [1, 4]}}}})
     assert got.experiments == ["tuned"]
     assert got.objectives == ["dapo", "gspo"]
     with pytest.raises(LookupError, match="several settings"):
-        Scores.of(runs[runs["experiment"] == "sweep"], {})
+        Scores.of(runs[runs["experiment"] == "sweep"], {"experiments": config})
 
 
 def test_aggregates_are_over_work_that_is_the_same_for_all():
@@ -92,8 +96,25 @@ def test_aggregates_are_over_work_that_is_the_same_for_all():
 
 
 def test_pairs_of_a_base_and_its_gates():
-    names = ["erc-grpo", "dr-grpo", "dapo", "erc-directional-dapo", "grpo"]
-    assert gated_pairs(names) == [("dapo", "erc-directional-dapo"), ("grpo", "erc-grpo")]
+    """Their compositions say it, not their names; other gates than those on the entropy do not count."""
+    names = [
+        "erc-gppo",
+        "dr-grpo",
+        "dapo",
+        "erc-directional-dapo",
+        "kl-gate-dapo",
+        "erc-dapo",
+        "gppo",
+    ]
+    assert gated_pairs(map(stored_arm, names)) == [
+        ("dapo", "erc-directional-dapo"),
+        ("dapo", "erc-dapo"),
+        ("gppo", "erc-gppo"),
+    ]
+    mine = {"recipe": "mine", "base": "dapo", "spec": make("erc-dapo").spec(), "overrides": {}}
+    assert gated_pairs([stored_arm("dapo"), stored_arm("x", mine)]) == [("dapo", "x")]
+    other = mine | {"overrides": {"clip_low": 0.1, "band_low": 0.2}}
+    assert gated_pairs([stored_arm("dapo"), stored_arm("x", other)]) == []
 
 
 def test_improvements_are_those_of_the_runs(results):

@@ -20,7 +20,7 @@ from erc_bench.analysis.claims.statistics import (
     log_ratio,
     share,
 )
-from erc_bench.analysis.stats import Interval, mean_interval
+from erc_bench.analysis.statistics import Interval, mean_interval
 
 __all__ = ["Role", "Row", "rows_of"]
 

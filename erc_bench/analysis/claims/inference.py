@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from erc_bench.analysis.claims.rules import Criterion
-from erc_bench.analysis.stats import Interval, mean_interval
+from erc_bench.analysis.statistics import Interval, mean_interval
 
 __all__ = ["Decision", "Outcome", "decide", "decide_discoveries"]
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from erc_bench.analysis.claims.assess import NO_VALUE, Row
 from erc_bench.analysis.claims.verdicts import Assessment, Verdict
-from erc_bench.analysis.stats import Interval
+from erc_bench.analysis.statistics import Interval
 from erc_bench.analysis.tables import plain
 
 __all__ = ["as_data", "claims_markdown", "claims_rich", "interval_text", "ours", "unmeasured_lines"]

@@ -26,6 +26,7 @@ from erc_bench.analysis.statistics.comparisons import (
 from erc_bench.analysis.statistics.intervals import (
     Interval,
     mean_interval,
+    mean_intervals,
     paired_difference,
     ratio_interval,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "holm",
     "interquartile_mean",
     "mean_interval",
+    "mean_intervals",
     "mean_score",
     "median_score",
     "optimality_gap",

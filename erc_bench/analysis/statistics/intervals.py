@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-__all__ = ["Interval", "mean_interval", "paired_difference", "ratio_interval"]
+__all__ = ["Interval", "mean_interval", "mean_intervals", "paired_difference", "ratio_interval"]
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -44,24 +48,34 @@ class Interval:
         return value < self.low or value > self.high
 
 
+def mean_intervals(values: ArrayLike, level: float = 0.95) -> tuple[Array, Array, Array, Array]:
+    """Mean, low end, high end and n of every column, over axis 0 (seeds); NaN are left out.
+
+    The two-sided Student-t interval, ``mean -+ t(n-1) s / sqrt(n)``. With one value the ends are NaN, as
+    one observation says nothing about its spread; without any the mean is NaN too.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(x)
+    n = known.sum(0)
+    x = np.where(known, x, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(n > 0, x.sum(0) / n, math.nan)
+        squares = (np.where(known, x - mean, 0.0) ** 2).sum(0)
+        error = np.where(n > 1, np.sqrt(squares / (n - 1) / n), math.nan)
+    half = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * error
+    return mean, mean - half, mean + half, n
+
+
 def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
-    """Mean with the two-sided Student-t interval, mean -+ t(n-1) s / sqrt(n); NaN are left out.
+    """:func:`mean_intervals` of one column.
 
     >>> round(mean_interval([1.0, 2.0, 3.0]).half, 3)
     2.484
     >>> mean_interval([1.0])
     Interval(mean=1.0, low=nan, high=nan, n=1)
     """
-    x = np.asarray(list(values), dtype=np.float64)
-    x = x[np.isfinite(x)]
-    n = len(x)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(x.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * x.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+    mean, low, high, n = mean_intervals(list(values), level)
+    return Interval(float(mean), float(low), float(high), int(n))
 
 
 def paired_difference(base: pd.Series, other: pd.Series, level: float = 0.95) -> Interval:

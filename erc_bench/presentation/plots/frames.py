@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from erc_bench.core.metrics import BAND, CLIP, DELTA
 from erc_bench.presentation.plots.style import legend_place, ordered
-from erc_bench.studies.arms import StoredArm, gated_pairs, stored_arm, stored_arms
+from erc_bench.studies.arms import StoredArm, gated_pairs, StoredArms, stored_arm, stored_arms
 
 __all__ = ["Frames", "NothingToDraw", "Settings"]
 
@@ -26,9 +27,9 @@ class NothingToDraw(LookupError):  # noqa: N818 - a finding about the records, n
 class Settings:
     """An experiment's bounds: clip range and band as (low, high) distances from 1, and delta."""
 
-    clip: tuple[float, float] = (0.2, 0.28)
-    band: tuple[float, float] = (0.05, 0.05)
-    delta: float = 0.01
+    clip: tuple[float, float] = CLIP
+    band: tuple[float, float] = BAND
+    delta: float = DELTA
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ class Frames:
         return entry if isinstance(entry, dict) else {}
 
     @cached_property
-    def _stored(self) -> dict[str, dict[str, StoredArm]]:
+    def _stored(self) -> dict[str, StoredArms]:
         return {e: stored_arms(self.config, e) for e in self.experiments}
 
     def arm(self, experiment: str, label: str) -> StoredArm:
         """An arm of an experiment by its label."""
-        return self._stored.get(experiment, {}).get(label) or stored_arm(label)
+        return self._stored[experiment][label]
 
     def arms(self, experiment: str) -> dict[str, StoredArm]:
         """The arms that ran in an experiment, by label, in the order of legends."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from erc_bench.analysis.scores import OVERALL, Scores, gated_pairs, improvements
+from erc_bench.analysis.scores import OVERALL, Scores, improvements
 from erc_bench.analysis.statistics import performance_profile
 from erc_bench.presentation.plots.frames import Drawing, Frames, NothingToDraw
 from erc_bench.presentation.plots.layout import legend_below, new_figure, sentence_list
@@ -27,6 +27,7 @@ from erc_bench.presentation.plots.style import (
     ordered,
     styled,
 )
+from erc_bench.studies.arms import gated_pairs, stored_arm
 
 __all__ = ["fig11_profiles"]
 
@@ -70,7 +71,7 @@ def _profiled(scores: Scores) -> list[str]:
     ranked = ordered(scores.ranked)
     if len(ranked) < 2:
         return []
-    paired = {n for pair in gated_pairs(ranked) for n in pair} | {"ppo-clip"}
+    paired = {n for pair in gated_pairs(map(stored_arm, ranked)) for n in pair} | {"ppo-clip"}
     chosen = sorted(ranked, key=lambda n: n not in paired)[:LINES]
     return ordered(chosen)
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.projections.polar import PolarAxes
 
-from erc_bench.analysis.scores import Scores, gated_pairs
+from erc_bench.analysis.scores import Scores
 from erc_bench.analysis.statistics import Estimate, Interval
 from erc_bench.presentation.plots.frames import Drawing, Frames, NothingToDraw
 from erc_bench.presentation.plots.layout import (
@@ -34,6 +34,7 @@ from erc_bench.presentation.plots.style import (
     ordered,
     styled,
 )
+from erc_bench.studies.arms import gated_pairs, stored_arm
 
 __all__ = ["fig9_scorecard", "scores_of", "wrapped"]
 
@@ -72,7 +73,7 @@ def families(scores: Scores) -> list[list[str]]:
 
     Without such a pair, up to four objectives that do.
     """
-    pairs = gated_pairs(ordered(scores.objectives))
+    pairs = gated_pairs(map(stored_arm, ordered(scores.objectives)))
     found = []
     for base in dict.fromkeys(base for base, _ in pairs):
         arms = [base, *(erc for b, erc in pairs if b == base)]

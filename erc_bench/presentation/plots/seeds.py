@@ -7,15 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from erc_bench.analysis.statistics import mean_intervals
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 
-__all__ = ["KL", "REWARD", "column", "over_seeds", "paired_over_seeds", "runs_of"]
+__all__ = ["KL", "REWARD", "column", "final_reward", "over_seeds", "paired_over_seeds", "runs_of"]
 
 REWARD, KL = "final_reward", "mean/drift/kl_exact"
-INTERVAL = ["mean", "low", "high", "n"]
-
 
 def column(runs: pd.DataFrame, name: str) -> pd.Series:
     """A column as finite floats; NaN everywhere where the records lack it."""
@@ -36,11 +34,14 @@ def over_seeds(
     by = list(by)
     values = table.assign(value=column(table, value))
     per_seed = values.groupby([*by, "seed"], dropna=False)["value"].mean().reset_index()
-    groups = per_seed.groupby(by, dropna=False)["value"]
-    found = groups.agg(mean="mean", deviation="std", n="count").reset_index()
-    n = found["n"].where(found["n"] >= max(least, 2))
-    half = stats.t.ppf(0.975, n - 1) * found["deviation"] / np.sqrt(n)
-    return found.assign(low=found["mean"] - half, high=found["mean"] + half)[[*by, *INTERVAL]]
+    group = per_seed.groupby(by, dropna=False).ngroup()
+    seed, seeds = pd.factorize(per_seed["seed"])
+    matrix = np.full((len(seeds), group.nunique()), math.nan)
+    matrix[seed, group] = per_seed["value"]
+    mean, low, high, n = mean_intervals(matrix)
+    low, high = (np.where(n < least, math.nan, end) for end in (low, high))
+    found = per_seed.assign(group=group).drop_duplicates("group").sort_values("group")[by]
+    return found.assign(mean=mean, low=low, high=high, n=n).reset_index(drop=True)
 
 
 def paired_over_seeds(

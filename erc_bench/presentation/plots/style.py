@@ -173,7 +173,7 @@ def arm_style(arm: StoredArm) -> ArmStyle:
         return ArmStyle(color, dashes, marker)
     if arm.gates and arm.base in COLORS:
         _, color, _, marker = COLORS[arm.base]
-        if arm.gates == ("EntropyRatio",):
+        if arm.plain:
             return ArmStyle(color, "-", marker)
         return ArmStyle(color, _DASHDOT, "X")
     digest = hashlib.sha256(arm.recipe.encode(errors="replace")).digest()
@@ -186,8 +186,7 @@ def legend_place(arm: StoredArm) -> tuple[int, bool, bool, str, str]:
     """What legends and rows are sorted by: each base with its gated arms behind it, unknown names last."""
     own = _ORDER.get(arm.recipe)
     base = _ORDER.get(arm.base or "", len(_ORDER))
-    varied = arm.gates != ("EntropyRatio",)
-    return base if own is None else own, own is None, varied, arm.recipe, arm.label
+    return base if own is None else own, own is None, not arm.plain, arm.recipe, arm.label
 
 
 def ordered(arms: Iterable[StoredArm]) -> list[StoredArm]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from analysis.synthetic import BAND, CLIP, DELTA, make_run
 
+from erc_bench.studies.arms import parse
 from erc_bench.studies.records import KEYS, Results
 
 SEVEN = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
@@ -184,6 +185,11 @@ def make_gallery(path: Path, *, seeds: int = 4, tokens: int = 120, panels: int =
             "clip": {"low": CLIP[0], "high": CLIP[1]},
             "band": {"low": BAND[0], "high": BAND[1]},
             "delta": DELTA,
+            "objectives": {
+                label: {**(arm := parse(label)).described(), "overrides": arm.overrides}
+                for label in dict.fromkeys(r["runs"]["objective"].iloc[0] for r in runs
+                                           if r["runs"]["experiment"].iloc[0] == name)
+            },
         }
         for name in names
     }  # fmt: skip

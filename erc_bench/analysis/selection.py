@@ -1,30 +1,30 @@
 """Settings of the arms of ``baselines``: the same number of candidates for each, on seeds of their own.
 
-``python -m erc_bench.studies.selection`` trains every candidate and writes ``selected.json``, from
+``python -m erc_bench.analysis.selection`` trains every candidate and writes ``selected.json``, from
 which the experiment takes its arms. The root seed differs from that of any reported run.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
+from erc_bench.analysis.statistics import mean_interval
 from erc_bench.core.storage import atomic_write
+from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment
 from erc_bench.studies.plan import plan
+from erc_bench.studies.questions.baselines import BASELINES, SELECTED
 from erc_bench.studies.records import Results, provenance
 from erc_bench.studies.runner import execute
 
-__all__ = ["CANDIDATES", "LEARNING_RATES", "candidates", "choose", "selected"]
+__all__ = ["CANDIDATES", "LEARNING_RATES", "candidates", "choose", "select"]
 
 ROOT_SEED, SEEDS = 1000, 5
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
@@ -43,49 +43,44 @@ CANDIDATES: Mapping[str, tuple[str, tuple[float, ...]]] = {
 }
 
 
-def candidates(arm: str) -> list[str]:
-    """Every setting of an arm that is tried, as specifications.
+def candidates(name: str) -> list[Arm]:
+    """Every setting of a recipe that is tried.
 
-    >>> candidates("dapo")[:2]
+    >>> [arm.label for arm in candidates("dapo")[:2]]
     ['dapo:learning_rate=0.0005,clip_high=0.2', 'dapo:learning_rate=0.0005,clip_high=0.28']
     """
-    own, values = CANDIDATES[arm]
-    points = itertools.product(LEARNING_RATES, values)
-    return [f"{arm}:learning_rate={rate!r},{own}={value!r}" for rate, value in points]
+    own, values = CANDIDATES[name]
+    return list(parse(name).grid({"learning_rate": LEARNING_RATES, own: values}))
 
 
-def choose(runs: pd.DataFrame) -> dict[str, Any]:
-    """The candidate of the highest mean score of each arm; of equal ones the first tried.
+def choose(runs: pd.DataFrame, arms: Iterable[Arm]) -> dict[str, Any]:
+    """The candidate of the highest mean score of each recipe; of equal ones the first tried.
 
     Args:
-        runs: rows with ``objective`` (a specification) and ``score``.
+        runs: rows with ``objective`` (an arm's label) and ``score``.
+        arms: the candidates.
 
     Returns:
-        By arm: ``chosen``, and ``tried``, the score's mean and 95 % half-interval of every candidate.
+        By recipe: ``chosen``, and ``tried``, the score's mean and 95 % half-interval of every candidate.
     """
+    scores = dict(iter(runs.groupby("objective")["score"]))
     found: dict[str, Any] = {}
-    for spec, scores in runs.groupby("objective", sort=False)["score"]:
-        arm = str(spec).partition(":")[0]
-        n = len(scores)
-        half = float(stats.t.ppf(0.975, n - 1) * scores.std(ddof=1) / n**0.5) if n > 1 else None
-        tried = found.setdefault(arm, {"chosen": "", "tried": {}})["tried"]
-        tried[spec] = {"score": float(scores.mean()), "half_interval": half}
+    for arm in arms:
+        if arm.label in scores:
+            interval = mean_interval(scores[arm.label])
+            half = interval.half if interval.n > 1 else None
+            entry = found.setdefault(arm.recipe.name, {"chosen": "", "tried": {}})
+            entry["tried"][arm.label] = {"score": interval.mean, "half_interval": half}
     for entry in found.values():
         entry["chosen"] = max(entry["tried"], key=lambda s, e=entry: e["tried"][s]["score"])  # type: ignore[misc]
     return found
 
 
-def selected() -> tuple[str, ...]:
-    """The chosen specification of every arm, in the order of :data:`CANDIDATES`."""
-    text = resources.files("erc_bench.studies").joinpath("selected.json").read_text()
-    arms = json.loads(text)["arms"]
-    return tuple(str(arms[arm]["chosen"]) for arm in CANDIDATES)
-
-
 def select(experiment: Experiment, out: Path, *, resume: bool, workers: int) -> dict[str, Any]:
     """Train every candidate on the selection's seeds and choose."""
-    specs = tuple(spec for arm in CANDIDATES for spec in candidates(arm))
-    work = plan([replace(experiment, objectives=specs)], seeds=SEEDS, seed=ROOT_SEED)
+    arms = [arm for name in CANDIDATES for arm in candidates(name)]
+    tried = replace(experiment, objectives=tuple(arm.label for arm in arms))
+    work = plan([tried], seeds=SEEDS, seed=ROOT_SEED)
     results: Results = execute(work, out, resume=resume, workers=workers)
     return {
         "experiment": experiment.name,
@@ -95,14 +90,12 @@ def select(experiment: Experiment, out: Path, *, resume: bool, workers: int) -> 
         "rule": "highest mean score; of equal ones the first tried",
         "train": results.config["experiments"][experiment.name]["train"],
         "provenance": {k: v for k, v in provenance().items() if k != "arguments"},
-        "arms": choose(results.read("runs")),
+        "arms": choose(results.read("runs"), arms),
     }
 
 
 def main() -> None:
     """Choose the settings of ``baselines`` and write them into the package."""
-    from erc_bench.studies.questions.baselines import BASELINES  # noqa: PLC0415 - it reads the file
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/selection"))
     parser.add_argument("--resume", action="store_true")
@@ -110,8 +103,7 @@ def main() -> None:
     asked = parser.parse_args()
     found = select(BASELINES, asked.out, resume=asked.resume, workers=asked.workers)
     text = json.dumps(found, indent=2) + "\n"
-    target = Path(__file__).with_name("selected.json")
-    atomic_write(target, lambda stream: stream.write(text.encode()))
+    atomic_write(SELECTED, lambda stream: stream.write(text.encode()))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,20 @@
 """The settings of ``baselines``: an equal budget, other seeds, and the choice that the numbers say."""
 
 import json
-from importlib import resources
 
 import pandas as pd
 
+from erc_bench.analysis.selection import CANDIDATES, ROOT_SEED, SEEDS, candidates, choose
 from erc_bench.studies import EXPERIMENTS, plan
-from erc_bench.studies.selection import (
-    CANDIDATES,
-    ROOT_SEED,
-    SEEDS,
-    candidates,
-    choose,
-    selected,
-)
+from erc_bench.studies.arms import parse
+from erc_bench.studies.questions.baselines import SELECTED
 
-RECORD = json.loads(resources.files("erc_bench.studies").joinpath("selected.json").read_text())
+RECORD = json.loads(SELECTED.read_text())
 
 
 def test_every_arm_has_the_same_number_of_candidates_and_they_can_be_built():
     """Twelve each, all different, every one a valid specification."""
-    budgets = {arm: candidates(arm) for arm in CANDIDATES}
+    budgets = {arm: [c.label for c in candidates(arm)] for arm in CANDIDATES}
     assert {len(set(specs)) for specs in budgets.values()} == {12}
     plan(["baselines"], objectives=[s for specs in budgets.values() for s in specs])
 
@@ -28,17 +22,17 @@ def test_every_arm_has_the_same_number_of_candidates_and_they_can_be_built():
 def test_the_best_mean_score_is_chosen():
     """Of equal ones the first tried."""
     scores = {
-        "dapo:a": [0.1, 0.3],
-        "dapo:b": [0.2, 0.4],
-        "dapo:c": [0.4, 0.2],
-        "gspo:a": [0.0, 0.0],
+        "dapo:clip_high=0.1": [0.1, 0.3],
+        "dapo:clip_high=0.2": [0.2, 0.4],
+        "dapo:clip_high=0.3": [0.4, 0.2],
+        "gspo:clip=0.1": [0.0, 0.0],
     }
     runs = pd.DataFrame([{"objective": k, "score": v} for k, vs in scores.items() for v in vs])
-    found = choose(runs)
+    found = choose(runs, map(parse, scores))
     assert {arm: entry["chosen"] for arm, entry in found.items()} == {
-        "dapo": "dapo:b", "gspo": "gspo:a",
+        "dapo": "dapo:clip_high=0.2", "gspo": "gspo:clip=0.1",
     }  # fmt: skip
-    assert found["dapo"]["tried"]["dapo:a"]["score"] == 0.2
+    assert found["dapo"]["tried"]["dapo:clip_high=0.1"]["score"] == 0.2
 
 
 def test_the_record_is_of_this_selection():
@@ -46,10 +40,12 @@ def test_the_record_is_of_this_selection():
     assert (RECORD["root_seed"], RECORD["seeds"]) == (ROOT_SEED, SEEDS)
     assert ROOT_SEED != 0
     for arm, entry in RECORD["arms"].items():
-        assert list(entry["tried"]) == candidates(arm)
+        assert list(entry["tried"]) == [c.label for c in candidates(arm)]
         best = max(entry["tried"].values(), key=lambda v: v["score"])
         assert entry["tried"][entry["chosen"]] == best
-    assert EXPERIMENTS["baselines"].objectives == selected()
+    chosen = tuple(entry["chosen"] for entry in RECORD["arms"].values())
+    assert list(RECORD["arms"]) == list(CANDIDATES)
+    assert EXPERIMENTS["baselines"].objectives == chosen
 
 
 def test_no_arm_of_baselines_has_more_data_than_another():
