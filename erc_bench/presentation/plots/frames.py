@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from erc_bench.core.metrics import BAND, CLIP, DELTA
 from erc_bench.presentation.plots.style import legend_place, ordered
-from erc_bench.studies.arms import StoredArm, gated_pairs, StoredArms, stored_arm, stored_arms
+from erc_bench.studies.arms import StoredArm, StoredArms, gated_pairs, stored_arm, stored_arms
 
 __all__ = ["Frames", "NothingToDraw", "Settings"]
 
@@ -88,7 +88,8 @@ class Frames:
     @cached_property
     def _known(self) -> dict[str, StoredArm]:
         stored = [arm for arms in self._stored.values() for arm in arms.values()]
-        return {a.recipe: a for a in stored} | {a.label: a for a in stored}
+        recipes = {a.recipe: replace(a, label=a.recipe, overrides={}) for a in stored}
+        return recipes | {a.label: a for a in stored}
 
     def looks(self, names: Iterable[str]) -> dict[str, StoredArm]:
         """An arm to be drawn as, for labels and names of recipes, in the order of legends."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -41,6 +41,7 @@ __all__ = [
     "new_figure",
     "paired_panels",
     "panel_grid",
+    "parts",
     "power_text",
     "ratio_ticks",
     "spread",
@@ -60,7 +61,9 @@ def new_figure(width: float, height: float) -> Figure:
 def panel_grid(figure: Figure, count: int, columns: int = 3) -> list[Axes]:
     """``count`` axes, row by row; places left over stay empty."""
     columns = min(count, columns)
-    axes: list[Axes] = figure.subplots(-(-count // columns), columns, squeeze=False).ravel().tolist()
+    axes: list[Axes] = (
+        figure.subplots(-(-count // columns), columns, squeeze=False).ravel().tolist()
+    )
     for extra in axes[count:]:
         extra.remove()
     return axes[:count]
@@ -86,6 +89,12 @@ def paired_panels(
     for axes in (*upper[count:], *lower[count:]):
         axes.remove()
     return figure, list(zip(upper[:count], lower[:count], strict=True))
+
+
+def parts(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
+    """Parts of a figure below each other, each with a grid of its own."""
+    found = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+    return list(found[:, 0])
 
 
 def first_column(axes: Axes) -> bool:
@@ -136,21 +145,11 @@ def marks(
     """Means (column mean) as marks ``at`` places of the other axis, intervals as bars along ``along``."""
     mean, low, high = (scale * table[end].to_numpy(dtype=float) for end in ("mean", "low", "high"))
     place = (mean, at) if along == "x" else (at, mean)
-    own = arm_style(arm)
-    drawn = axes.errorbar(
-        *place,
-        **{f"{along}err": np.array([mean - low, high - mean])},
-        **{
-            "color": own.color,
-            "marker": own.marker,
-            "markersize": 4.5,
-            "linestyle": "none",
-            "ecolor": to_rgba(style.get("color", own.color), 0.7),
-            "elinewidth": 1.6,
-            "zorder": 4,
-        }
-        | style,
-    )
+    look = arm_style(arm)
+    own: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": "none"}
+    own |= {"markersize": 4.5, "ecolor": to_rgba(look.color, 0.7), "elinewidth": 1.6, "zorder": 4}
+    error = {f"{along}err": np.array([mean - low, high - mean])}
+    drawn = axes.errorbar(*place, **(own | error | style))
     for part in drawn.get_children():
         part.set_gid(group_of(arm))
     return axes
@@ -174,7 +173,9 @@ def line_handles(arms: Mapping[str, StoredArm], *, marked: bool = False) -> list
     """Legend entries of objectives drawn as lines, with their marks or without."""
     return [
         (
-            Line2D([], [], marker=arm_style(a).marker if marked else "", markersize=4, **line_of(a)),
+            Line2D(
+                [], [], marker=arm_style(a).marker if marked else "", markersize=4, **line_of(a)
+            ),
             name_text(name),
         )
         for name, a in arms.items()
@@ -263,21 +264,19 @@ def power_text(value: float) -> str:
     return power if factor == "1" else f"{factor}·{power}"
 
 
-_RATIOS = np.log(
-    [1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0, 1e3]
-    + [0.95, 0.9, 0.8, 0.7, 0.5, 0.33, 0.2, 0.1, 0.05, 1e-2, 1e-3]
-)
+_HIGHER = (1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0, 1e3)
+_LOWER = (0.95, 0.9, 0.8, 0.7, 0.5, 0.33, 0.2, 0.1, 0.05, 1e-2, 1e-3)
 
 
 def ratio_ticks(axes: Axes, which: str, most: int = 7) -> None:
     """Ticks of a natural-log axis at round ratios, as many as have room."""
     low, high = getattr(axes, f"get_{which}lim")()
     chosen = [0.0]
-    for sign in (1, -1):
+    for ratios in (_HIGHER, _LOWER):
         last = 0.0
-        for at in sorted(sign * _RATIOS[sign * _RATIOS > 0]):
-            if at - last >= (high - low) / most and low <= sign * at <= high:
-                chosen.append(sign * at)
+        for at in map(math.log, ratios):
+            if abs(at - last) >= (high - low) / most and low <= at <= high:
+                chosen.append(at)
                 last = at
     _set_ticks(axes, which, sorted(chosen), lambda value: f"{math.exp(value):.3g}")
 

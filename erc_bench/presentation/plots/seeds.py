@@ -15,6 +15,7 @@ __all__ = ["KL", "REWARD", "column", "final_reward", "over_seeds", "paired_over_
 
 REWARD, KL = "final_reward", "mean/drift/kl_exact"
 
+
 def column(runs: pd.DataFrame, name: str) -> pd.Series:
     """A column as finite floats; NaN everywhere where the records lack it."""
     if name not in runs:

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import atomic_write
 from erc_bench.presentation.plots import Frames
-from erc_bench.presentation.plots.reading import DISTRIBUTIONS
 from erc_bench.studies.records import SCHEMA_VERSION, Results, Table
 
 __all__ = ["CONTENT", "is_figure_data", "open_data", "write_data"]
@@ -106,7 +105,7 @@ def _stored(frame: pd.DataFrame, *, whole: bool) -> pa.Table:
         kind = field.type
         if pa.types.is_floating(kind):
             kind = pa.float32()
-        elif field.name in DISTRIBUTIONS:
+        elif pa.types.is_list(kind):
             kind = pa.list_(pa.float32())
         fields.append(field.with_type(kind))
     return table.cast(pa.schema(fields, metadata=table.schema.metadata))

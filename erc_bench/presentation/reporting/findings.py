@@ -11,6 +11,7 @@ from erc_bench import analysis
 from erc_bench.analysis import MEASURES, Contrast
 from erc_bench.analysis.claims import Assessment
 from erc_bench.presentation.plots import ordered
+from erc_bench.studies.arms import StoredArm, gated_pairs, stored_arms
 from erc_bench.studies.records import Results
 
 __all__ = [
@@ -18,16 +19,18 @@ __all__ = [
     "Strip",
     "counts",
     "findings",
-    "gated_pairs",
     "headlines",
-    "recipe",
+    "known_arms",
     "strips",
 ]
 
 
-def recipe(name: str) -> str:
-    """An objective's name without the settings of a point of a grid."""
-    return name.partition(":")[0]
+def known_arms(results: Results, summary: pd.DataFrame) -> dict[str, StoredArm]:
+    """Every arm that ran, by label, in the order of legends."""
+    stored = {str(e): stored_arms(results.config, str(e)) for e in summary["experiment"].unique()}
+    ran = zip(summary["experiment"], summary["objective"], strict=True)
+    arms = {str(label): stored[str(experiment)][str(label)] for experiment, label in ran}
+    return {arm.label: arm for arm in ordered(arms.values())}
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,16 @@ def findings(results: Results, summary: pd.DataFrame) -> Findings:
     Where several experiments compare the same pair, one sentence leads with their range, and theirs
     are details too.
     """
+    arms = known_arms(results, summary)
     contrasts = _contrasts(results, summary)
-    plain = [c for c in contrasts if ":" not in c.base + c.other]
-    lead = _lead(plain)
-    first = [c.sentence() for c in plain]
-    pairs = {p: _pair(results, *p) for p in gated_pairs(summary["objective"])}
-    about_pairs = [text for p, text in pairs.items() if text and ":" not in "".join(p)]
+    plain = [c for c in contrasts if not (arms[c.base].overrides or arms[c.other].overrides)]
     details = [c.sentence() for c in contrasts if c not in plain]
-    details += [text for p, text in pairs.items() if text and ":" in "".join(p)]
+    about_pairs: list[str] = []
+    for base, gated in gated_pairs(arms.values()):
+        if sentence := _pair(results, base, gated):
+            folded = arms[base].overrides or arms[gated].overrides
+            (details if folded else about_pairs).append(sentence)
+    lead, first = _lead(plain), [c.sentence() for c in plain]
     if lead:
         return Findings(lead, about_pairs, first + details)
     return Findings("", first + about_pairs, details)
@@ -93,7 +98,8 @@ def _lead(contrasts: list[Contrast]) -> str:
 def headlines(results: Results, summary: pd.DataFrame) -> list[str]:
     """The findings first: each sentence computed from the records."""
     sentences = [contrast.sentence() for contrast in _contrasts(results, summary)]
-    sentences += [_pair(results, base, erc) for base, erc in gated_pairs(summary["objective"])]
+    pairs = gated_pairs(known_arms(results, summary).values())
+    sentences += [_pair(results, base, gated) for base, gated in pairs]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -145,18 +151,12 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
     return f"{where}: {'; '.join(parts)} ({basis})."
 
 
-def gated_pairs(names: pd.Series) -> list[tuple[str, str]]:
-    """Each (base, ERC arm) of which both are there."""
-    present = set(names)
-    return [(n, f"erc-{n}") for n in ordered(present) if f"erc-{n}" in present]
-
-
 def counts(results: Results, summary: pd.DataFrame) -> list[tuple[str, str]]:
     """What was run, as numbers with their words."""
     seeds = results.read("runs", columns=["seed", "tokens"])
     failed = int(summary["diverged"].sum())
     settings = int(summary["objective"].nunique())
-    recipes = summary["objective"].map(recipe).nunique()
+    recipes = len({arm.recipe for arm in known_arms(results, summary).values()})
     objectives = _counted(recipes, "objective")
     if settings > recipes:
         objectives = (objectives[0], f"{objectives[1]}, {settings:,} with their settings")

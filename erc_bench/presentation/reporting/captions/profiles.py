@@ -1,0 +1,54 @@
+"""Words of figure 11."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from erc_bench.analysis.scores import OVERALL
+from erc_bench.presentation.plots import Frames
+from erc_bench.presentation.plots.profiles import FOUND, IMPROVEMENT
+from erc_bench.presentation.plots.scorecard import scores_of
+from erc_bench.presentation.reporting.words import Words, sentence_list
+
+
+def words(frames: Frames, data: pd.DataFrame) -> Words:
+    """How likely each gate improves on its base, and what the tests found."""
+    notice = "A profile above another is better at that score; profiles that cross have no order."
+    caption = (
+        "Left: share of runs that score above τ, averaged over "
+        f"{sentence_list(scores_of(frames).common)}; bands are pointwise 95 % stratified bootstrap "
+        "intervals."
+    )
+    improved = data[data["kind"] == IMPROVEMENT]
+    if improved.empty:
+        return Words(notice, caption)
+    better, worse, tested = _found(improved)
+    notice += (
+        " On the right, a filled mark right of one half is an experiment in which the gate helps: "
+        f"{better} of {tested} tests found it better, {worse} worse."
+    )
+    caption += (
+        " Right: probability that a run with the gate scores higher than a run without it, any seed "
+        "of one against any of the other, ties one half, with 95 % stratified bootstrap intervals. "
+        "Filled: the mean difference on the same seeds differs from 0 in a sign-flip test, p < "
+        f"{FOUND:g} after Holm's correction for {len(improved)} tests."
+    )
+    findings = []
+    for (base, other), here in improved.groupby(["base", "objective"], sort=False):
+        whole = here[here["experiment"] == OVERALL]
+        row = (whole if len(whole) else here).iloc[0]
+        text = f"{other} over {base}, {row['experiment']}: {row['any/value']:.2f}"
+        if math.isfinite(row["any/low"]):
+            text += f" ({row['any/low']:.2f} to {row['any/high']:.2f})"
+        better, worse, tested = _found(here)
+        findings.append(f"{text}; of {tested} experiments better in {better}, worse in {worse}.")
+    return Words(notice, " ".join([caption, *findings]))
+
+
+def _found(improved: pd.DataFrame) -> tuple[int, int, int]:
+    """Experiments found better and found worse, and those tested."""
+    single = improved[improved["experiment"] != OVERALL]
+    found = single.loc[single["p_holm"] < FOUND, "difference"]
+    return int((found > 0).sum()), int((found < 0).sum()), len(single)

@@ -1,0 +1,72 @@
+"""Pieces of sentences that several captions share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from erc_bench.analysis.statistics import mean_interval, paired_difference
+from erc_bench.presentation.numbers import plus_minus
+
+__all__ = ["Words", "clear_sign", "mean_of", "sentence_list", "sign_of", "tally"]
+
+
+class Words(NamedTuple):
+    """What to look for in a figure, and what is drawn."""
+
+    notice: str
+    caption: str
+
+
+def mean_of(values: pd.Series, scale: float = 1.0, unit: str = "") -> str:
+    """Mean and half interval over seeds, from one value per seed."""
+    return plus_minus(vars(mean_interval(values)), scale, unit)
+
+
+def sign_of(low: float, high: float) -> int:
+    """1 or -1 where an interval lies above or below 0, else 0."""
+    return int(low > 0) - int(high < 0)
+
+
+def clear_sign(base: pd.Series, other: pd.Series) -> int:
+    """1 or -1 where ``other - base`` over shared seeds differs from 0 (95 % interval), else 0.
+
+    >>> clear_sign(pd.Series([1.0, 1.2, 1.1]), pd.Series([2.0, 2.1, 2.2]))
+    1
+    """
+    found = paired_difference(base, other)
+    return sign_of(found.low, found.high)
+
+
+def tally(signs: Sequence[int], what: str) -> str:
+    """How often a paired difference was clear, in words.
+
+    >>> tally([1, 0, 0], "pairs")
+    'higher in 1, lower in 0 and unclear in 2 of 3 pairs'
+    """
+    high, low = sum(s > 0 for s in signs), sum(s < 0 for s in signs)
+    unclear = len(signs) - high - low
+    return f"higher in {high}, lower in {low} and unclear in {unclear} of {len(signs)} {what}"
+
+
+def sentence_list(items: Sequence[str]) -> str:
+    """a, b and c."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its noun: 1 seed, 3 seeds."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def times(factor: float) -> str:
+    """A factor with three digits that count, none behind the point from 100 on."""
+    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
+
+
+def known(value: float) -> bool:
+    """Whether a number is there."""
+    return math.isfinite(value)
