@@ -122,10 +122,6 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
             draw_sweep(axes, swept[swept["value"] == value], value, arms)
     if len(noise):
         left, right = lower.subplots(1, 2, width_ratios=(1.5, 1))
-        draw_noise(left, noise[noise["value"] == OUTSIDE], OUTSIDE)
-        draw_noise(right, noise[noise["value"] == KL], KL)
-        left.set_xlabel("the rollout's logits rounded to; no update made")
-        right.set_xlabel("rounded to; no update made")
         for place, jitter in enumerate(sorted(noise["jitter"].unique())):
             entries.append((mark(**_jitter_mark(place)), f"jitter {jitter:g}"))
         measured = data[data["part"] == TASK]["mean"]
@@ -137,6 +133,10 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         for share, style, text in references:
             left.axhline(100 * share, **style)
             entries.append((Line2D([], [], **style), text))
+        draw_noise(left, noise[noise["value"] == OUTSIDE], OUTSIDE)
+        draw_noise(right, noise[noise["value"] == KL], KL)
+        left.set_xlabel("the rollout's logits rounded to; no update made")
+        right.set_xlabel("rounded to; no update made")
     legend_below(figure, entries)
     return figure
 
@@ -168,7 +168,7 @@ def draw_sweep(axes: Axes, here: pd.DataFrame, value: str, arms: Mapping[str, St
         log_ticks(axes, "x")
     else:
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(widths, [f"{w:g}" for w in widths])
+        axes.set_xticks(widths, [f"{w:g}" for w in widths], fontsize=6.5)
     axes.set(xlabel="half-width of the band", ylabel=shown.heading)
     if value == DROPPED:
         axes.set_ylim(bottom=0)

@@ -50,7 +50,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with the tidy table it shows; marks of an objective have an id that begins with ``style.GROUP``."""
+    """A figure with the tidy table it shows; an objective's marks have an id from ``style.group_of``."""
 
     number: str
     name: str

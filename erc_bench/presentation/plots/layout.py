@@ -143,6 +143,8 @@ def marks(
     **style: Any,
 ) -> Axes:
     """Means (column mean) as marks ``at`` places of the other axis, intervals as bars along ``along``."""
+    if table.empty:
+        return axes
     mean, low, high = (scale * table[end].to_numpy(dtype=float) for end in ("mean", "low", "high"))
     place = (mean, at) if along == "x" else (at, mean)
     look = arm_style(arm)

@@ -182,7 +182,8 @@ def draw_distribution(axes: Axes, actions: pd.DataFrame) -> Axes:
     names = [name.replace(" ", "\n") for name in actions["action"]]
     labels = axes.set_xticks(range(len(names)), names) and axes.get_xticklabels()
     labels[place].set(color=ACCENT, fontweight="bold")
-    axes.set(xlabel="action, by probability before", ylim=(0, 1.22 * float(tallest.max())))
+    axes.set(xlabel="action, by probability before", xlim=(-0.8, len(names) - 0.4))
+    axes.set(ylim=(0, 1.22 * float(tallest.max())))
     axes.legend(loc="upper right", handlelength=1.2)
     return axes
 

@@ -158,6 +158,8 @@ def _cell_text(cell: Any) -> str:
         return f"×{math.exp(cell.mean):.2g}"
     digits = 2 if abs(cell.mean) >= 0.01 else 3
     text = f"{cell.mean:+.{digits}f}".replace("-", "−")
+    if not text.strip("+−0."):
+        return "0"
     return text[0] + text[2:] if text[1] == "0" else text
 
 

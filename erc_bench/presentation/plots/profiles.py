@@ -76,8 +76,10 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     count = len(scores.common)
     what = f"{count} experiments" if count > 1 else name_text(scores.common[0])
     left.set_title(f"performance profiles, {what}")
-    plain = {name: arm for name, arm in arms.items() if name not in others}
-    entries = [*line_handles(plain), *line_handles(others, marked=True)]
+    entries = [
+        line_handles({name: arm}, marked=name in others)[0]
+        for name, arm in frames.looks([*arms, *others]).items()
+    ]
     if rows:
         draw_improvements(right[0], improved, rows, others)
         for face, text in ((INK, f"p < {FOUND:g}, Holm"), ("white", f"p ≥ {FOUND:g}")):

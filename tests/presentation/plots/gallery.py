@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from analysis.synthetic import BAND, CLIP, DELTA, make_run
+from analysis.synthetic import BAND, CLIP, DELTA, described, make_run
 
-from erc_bench.studies.arms import parse
 from erc_bench.studies.records import KEYS, Results
 
 SEVEN = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
@@ -36,7 +35,7 @@ BASELINES = {
     "erc-gppo:band_high=0.1,band_low=0.1,learning_rate=0.001": (0.79, 0.9e-3),
     "erc-directional-dapo:band_high=0.05,band_low=0.05,learning_rate=0.002": (0.85, 0.7e-3),
     "dapo-kl:beta=0.1,learning_rate=0.002": (0.79, 0.5e-3),
-    "dapo-entropy:coefficient=0.003,learning_rate=0.001": (0.76, 1.1e-3),
+    "dapo-entropy:bonus=0.003,learning_rate=0.001": (0.76, 1.1e-3),
     "gspo:learning_rate=0.001": (0.70, 2.5e-3),
     "dppo-tv:delta=0.2,learning_rate=0.002": (0.81, 1.4e-3),
     "kl-gate-dapo:delta=0.01,learning_rate=0.002": (0.84, 0.6e-3),
@@ -186,7 +185,7 @@ def make_gallery(path: Path, *, seeds: int = 4, tokens: int = 120, panels: int =
             "band": {"low": BAND[0], "high": BAND[1]},
             "delta": DELTA,
             "objectives": {
-                label: {**(arm := parse(label)).described(), "overrides": arm.overrides}
+                label: described(label)
                 for label in dict.fromkeys(r["runs"]["objective"].iloc[0] for r in runs
                                            if r["runs"]["experiment"].iloc[0] == name)
             },
