@@ -15,7 +15,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -32,7 +31,10 @@ from erc_bench.core.large_vocabulary import logp, logp_and_entropy
 from erc_bench.core.numerics import entropy
 from erc_bench.objectives import Objective, make
 from erc_bench.training import Arm, TrainConfig, Trainer
-from erc_bench.training.optimizer import PopulationAdam
+from erc_bench.training.loop import Minibatch, collect, train_on_one_rollout, update
+from erc_bench.training.optimizer import Adam, Learner
+from erc_bench.training.population import leaves
+from erc_bench.training.state import Setup
 
 HERE = Path(__file__).parent
 
@@ -76,43 +78,35 @@ def summary(rows: list[dict[str, float]], base: str) -> dict[str, dict[str, floa
     return found
 
 
-class Alternating(Trainer):
-    """Takes turns between objectives from update to update, and times each: forward pass, measures,
-    loss, backward pass, Adam.
+class Alternating:
+    """An update that takes turns between objectives and times each: forward pass, measures, loss,
+    backward pass, Adam.
     """
 
-    def __init__(self, objectives: list[str], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *objectives: str) -> None:
         self.rows: list[dict[str, float]] = []
         self.objectives = [(name, make(name)) for name in objectives]
         self.updates = 0
-        super().__init__(*args, **kwargs)
 
-    def _forward(self, *args: Any) -> TokenBatch:
-        self.started = time.process_time()
-        self.batch = super()._forward(*args)
-        return self.batch
-
-    def _update(self, *args: Any) -> dict[str, Tensor]:
+    def __call__(self, setup: Setup, policy: Learner, minibatch: Minibatch, _: Any) -> Any:
+        self.shape = list(minibatch.fixed["mask"].shape)
         pair, place = divmod(self.updates, 2)
         name, objective = self.objectives[place ^ (pair % 2)]
-        self.arms = [replace(self.arms[0], objective=objective)]
-        row = super()._update(*args)
+        started = time.process_time()
+        found = update(setup, policy, minibatch, [objective])
         self.updates += 1
         if not place:
             self.rows.append({})
-        self.rows[-1][name] = time.process_time() - self.started
-        return row
+        self.rows[-1][name] = time.process_time() - started
+        return found
 
 
-def population(*objectives: str) -> tuple[Alternating, TrainConfig]:
-    """16 runs of the token task in the paper's regime, and their settings."""
+def population() -> Trainer:
+    """16 runs of the token task in the paper's regime."""
     dynamics = forks()
     config = TrainConfig(warm_start_steps=50, evaluation_episodes=1)
     arm = Arm("gppo", make("gppo"), "group-zscore", range(RUNS))
-    trainer = Alternating(
-        list(objectives), config, dynamics, dynamics.observation_space, [arm], seed=0
-    )
-    return trainer, config
+    return Trainer(config, dynamics, dynamics.observation_space, [arm], seed=0)
 
 
 def forks() -> Any:
@@ -123,44 +117,45 @@ def forks() -> Any:
 
 def trainer_update() -> dict[str, Any]:
     """Vocabulary 32: the trainer's own update, in which entropy is measured with and without a gate."""
-    trainer, _ = population("gppo", "erc-gppo")
+    trainer, alternating = population(), Alternating("gppo", "erc-gppo")
+    setup, state = trainer.setup, trainer.state
     for rollout in range(1 + ROLLOUTS):
-        trainer._train_on_one_rollout(rollout)
+        state = train_on_one_rollout(setup, state, alternating)
         if not rollout:  # warm-up
-            trainer.rows.clear()
+            alternating.rows.clear()
     return {
-        "shape": list(trainer.batch.mask.shape),
-        "repetitions": len(trainer.rows),
-        "variants": summary(trainer.rows, "gppo"),
+        "shape": alternating.shape,
+        "repetitions": len(alternating.rows),
+        "variants": summary(alternating.rows, "gppo"),
     }
 
 
 def bare_update() -> dict[str, Any]:
     """The same without drift measures: here the gate also pays for the entropy, which no one else reads."""
-    trainer, config = population("gppo")
-    rollout, _ = trainer._collect(0)
+    trainer = population()
+    setup, config = trainer.setup, trainer.setup.config
+    state, rollout, _ = collect(setup, trainer.state)
     rows_ = slice(0, config.prompts * config.group_size // config.minibatches)
     obs, action, mask = (x[:, rows_] for x in (rollout.obs, rollout.action, rollout.mask))
     old = rollout.log_probs[:, rows_]
     old_logp = old.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     old_entropy = entropy(old)
     advantage = torch.randn(mask.shape)
-    params = list(trainer.policy.params.values())
-    for p in params:
-        p.requires_grad_()
-    adam = PopulationAdam(trainer.policy.params, torch.zeros(RUNS), max_grad_norm=1.0)
+    params = leaves(state.policy.params)
+    adam = Adam(torch.zeros(RUNS), max_grad_norm=1.0)
 
-    def update(objective: Objective) -> None:
-        log_probs = torch.log_softmax(trainer.policy.forward(obs), -1)
+    def bare(objective: Objective) -> None:
+        log_probs = torch.log_softmax(setup.policy.forward(params, obs), -1)
         log_p = log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
         extra = {}
         if objective.gates:
             extra = {"entropy": entropy(log_probs.detach()), "old_entropy": old_entropy}
         loss, _ = objective(TokenBatch(log_p, old_logp, advantage, mask, **extra))
-        adam.step(torch.autograd.grad(loss.sum(), params), loss.detach())
+        gradients = torch.autograd.grad(loss.sum(), list(params.values()))
+        adam.step(state.policy, gradients, loss.detach())  # of size 0, so that nothing moves
 
     gated, free = make("erc-gppo"), make("gppo")
-    variants = {"gppo": lambda: update(free), "erc-gppo": lambda: update(gated)}
+    variants = {"gppo": lambda: bare(free), "erc-gppo": lambda: bare(gated)}
     repetitions = 200
     rows = [in_turns(variants, r) for r in range(-10, repetitions)][10:]
     return {

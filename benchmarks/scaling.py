@@ -94,7 +94,7 @@ def measure(point: Point) -> dict[str, float]:
 
     from erc_bench.objectives import Objective, PPOClip  # noqa: PLC0415
     from erc_bench.studies import plan  # noqa: PLC0415
-    from erc_bench.studies.plan import training_environment  # noqa: PLC0415
+    from erc_bench.studies.planning import training_environment  # noqa: PLC0415
     from erc_bench.training import Arm, TrainConfig, Trainer  # noqa: PLC0415
     from erc_bench.training.memory import keep_freed_memory  # noqa: PLC0415
 
@@ -114,7 +114,7 @@ def measure(point: Point) -> dict[str, float]:
     )
     sizes = [point.runs]
     if not point.whole:
-        settings = {k: v for k, v in asdict(config).items() if k != "rollouts"}
+        settings = {k: v for k, v in config.flat().items() if k != "rollouts"}
         planned = plan([], environment="TokenForks", objectives=["gppo"], seeds=point.runs,
                        settings=settings)  # fmt: skip
         sizes = [len(part.runs) for part in planned.experiments[0].parts]
@@ -131,7 +131,7 @@ def measure(point: Point) -> dict[str, float]:
         "parts": len(sizes),
         "peak_mib": _memory("VmHWM") - before,
         "tokens": point.runs * point.prompts * point.group * dynamics.horizon,
-        "parameters": trainer.policy.parameters_per_run,
+        "parameters": trainer.setup.policy.parameters_per_run,
     }
 
 

@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from erc_bench.core.lazy import lazily
+
 if TYPE_CHECKING:
     from erc_bench.api import figures, report, run, summary
     from erc_bench.core.batch import TokenBatch
@@ -54,11 +56,11 @@ __all__ = [
 
 #: Where each name lives.
 _HOMES = {
-    "erc_bench.api": ("figures", "report", "run", "summary"),
-    "erc_bench.core": ("advantages", "batch", "drift", "errors", "large_vocabulary", "numerics"),
-    "erc_bench.core.batch": ("TokenBatch",),
-    "erc_bench.core.errors": ("InputError",),
-    "erc_bench.objectives": (
+    "api": ("figures", "report", "run", "summary"),
+    "core": ("advantages", "batch", "drift", "errors", "large_vocabulary", "metrics", "numerics"),
+    "core.batch": ("TokenBatch",),
+    "core.errors": ("InputError",),
+    "objectives": (
         "GPPO",
         "EntropyRatio",
         "Objective",
@@ -67,8 +69,8 @@ _HOMES = {
         "TokenMean",
         "make",
     ),
-    "erc_bench.studies.records": ("Results",),
-    "erc_bench.training": ("TrainConfig",),
+    "studies.records": ("Results",),
+    "training": ("TrainConfig",),
 }
 #: Modules by the names they had in 0.1, and where they are now. Code that imports them keeps working.
 _MOVED = {
@@ -86,14 +88,11 @@ _MOVED = {
 }
 
 
+_find = lazily(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return metadata.version("erc-bench")
-    for module, names in _HOMES.items():
-        if name in names:
-            home = import_module(module)
-            return getattr(home, name, None) or import_module(f"{module}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return metadata.version("erc-bench") if name == "__version__" else _find(name)
 
 
 def __dir__() -> list[str]:

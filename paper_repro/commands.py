@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,10 +64,8 @@ class Plan:
         ):
             print(command)
         if self.out is not None:
-            path = write_plan(
-                self.out, self.model, self.objective, positive_nll=self.positive_nll,
-                assumed=assumed, engine=self.engine,
-            )  # fmt: skip
+            shared: dict[str, Any] = {"positive_nll": self.positive_nll, "engine": self.engine}
+            path = write_plan(self.out, self.model, self.objective, assumed=assumed, **shared)
             print(path, file=sys.stderr)
 
 
@@ -149,19 +146,17 @@ class Compare:
 
     def run(self) -> None:
         """Print, and write."""
-        from erc_bench.core.storage import atomic_write  # noqa: PLC0415
+        from erc_bench.core.storage import write_json, write_text  # noqa: PLC0415
         from paper_repro.comparing import as_markdown, compare  # noqa: PLC0415
 
-        rows = compare(
-            self.model, self.objective, self.evaluation, self.log,
-            baseline=self.baseline, papers=self.targets,
-        )  # fmt: skip
+        more = {"baseline": self.baseline, "papers": self.targets}
+        rows = compare(self.model, self.objective, self.evaluation, self.log, **more)
         text = as_markdown(rows)
         print(text, end="")
         data = [asdict(row) | {"finding": row.finding} for row in rows]
         for row in data:
             row |= {key: None for key in ("low", "high") if row[key] != row[key]}  # no NaN in JSON
-        texts = {self.markdown: text, self.json: json.dumps(data, indent=1, allow_nan=False) + "\n"}
-        for path, content in texts.items():
-            if path is not None:
-                atomic_write(path, lambda stream, content=content: stream.write(content.encode()))  # type: ignore[misc]
+        if self.markdown is not None:
+            write_text(self.markdown, text)
+        if self.json is not None:
+            write_json(self.json, data)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from erc_bench.adapters.logs import read_log
 from erc_bench.analysis.statistics import Estimate, mean_score, stratified_bootstrap
+from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import Count, Size, checked_dataclass, checked_file
+from erc_bench.objectives import recipe
 from paper_repro.data import PROBLEMS
 from paper_repro.targets import Paper, targets
 
@@ -60,14 +64,29 @@ class Row:
         return f"{where} our interval" + (f", if {self.assumed}" if self.assumed else "")
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class Score:
-    """A benchmark of an evaluation: percent, and the share of right answers of each problem."""
+    """A benchmark of an evaluation, as ``paper_repro.evaluation score`` writes it.
 
-    avg: float
-    low: float
-    high: float
-    problems: dict[str, float]
+    ``avg`` and its interval are in percent, None where they are not known; ``correct`` has the number
+    of right answers of each problem, out of ``samples``.
+    """
+
+    avg: float | None
+    low: float | None
+    high: float | None
+    samples: Count = 1
+    correct: Mapping[str, Size] = field(default_factory=dict)
+    problems: Size = 0
+    judge_failed: Size = 0
+    pass_at_k: Annotated[Mapping[str, Any], Field(alias="pass@k")] = field(default_factory=dict)
+
+
+@checked_dataclass
+class Evaluation:
+    """A file of ``paper_repro.evaluation score``."""
+
+    benchmarks: Mapping[str, Score]
 
 
 def compare(
@@ -93,26 +112,28 @@ def compare(
         InputError: a file that is not what it should be, or nothing to compare with.
     """
     known = targets(papers)
-    scores = _scores(evaluation) if evaluation else {}
-    plain = _scores(baseline) if baseline else {}
+    scores, plain = _scores(evaluation), _scores(baseline)
+    base = recipe(objective).base or objective
     rows = []
     for paper in known.values():
         arms = paper.average.get(model, {})
         if objective in arms:
             rows.append(_average_row(paper, arms[objective], scores))
-        base = objective.removeprefix("erc-")
         if base != objective and {base, objective} <= set(arms):
             target = arms[objective] - arms[base]
             rows.append(_difference_row(paper, f"{objective} - {base}", target, scores, plain))
-        metric = "clip/ratio_bound_fraction" if base == objective else "gate/dropped_fraction"
-        if metric in paper.tokens:
-            rows.append(_share_row(paper, metric, log))
+        if base == objective:
+            metric, share = "clip/ratio_bound_fraction", paper.tokens.clip_bound
+        else:
+            metric, share = "gate/dropped_fraction", paper.tokens.dropped
+        if share is not None:
+            rows.append(_share_row(metric, 100 * share, paper.tokens.source or paper.source, log))
     if not rows:
         raise InputError(f"targets: none for {objective} at {model}")
     return rows
 
 
-def _average_row(paper: Paper, target: float, scores: dict[str, Score]) -> Row:
+def _average_row(paper: Paper, target: float, scores: Mapping[str, Score]) -> Row:
     what = f"average of {', '.join(paper.benchmarks)}"
     missing = _missing(paper, scores)
     if missing or not scores:
@@ -123,7 +144,7 @@ def _average_row(paper: Paper, target: float, scores: dict[str, Score]) -> Row:
 
 
 def _difference_row(
-    paper: Paper, what: str, target: float, scores: dict[str, Score], plain: dict[str, Score]
+    paper: Paper, what: str, target: float, scores: Mapping[str, Score], plain: Mapping[str, Score]
 ) -> Row:
     """Of two trainings, by problem: what the claim is about. Easier and harder problems cancel."""
     missing = _missing(paper, scores) or _missing(paper, plain)
@@ -132,10 +153,15 @@ def _difference_row(
         return Row(what, target, paper.source, note=note)
     strata = []
     for name in paper.benchmarks:
-        ours, theirs = scores[name].problems, plain[name].problems
-        if not ours or set(ours) != set(theirs):
+        ours, theirs = scores[name], plain[name]
+        if not ours.correct or ours.correct.keys() != theirs.correct.keys():
             raise InputError(f"baseline: {name} does not have the same problems as the evaluation")
-        strata.append([100 * (ours[key] - theirs[key]) for key in ours])
+        strata.append(
+            [
+                100 * (count / ours.samples - theirs.correct[key] / theirs.samples)
+                for key, count in ours.correct.items()
+            ]
+        )
     found: Estimate = stratified_bootstrap(strata, mean_score)
     note = "; ".join(["points, paired by problem", *_incomplete(paper, scores)])
     return Row(
@@ -143,71 +169,46 @@ def _difference_row(
     )
 
 
-def _share_row(paper: Paper, metric: str, log: Path | None) -> Row:
-    target = 100 * paper.tokens[metric]
+def _share_row(metric: str, target: float, source: str, log: Path | None) -> Row:
     if log is None:
-        return Row(metric, target, paper.tokens_source, note="percent of tokens")
+        return Row(metric, target, source, note="percent of tokens")
     # verl logs a step's mean; at the first of its updates every ratio is 1 and nothing is dropped.
     note = "percent of tokens, mean over steps, each step's first update included"
-    return Row(metric, target, paper.tokens_source, *_share(log, metric), note=note)
+    return Row(metric, target, source, *_share(log, metric), note=note)
 
 
 def _assumed(paper: Paper) -> str:
     return "" if paper.benchmarks_known else "these are the paper's benchmarks"
 
 
-def _missing(paper: Paper, scores: dict[str, Score]) -> str:
+def _missing(paper: Paper, scores: Mapping[str, Score]) -> str:
     """What an evaluation lacks for this paper's average; empty where there is no evaluation at all."""
     lacking = [name for name in paper.benchmarks if name not in scores]
     return f"missing: {', '.join(lacking)}" if scores and lacking else ""
 
 
-def _incomplete(paper: Paper, scores: dict[str, Score]) -> list[str]:
+def _incomplete(paper: Paper, scores: Mapping[str, Score]) -> list[str]:
     return [
-        f"{name}: {len(scores[name].problems)} of {PROBLEMS[name]} problems"
+        f"{name}: {len(scores[name].correct)} of {PROBLEMS[name]} problems"
         for name in paper.benchmarks
-        if scores[name].problems and len(scores[name].problems) != PROBLEMS.get(name)
+        if scores[name].correct and len(scores[name].correct) != PROBLEMS.get(name)
     ]
 
 
-def _scores(path: Path) -> dict[str, Score]:
-    """Benchmarks of an evaluation."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
-        return {str(name): _score(one) for name, one in found.items()}
-    except OSError as error:
-        raise InputError(f"evaluation: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise InputError(
-            f"evaluation: {path} is not what `paper_repro.evaluation score` writes "
-            f"({type(error).__name__}: {error})"
-        ) from None
-
-
-def _score(one: dict[str, object]) -> Score:
-    avg, low, high = (_number(one[key]) for key in ("avg", "low", "high"))
-    correct = one.get("correct", {})
-    if not isinstance(correct, dict):
-        raise TypeError("correct is not an object")
-    samples = _number(one["samples"]) if correct else 1.0
-    return Score(avg, low, high, {str(k): _number(c) / samples for k, c in correct.items()})
-
-
-def _number(value: object) -> float:
-    """A number of an evaluation; ``null`` where an interval is not known."""
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value)
+def _scores(path: Path | None) -> Mapping[str, Score]:
+    """The benchmarks of an evaluation; none without a file."""
+    if path is None:
+        return {}
+    found: Evaluation = checked_file(Evaluation, path, "evaluation")
+    return found.benchmarks
 
 
 def _average(scores: Sequence[Score]) -> tuple[float, float, float]:
     """Mean over benchmarks; their errors are independent, so half-widths add in squares."""
-    mean = sum(s.avg for s in scores) / len(scores)
-    below = math.sqrt(sum((s.avg - s.low) ** 2 for s in scores)) / len(scores)
-    above = math.sqrt(sum((s.high - s.avg) ** 2 for s in scores)) / len(scores)
-    return mean, mean - below, mean + above
+    table = np.array([(s.low, s.avg, s.high) for s in scores], dtype=float)  # None becomes NaN
+    below, above = np.sqrt((np.diff(table, axis=1) ** 2).sum(axis=0)) / len(scores)
+    mean = float(table[:, 1].mean())
+    return mean, mean - float(below), mean + float(above)
 
 
 def _share(path: Path, metric: str) -> tuple[float, float, float]:
@@ -231,13 +232,11 @@ def _share(path: Path, metric: str) -> tuple[float, float, float]:
 
 def as_markdown(rows: list[Row]) -> str:
     """For people."""
-    lines = ["| number | paper | ours (95 % interval) | the paper's is | note | source |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    head = ("number", "paper", "ours (95 % interval)", "the paper's is", "note", "source")
+    lines = []
     for row in rows:
-        ours = (
-            "not run" if row.value is None else f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
-        )
-        lines.append(
-            f"| {row.what} | {row.target:.2f} | {ours} | {row.finding} | {row.note} | {row.source} |"
-        )
-    return "\n".join(lines) + f"\n\n{NOTE}\n"
+        ours = "not run"
+        if row.value is not None:
+            ours = f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
+        lines.append((row.what, f"{row.target:.2f}", ours, row.finding, row.note, row.source))
+    return f"{markdown_table(head, lines)}\n\n{NOTE}\n"

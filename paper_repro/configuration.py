@@ -5,15 +5,42 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import field
 from importlib import resources
 from typing import Any
 
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import NonNegative, checked_dataclass, unknown
+from erc_bench.objectives import Objective, PositiveNLL, make
 
-__all__ = ["MODELS", "OBJECTIVES", "as_overrides", "compose", "override", "trl_settings"]
+__all__ = [
+    "MODELS",
+    "OBJECTIVES",
+    "SingleGPU",
+    "as_overrides",
+    "compose",
+    "override",
+    "trl_settings",
+]
 
 MODELS = ("1.5b", "7b")
 OBJECTIVES = ("dapo", "erc-dapo", "gppo", "erc-gppo")
+
+
+@checked_dataclass
+class SingleGPU:
+    """What the single-GPU run trains: the section ``[run]`` of ``configs/trl.toml``."""
+
+    model: str
+    objective: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    positive_nll: NonNegative = 0.0
+
+    @property
+    def built(self) -> Objective:
+        """The objective, with the release's extra term where it has a weight."""
+        made = make(self.objective, **self.parameters)
+        return made.regularized(PositiveNLL(self.positive_nll)) if self.positive_nll else made
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -34,9 +61,7 @@ def compose(
     """
     for name, value, allowed in (("model", model, MODELS), ("objective", objective, OBJECTIVES)):
         if value not in allowed:
-            raise InputError(
-                f"{name}: {value!r} is not allowed; must be one of {', '.join(allowed)}"
-            )
+            raise unknown(name, value, allowed)
     layers = _read("verl.toml")
     found = layers["common"] | layers["model"][model] | layers["objective"][objective]
     if not positive_nll:
@@ -51,17 +76,15 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
     >>> as_overrides({"a.b": True, "c": ["x", "y"], "d": 1e-6})
     ['a.b=true', 'c=["x","y"]', 'd=1e-06']
     """
-
-    def text(value: Any) -> str:
-        if isinstance(value, str):
-            return value
-        return json.dumps(value, separators=(",", ":"))
-
-    return [f"{key}={text(value)}" for key, value in values.items()]
+    compact = json.JSONEncoder(separators=(",", ":")).encode
+    return [
+        f"{key}={value if isinstance(value, str) else compact(value)}"
+        for key, value in values.items()
+    ]
 
 
 def trl_settings() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The single-GPU run: what to train, and fields of ``trl.GRPOConfig``."""
+    """The single-GPU run: the fields of :class:`SingleGPU`, and those of ``trl.GRPOConfig``."""
     found = _read("trl.toml")
     return found["run"], found["grpo"]
 

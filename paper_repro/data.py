@@ -13,9 +13,10 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import tyro
 
@@ -25,7 +26,7 @@ from erc_bench.core.storage import atomic_write
 __all__ = ["BENCHMARKS", "PROBLEMS", "Problem", "normalised", "prepare", "problems", "rows"]
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-#: Hub names by benchmark. They were not looked up from here: check them where the hub can be reached.
+#: Names on the hub by benchmark. Nobody has tried them yet: check them where the hub can be reached.
 BENCHMARKS = {
     "aime24": ("HuggingFaceH4/aime_2024", "train"),
     "aime25": ("yentinglin/aime_2025", "train"),
@@ -142,29 +143,27 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     if path.suffix not in (".json", ".jsonl"):
         raise InputError(f"data: {path}: must be .parquet, .json or .jsonl")
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        for place, value in _values(stream, path):
-            for record in value if isinstance(value, list) else [value]:
-                if not isinstance(record, dict):
-                    raise InputError(f"data: {path}: line {place} is not an object")
-                yield record
+    for place, value in _values(path):
+        for record in value if isinstance(value, list) else [value]:
+            if not isinstance(record, dict):
+                raise InputError(f"data: {path}: line {place} is not an object")
+            yield record
 
 
-def _values(stream: TextIO, path: Path) -> Iterator[tuple[int, Any]]:
-    """JSON values with their lines: one a line, or the whole file one. ``.json`` is used for both."""
-    for place, line in enumerate(stream, 1):  # not splitlines: U+2028 may stand within a text
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError:
-            if path.suffix != ".json" or place > 1:
-                raise InputError(f"data: {path}: line {place} is not JSON") from None
+def _values(path: Path) -> Iterator[tuple[int, Any]]:
+    """JSON values with their lines. ``.json`` is used for one value and for one value a line."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".json":
+        with suppress(ValueError):
+            yield 1, json.loads(text)
+            return
+    for place, line in enumerate(text.split("\n"), 1):  # U+2028 may stand within a text
+        if line.strip():
             try:
-                value = json.loads(line + stream.read())
+                value = json.loads(line)
             except ValueError:
                 raise InputError(f"data: {path}: line {place} is not JSON") from None
-        yield place, value
+            yield place, value
 
 
 def _hub(name: str, split: str) -> Iterator[dict[str, Any]]:
@@ -213,11 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(kind: str, name: str, file: Path | None, out: Path, from_hub: bool) -> None:
     if kind == "train":
-        tests = [
-            problem.question
-            for path in sorted(out.glob("*.parquet")) if path.stem in BENCHMARKS
-            for problem in problems(rows(path), str(path))
-        ]  # fmt: skip
+        known = [path for path in sorted(out.glob("*.parquet")) if path.stem in BENCHMARKS]
+        tests = [p.question for path in known for p in problems(rows(path), str(path))]
         records = _hub(name, "train") if from_hub else rows(Path(name))
         _store(problems(records, name), Path(name).stem, out / "train.parquet", tests)
         return
@@ -229,7 +225,6 @@ def _run(kind: str, name: str, file: Path | None, out: Path, from_hub: bool) -> 
             raise InputError(f"test: {benchmark} needs a file, or --from-hub")
         records = _hub(*BENCHMARKS[benchmark]) if from_hub else rows(file or Path())
         _store(problems(records, benchmark), benchmark, out / f"{benchmark}.parquet", ())
-    return
 
 
 def _store(found: Iterable[Problem], source: str, path: Path, exclude: Iterable[str]) -> None:

@@ -13,25 +13,27 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from pydantic import Field
 
 from erc_bench.analysis.statistics import Estimate, pass_at_k_estimate
 from erc_bench.core.errors import InputError
-from erc_bench.core.storage import atomic_write
+from erc_bench.core.storage import write_json
+from erc_bench.core.validation import Count, Positive, Size, checked, checked_dataclass
 from paper_repro.data import BENCHMARKS, rows
 from paper_repro.reward import compute_score
 
 __all__ = ["Sampling", "generate", "read_generations", "score"]
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class Sampling:
     """How the paper samples for its evaluation.
 
@@ -39,26 +41,25 @@ class Sampling:
         samples: responses to each problem.
         temperature: of sampling.
         top_p: of sampling.
-        length: most tokens of a response.
+        length: the most tokens a response may have.
         seed: decides every draw of an engine, together with benchmark and problem.
     """
 
-    samples: int = 32
-    temperature: float = 0.6
-    top_p: float = 0.95
-    length: int = 32_768
-    seed: int = 0
+    samples: Count = 32
+    temperature: Positive = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    length: Count = 32_768
+    seed: Size = 0
 
-    def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("length", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is not allowed; at least {least}")
-        if not self.temperature > 0:
-            raise InputError(f"temperature: {self.temperature} is not allowed; must be positive")
-        if self.seed < 0:
-            raise InputError(f"seed: {self.seed} is not allowed; must not be negative")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p: {self.top_p} is not allowed; must be in (0, 1]")
+
+@checked_dataclass
+class Generation:
+    """What a line of generations must have: the responses to one problem of a benchmark."""
+
+    benchmark: str
+    problem: int
+    answer: str
+    responses: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 def generate(
@@ -68,17 +69,16 @@ def generate(
     sampling: Sampling,
     engine: Literal["auto", "vllm", "hf"] = "auto",
 ) -> None:
-    """Sample responses to every benchmark found in ``data``; go on after what ``out`` already holds.
+    """Sample responses to every benchmark found in ``data``, after those that ``out`` already holds.
 
     Raises:
         InputError: no benchmark there, or an engine that is not installed.
     """
     sets = {name: data / f"{name}.parquet" for name in BENCHMARKS}
+    present = {name: path for name, path in sets.items() if path.is_file()}
     work = [
-        (name, index, row)
-        for name, path in sets.items() if path.is_file()
-        for index, row in enumerate(rows(path))
-    ]  # fmt: skip
+        (name, index, row) for name, path in present.items() for index, row in enumerate(rows(path))
+    ]
     if not work:
         raise InputError(f"data: {data} holds none of {', '.join(f'{n}.parquet' for n in sets)}")
     if engine == "auto":
@@ -106,15 +106,13 @@ def generate(
             seeds = [_seed(sampling.seed, name, index) for name, index, _ in chunk]
             responses = answer([row["prompt"] for *_, row in chunk], seeds)
             for (name, index, row), said in zip(chunk, responses, strict=True):
-                entry = {
-                    "benchmark": name, "problem": index, "answer": row["answer"], "responses": said,
-                }  # fmt: skip
-                stream.write(json.dumps(entry) + "\n")
+                entry = Generation(name, index, row["answer"], tuple(said))
+                stream.write(json.dumps(asdict(entry)) + "\n")
             stream.flush()
 
 
 def _drop_torn_line(path: Path) -> None:
-    """What an interrupted process wrote after the last whole line."""
+    """Cut off what an interrupted process wrote after the last whole line."""
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole != len(content):
@@ -123,7 +121,7 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def _seed(seed: int, benchmark: str, problem: int) -> int:
-    """Of one problem's draws; the same whatever was generated before it, as after an interruption."""
+    """The seed of one problem's draws, which does not depend on what was generated before it."""
     spread = np.random.SeedSequence([seed, *benchmark.encode(), problem])
     return int(spread.generate_state(1)[0])
 
@@ -138,13 +136,9 @@ def _vllm(model: str, sampling: Sampling) -> Answers:
     engine = LLM(model, max_model_len=sampling.length + 4096)
 
     def answer(prompts: Sequence[Any], seeds: Sequence[int]) -> list[list[str]]:
-        how = [
-            SamplingParams(
-                n=sampling.samples, temperature=sampling.temperature, top_p=sampling.top_p,
-                max_tokens=sampling.length, seed=seed,
-            )
-            for seed in seeds
-        ]  # fmt: skip
+        shared: dict[str, Any] = {"n": sampling.samples, "max_tokens": sampling.length}
+        shared |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        how = [SamplingParams(seed=seed, **shared) for seed in seeds]
         made = engine.chat(list(prompts), how, use_tqdm=False)
         return [[output.text for output in one.outputs] for one in made]
 
@@ -158,18 +152,23 @@ def _transformers(model: str, sampling: Sampling) -> Answers:
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
     network.to("cuda" if torch.cuda.is_available() else "cpu")
+    how = {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": 0,
+        "max_new_tokens": sampling.length,
+        "num_return_sequences": sampling.samples,
+    }
 
     @torch.no_grad()
     def one(prompt: Any, seed: int) -> list[str]:
         torch.manual_seed(seed)
         text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(network.device)
-        made = network.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=True,
-            temperature=sampling.temperature, top_p=sampling.top_p, top_k=0,
-            max_new_tokens=sampling.length, num_return_sequences=sampling.samples,
-        )  # fmt: skip
-        said = made[:, inputs["input_ids"].shape[1] :]
+        ids, attention = inputs["input_ids"], inputs["attention_mask"]
+        made = network.generate(input_ids=ids, attention_mask=attention, **how)
+        said = made[:, ids.shape[1] :]
         texts: list[str] = tokenizer.batch_decode(said, skip_special_tokens=True)
         return texts
 
@@ -185,15 +184,10 @@ def read_generations(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: a line that is none; names it.
     """
-    kinds = {"benchmark": str, "problem": int, "answer": str, "responses": list}
+    needed = {f.name for f in fields(Generation)}
     for place, entry in enumerate(rows(path), 1):
-        for key, kind in kinds.items():
-            if not isinstance(entry.get(key), kind):
-                raise InputError(
-                    f"generations: {path}: line {place}: {key} must be {kind.__name__}"
-                )
-        if not entry["responses"] or not all(isinstance(r, str) for r in entry["responses"]):
-            raise InputError(f"generations: {path}: line {place}: responses must be texts")
+        own = {name: value for name, value in entry.items() if name in needed}
+        checked(Generation, own, at=f"generations: {path}: line {place}: ")
         yield entry
 
 
@@ -226,10 +220,8 @@ def _judged(
             raise InputError(
                 f"generations: {entry['benchmark']} has problem {entry['problem']} twice"
             )
-        here[entry["problem"]] = list(
-            pool.map(compute_score, repeat(entry["benchmark"]), entry["responses"],
-                     repeat(entry["answer"]))
-        )  # fmt: skip
+        said, answer = entry["responses"], entry["answer"]
+        here[entry["problem"]] = list(pool.map(compute_score, repeat(""), said, repeat(answer)))
     return found
 
 
@@ -243,16 +235,17 @@ def _benchmark(name: str, judged: dict[int, list[dict[str, float]]]) -> dict[str
     by_k = {k: pass_at_k_estimate(correct, samples, k, over="prompts") for k in powers}
     mean = by_k[1]  # pass@1 is avg@n
     return {
-        "problems": len(judged), "samples": samples,
+        "problems": len(judged),
+        "samples": samples,
         **dict(zip(("avg", "low", "high"), _percent(mean), strict=True)),
         "pass@k": {str(k): _percent(estimate) for k, estimate in by_k.items()},
         "correct": {str(key): int(count) for key, count in zip(judged, correct[0], strict=True)},
         "judge_failed": int(sum(r["judge_failed"] for one in judged.values() for r in one)),
-    }  # fmt: skip
+    }
 
 
 def _percent(estimate: Estimate) -> list[float | None]:
-    """Value and ends; null where one problem gives no interval."""
+    """Value and ends of the interval in percent; None where a single problem gives no interval."""
     ends = (estimate.value, estimate.low, estimate.high)
     return [100 * end if math.isfinite(end) else None for end in ends]
 
@@ -266,11 +259,11 @@ class Generate:
     data: tyro.conf.Positional[Path]
     """Folder of `python -m paper_repro.data test`."""
     out: Path = Path("generations.jsonl")
-    """File; an interrupted one is gone on with."""
+    """File; an interrupted one is continued."""
     samples: int = 32
     """Responses per problem."""
     length: int = 32_768
-    """Most tokens of a response."""
+    """The most tokens a response may have."""
     engine: Literal["auto", "vllm", "hf"] = "auto"
     """What generates."""
     seed: int = 0
@@ -300,8 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
             generate(command.model, command.data, command.out, sampling, command.engine)
         else:
             found = score(read_generations(command.generations))
-            text = json.dumps(found, indent=1) + "\n"
-            atomic_write(command.out, lambda stream: stream.write(text.encode()))
+            write_json(command.out, found)
             for name, one in found["benchmarks"].items():
                 ends = "" if one["low"] is None else f" ({one['low']:.1f} to {one['high']:.1f})"
                 failed = f", {one['judge_failed']} not judged" if one["judge_failed"] else ""

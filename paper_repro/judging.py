@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import Count, Positive, checked
 
 __all__ = ["JudgeError", "Judges", "shared_judges"]
 
@@ -88,10 +89,8 @@ class Judges:
     """
 
     def __init__(self, workers: int = 4, seconds: float = 5.0) -> None:
-        if workers < 1:
-            raise InputError(f"workers: {workers} is not allowed; at least 1")
-        if not seconds > 0:
-            raise InputError(f"seconds: {seconds} is not allowed; must be positive")
+        checked(Count, workers, at="workers")
+        checked(Positive, seconds, at="seconds")
         if find_spec("math_verify") is None:
             raise InputError("reward: needs math-verify: pip install 'erc-bench[llm]'")
         self._seconds = seconds

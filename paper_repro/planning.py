@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
-from erc_bench.core.errors import InputError
-from erc_bench.core.storage import atomic_write
+from erc_bench.core.storage import write_text
+from erc_bench.core.validation import Count, Positive, checked_dataclass
+from erc_bench.objectives import recipe
 from paper_repro.configuration import as_overrides, compose
 
 __all__ = ["SINGLE_GPU", "Cost", "commands", "cost", "write_plan"]
@@ -17,37 +17,31 @@ REWARD = "pkg://paper_repro.reward"
 PARAMETERS = {"1.5b": 1.54e9, "7b": 7.6e9}
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class Cost:
-    """Assumptions of the estimate; none of them was measured by us.
+    """Assumptions of the estimate. None of them was measured here.
 
     Attributes:
         steps: rollouts of the run.
-        prompts: sampled per rollout; dynamic sampling throws some of them away.
-        responses: per prompt.
+        prompts: prompts sampled per rollout; dynamic sampling throws some of them away.
+        responses: responses per prompt.
         tokens: mean length of a response.
-        gpus: of the cluster.
+        gpus: GPUs of the cluster.
         peak: floating-point operations per second of one GPU, bfloat16 (H800 or H100: 9.9e14).
         training_utilisation: share of the peak reached in training.
         decoding: tokens per second and GPU while generating, of a 1.5B model.
         trained: share of the sampled prompts that are trained on.
     """
 
-    steps: int = 500
-    prompts: int = 256
-    responses: int = 8
-    tokens: float = 8000.0
-    gpus: int = 64
-    peak: float = 9.9e14
-    training_utilisation: float = 0.25
-    decoding: float = 2500.0
-    trained: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if not value > 0:
-                raise InputError(f"{name}: {value} is not allowed; must be positive")
+    steps: Count = 500
+    prompts: Count = 256
+    responses: Count = 8
+    tokens: Positive = 8000.0
+    gpus: Count = 64
+    peak: Positive = 9.9e14
+    training_utilisation: Positive = 0.25
+    decoding: Positive = 2500.0
+    trained: Positive = 0.5
 
     def hours(self, parameters: float) -> tuple[float, float]:
         """Hours of generation and of training, for a model of so many parameters.
@@ -143,7 +137,7 @@ def _trl_commands(objective: str, *, positive_nll: bool, data: str) -> list[str]
 
 def _compare(name: str, model: str, objective: str, log: str) -> str:
     """With the plain objective's evaluation beside an ERC arm's, for the difference."""
-    base = objective.removeprefix("erc-")
+    base = recipe(objective).base or objective
     beside = "" if base == objective else f" --baseline eval/{name.replace(objective, base)}.json"
     return (
         f"erc-bench repro compare eval/{name}.json --model {model} --objective {objective} "
@@ -165,6 +159,5 @@ def write_plan(
     lines += commands(model, objective, positive_nll=positive_nll, engine=engine)
     size = model if engine == "verl" else "single-gpu"
     path = out / f"{size}-{objective}{'' if positive_nll else '-without-nll'}.sh"
-    text = "\n".join(lines) + "\n"
-    atomic_write(path, lambda stream: stream.write(text.encode()))
+    write_text(path, "\n".join(lines) + "\n")
     return path

@@ -17,7 +17,8 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from erc_bench.core.errors import InputError
-from paper_repro.configuration import override, trl_settings
+from erc_bench.core.validation import checked
+from paper_repro.configuration import SingleGPU, compose, override, trl_settings
 from paper_repro.data import rows
 from paper_repro.reward import math_reward
 from paper_repro.validating import validate_trl
@@ -35,7 +36,7 @@ def train(
         out: new or empty folder.
         run: model, objective, parameters, positive_nll.
         grpo: fields of ``trl.GRPOConfig``.
-        seed: of data order, sampling and initialisation.
+        seed: seeds data order, sampling and initialisation.
 
     Returns:
         The folder of the final model.
@@ -58,18 +59,15 @@ def train(
     from trl import GRPOConfig  # noqa: PLC0415
 
     from erc_bench.adapters.trl import ObjectiveGRPOTrainer  # noqa: PLC0415
-    from erc_bench.objectives import PositiveNLL, make  # noqa: PLC0415
 
-    objective = make(run["objective"], **run.get("parameters", {}))
-    if run.get("positive_nll"):
-        objective = objective.regularized(PositiveNLL(run["positive_nll"]))
+    chosen: SingleGPU = checked(SingleGPU, run, at="run.")
     trainer = ObjectiveGRPOTrainer(
-        model=run["model"],
-        objective=objective,
+        model=chosen.model,
+        objective=chosen.built,
         reward_funcs=math_reward,
         args=GRPOConfig(output_dir=str(out), seed=seed, **grpo),
         train_dataset=Dataset.from_list(table),
-        processing_class=AutoTokenizer.from_pretrained(run["model"], padding_side="left"),
+        processing_class=AutoTokenizer.from_pretrained(chosen.model, padding_side="left"),
     )
     trainer.train()
     final = out / "final"
@@ -93,7 +91,7 @@ class Train:
     positive_nll: bool = True
     """The release's 0.1 x NLL on correct responses."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """Change a field of GRPOConfig, as --set max_steps=100 (repeatable)."""
 
@@ -116,8 +114,6 @@ def settings(command: Train) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def arm_parameters(objective: str) -> dict[str, float]:
     """The same clip and band as on verl, from ``configs/verl.toml``."""
-    from paper_repro.configuration import compose  # noqa: PLC0415
-
     prefix = "+trainer.v1.erc_bench.parameters."
     found = compose("1.5b", objective).items()
     return {key.removeprefix(prefix): value for key, value in found if key.startswith(prefix)}
@@ -125,10 +121,8 @@ def arm_parameters(objective: str) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line of this module."""
-    command = tyro.cli(
-        Train, args=arguments, prog="python -m paper_repro.single_gpu",
-        config=(tyro.conf.OmitArgPrefixes,),
-    )  # fmt: skip
+    program, flat = "python -m paper_repro.single_gpu", (tyro.conf.OmitArgPrefixes,)
+    command = tyro.cli(Train, args=arguments, prog=program, config=flat)
     try:
         run, grpo = settings(command)
         print(train(command.data, command.out, run, grpo, seed=command.seed))

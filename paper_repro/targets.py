@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from erc_bench.core.errors import InputError
+from pydantic import Field
 
-__all__ = ["Paper", "targets"]
+from erc_bench.core.validation import Fraction, checked_dataclass, checked_file
+
+__all__ = ["Paper", "Tokens", "targets"]
 
 
-@dataclass(frozen=True)
+@checked_dataclass
+class Tokens:
+    """Shares of the tokens in [0, 1] that a paper reports; None where it does not."""
+
+    clip_bound: Annotated[Fraction | None, Field(alias="clip/ratio_bound_fraction")] = None
+    dropped: Annotated[Fraction | None, Field(alias="gate/dropped_fraction")] = None
+    source: str = ""
+
+
+@checked_dataclass
 class Paper:
     """What one paper reports.
 
     Attributes:
-        source: where.
+        source: where it reports its averages.
         unit: of the averages.
         benchmarks: over which they are taken.
-        benchmarks_known: False: the list is assumed.
+        benchmarks_known: False if the list is assumed.
         average: model to arm to percent.
-        tokens: metric to its share of the tokens, in [0, 1].
-        tokens_source: where these stand.
+        tokens: shares of tokens, with a source of their own if it is another.
     """
 
     source: str
@@ -33,49 +42,21 @@ class Paper:
     benchmarks: tuple[str, ...]
     benchmarks_known: bool
     average: Mapping[str, Mapping[str, float]]
-    tokens: Mapping[str, float]
-    tokens_source: str
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 def targets(path: Path | None = None) -> dict[str, Paper]:
     """Papers by name.
 
     Args:
-        path: a file in the form of ``targets.toml``. None: that one.
+        path: a file in the form of ``targets.toml``; None is that file itself.
 
     Raises:
-        InputError: unreadable, or not of that form.
+        InputError: unreadable, or not of that form; names the key.
 
     >>> targets()["erc"].average["1.5b"]["erc-dapo"]
     55.1
     """
-    try:
-        text = (
-            (resources.files("paper_repro") / "targets.toml").read_text("utf-8")
-            if path is None
-            else path.read_text("utf-8")
-        )
-        return {name: _paper(table) for name, table in tomllib.loads(text).items()}
-    except OSError as error:
-        raise InputError(f"targets: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"targets: {path} is not in the form of targets.toml ({type(error).__name__}: {error})"
-        ) from None
-
-
-def _paper(table: dict[str, Any]) -> Paper:
-    tokens = dict(table.get("tokens", {}))
-    tokens_source = str(tokens.pop("source", table["source"]))
-    return Paper(
-        source=str(table["source"]),
-        unit=str(table["unit"]),
-        benchmarks=tuple(str(name) for name in table["benchmarks"]),
-        benchmarks_known=bool(table["benchmarks_known"]),
-        average={
-            str(model): {str(arm): float(value) for arm, value in arms.items()}
-            for model, arms in table["average"].items()
-        },
-        tokens={str(metric): float(share) for metric, share in tokens.items()},
-        tokens_source=tokens_source,
-    )
+    source = path or resources.files("paper_repro") / "targets.toml"
+    found: dict[str, Paper] = checked_file(dict[str, Paper], source, "targets")
+    return found

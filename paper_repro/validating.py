@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -10,7 +9,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from erc_bench.core.errors import InputError
-from paper_repro.configuration import as_overrides
+from erc_bench.core.validation import checked, nearest
+from paper_repro.configuration import SingleGPU, as_overrides
 from paper_repro.inert import ACTOR, inert
 from paper_repro.verl_source import PASSED_WHOLE, names_read
 
@@ -18,25 +18,22 @@ __all__ = ["Finding", "validate_trl", "validate_verl"]
 
 SECTION = "trainer.v1.erc_bench"
 #: Keys that verl's own configuration lacks and its code reads all the same (reward_manager/dapo.py).
-READ_IF_ADDED = frozenset(
-    f"reward.reward_kwargs.{name}"
-    for name in (
-        "max_resp_len", "overlong_buffer_cfg.enable", "overlong_buffer_cfg.len",
-        "overlong_buffer_cfg.penalty_factor", "overlong_buffer_cfg.log",
-    )
-)  # fmt: skip
+READ_IF_ADDED = {"reward.reward_kwargs.max_resp_len"} | {
+    f"reward.reward_kwargs.overlong_buffer_cfg.{name}"
+    for name in ("enable", "len", "penalty_factor", "log")
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a key."""
+    """A key, and what is wrong with it."""
 
     key: str
     problem: str
 
 
 def validate_verl(values: Mapping[str, Any]) -> list[Finding]:
-    """Compose verl's real configuration with these overrides; what is wrong with it, nothing if all is well.
+    """Compose verl's real configuration with these overrides, and list what is wrong with it.
 
     Checks, in this order: every key is known to Hydra, or added where something reads it; verl's
     dataclasses take the values; the plug-in takes its section; no set key is one that verl never reads
@@ -53,8 +50,7 @@ def validate_verl(values: Mapping[str, Any]) -> list[Finding]:
     found += _added(values) + _unread(values) + _types(values) + _sizes(values)
     found += _inert(values, config) + _contradictions(config)
     found += _dataclasses(config) + _plugin(config) + _verls_own(config)
-    unique = dict.fromkeys(found)
-    return list(unique)
+    return list(dict.fromkeys(found))
 
 
 def _compose(overrides: Sequence[str]) -> Any:
@@ -114,9 +110,7 @@ def _misspelt(key: str) -> str | None:
         return "verl has this key already; leave out the +"
     if key.startswith("+") or name in _known_keys():
         return None
-    close = difflib.get_close_matches(name, _known_keys(), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"Could not override: verl's configuration has no such key{hint}"
+    return f"Could not override: verl's configuration has no such key{nearest(name, _known_keys())}"
 
 
 def _added(values: Mapping[str, Any]) -> list[Finding]:
@@ -157,13 +151,10 @@ def _contradictions(config: Any) -> list[Finding]:
     """What stops verl only when its workers are up, or makes it train something else."""
     found = []
     if not _at(config, "trainer.use_v1"):
-        found.append(
-            Finding("trainer.use_v1", "must be true: the old trainer does not read trainer_mode")
-        )
-    rollout, actor = (
-        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz",
-        f"{ACTOR}.use_dynamic_bsz",
-    )
+        problem = "must be true: the old trainer does not read trainer_mode"
+        found.append(Finding("trainer.use_v1", problem))
+    rollout = "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz"
+    actor = f"{ACTOR}.use_dynamic_bsz"
     if bool(_at(config, rollout)) != bool(_at(config, actor)):
         found.append(Finding(rollout, f"must equal {actor} (verl's workers assert it)"))
     old = f"{ACTOR}.ulysses_sequence_parallel_size"
@@ -184,13 +175,10 @@ def _unread(values: Mapping[str, Any]) -> list[Finding]:
 
 def _types(values: Mapping[str, Any]) -> list[Finding]:
     """Values of another kind than verl's default, which nothing converts."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
-    base = _base()
     kinds = {bool: (bool,), int: (int, float), float: (int, float)}
     found = []
     for key, value in values.items():
-        default = None if key.startswith("+") else OmegaConf.select(base, key, default=None)
+        default = None if key.startswith("+") else _at(_base(), key)
         allowed = kinds.get(type(default))
         if allowed and (type(value) not in allowed):
             found.append(Finding(key, f"= {value!r} must be of the kind of verl's {default!r}"))
@@ -212,17 +200,16 @@ def _dataclasses(config: Any) -> list[Finding]:
     from verl.utils.config import omega_conf_to_dataclass  # noqa: PLC0415
 
     found = []
-    for key in ("actor_rollout_ref.actor", "actor_rollout_ref.rollout", "algorithm"):
-        part: Any = config
-        for name in key.split("."):
-            part = part[name]
+    for key in (ACTOR, "actor_rollout_ref.rollout", "algorithm"):
         try:
-            omega_conf_to_dataclass(part)
+            omega_conf_to_dataclass(_at(config, key))
         except Exception as error:  # whatever verl's classes raise is a finding
-            found.append(
-                Finding(key, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            )
+            found.append(Finding(key, _told(error)))
     return found
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _plugin(config: Any) -> list[Finding]:
@@ -231,16 +218,12 @@ def _plugin(config: Any) -> list[Finding]:
 
     if config.trainer.v1.trainer_mode != NAME:
         mode = config.trainer.v1.trainer_mode
-        return [
-            Finding(
-                "trainer.v1.trainer_mode", f"is {mode!r}, must be {NAME}: else verl's own loss runs"
-            )
-        ]
+        problem = f"is {mode!r}, must be {NAME}: else verl's own loss runs"
+        return [Finding("trainer.v1.trainer_mode", problem)]
     try:
         Settings.from_config(config)
     except InputError as error:
-        key, _, problem = str(error).partition(":")
-        return [Finding(key, problem.strip())]
+        return [_finding(error)]
     return []
 
 
@@ -255,7 +238,7 @@ def _verls_own(config: Any) -> list[Finding]:
         with contextlib.redirect_stdout(io.StringIO()):
             validate_config(config, use_reference_policy=False, use_critic=False)
     except Exception as error:  # asserts and ValueErrors of verl alike
-        return [Finding("verl", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")]
+        return [Finding("verl", _told(error))]
     return []
 
 
@@ -270,25 +253,21 @@ def validate_trl(run: Mapping[str, Any], grpo: Mapping[str, Any]) -> list[Findin
     from trl import GRPOConfig  # noqa: PLC0415
 
     from erc_bench.adapters.trl import require_settings  # noqa: PLC0415
-    from erc_bench.objectives import make  # noqa: PLC0415
 
-    known = {f.name: f.default for f in fields(GRPOConfig)}
+    known = {f.name for f in fields(GRPOConfig)}
     found = [Finding(key, "is no field of trl.GRPOConfig") for key in grpo if key not in known]
-    allowed = ("model", "objective", "parameters", "positive_nll")
-    found += [
-        Finding(f"run.{key}", f"unknown (allowed: {', '.join(allowed)})")
-        for key in run
-        if key not in allowed
-    ]
     usable = {key: value for key, value in grpo.items() if key in known}
     try:
-        objective = make(run["objective"], **run.get("parameters", {}))
+        chosen: SingleGPU = checked(SingleGPU, run, at="run.")
         # Precision and the inference engine are checked by TRL where the GPU is.
         here = usable | {"bf16": False, "use_vllm": False, "use_cpu": True}
-        require_settings(GRPOConfig(output_dir="unused", **here), objective, run["objective"])
-    except KeyError:
-        found.append(Finding("run.objective", "not given"))
+        require_settings(GRPOConfig(output_dir="unused", **here), chosen.built, chosen.objective)
     except (ValueError, TypeError) as error:
-        key, _, problem = " ".join(str(error).split()).partition(":")
-        found.append(Finding(key, problem.strip()))
+        found.append(_finding(error))
     return found
+
+
+def _finding(error: Exception) -> Finding:
+    """A message ``key: problem`` as a finding."""
+    key, _, problem = " ".join(str(error).split()).partition(":")
+    return Finding(key, problem.strip())

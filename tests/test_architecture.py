@@ -69,3 +69,24 @@ def test_the_trainer_names_no_objective(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert not strings & set(RECIPES)
+
+
+def test_listing_what_there_is_waits_for_no_torch_and_no_scipy():
+    """``erc-bench list`` reads recipes from their source; it says what the registry says."""
+    from erc_bench.objectives import RECIPES  # noqa: PLC0415
+    from erc_bench.presentation import listing  # noqa: PLC0415
+
+    loaded = imported_by("import erc_bench.cli; erc_bench.cli.main(['list'])")
+    assert "rich" in loaded
+    assert not loaded & {"torch", "scipy", "pandas", "matplotlib"}
+    ours = [r for r in RECIPES.values() if r.build.__module__.startswith("erc_bench.")]
+    assert list(listing.written()) == [
+        (
+            r.name,
+            r.equation,
+            r.advantage,
+            ", ".join(f"{k}={v}" for k, v in r.parameters.items()),
+            r.source,
+        )
+        for r in ours
+    ]

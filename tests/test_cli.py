@@ -198,16 +198,16 @@ def test_an_infinite_band_is_allowed_and_gates_nothing(tmp_path):
 
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capfd, finished):
     """Ctrl-C: exit code 130, a hint, no traceback; ``--resume`` finishes to the same records."""
-    real = loop.Trainer._train_on_one_rollout
+    real = loop.train_on_one_rollout
 
-    def interrupt(self, number):
-        if number == 2:
+    def interrupt(setup, state, update):
+        if state.rollouts_done == 2:
             raise KeyboardInterrupt
-        real(self, number)
+        return real(setup, state, update)
 
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_train_on_one_rollout", interrupt)
+        patch.setattr(loop, "train_on_one_rollout", interrupt)
         with pytest.raises(SystemExit) as stop:
             run(tmp_path / "out")
     assert stop.value.code == 130
@@ -223,7 +223,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capfd, finishe
 CHILD = """
 import sys
 from erc_bench.training import loop
-import erc_bench.studies
+import erc_bench.studies.sizing
 from erc_bench.cli import main
 loop.CHECKPOINT_SECONDS = -1.0
 sys.modules["erc_bench.studies.sizing"].UPDATE_TOKENS = 2 * 96

@@ -11,7 +11,7 @@ from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, Objective, PPOClip, Recipe, make, recipe, third_party
 from erc_bench.plugins import PluginWarning
 from erc_bench.presentation import listing
-from erc_bench.studies.plan import training_environment
+from erc_bench.studies.planning import training_environment
 
 CODE = '''
 import gymnasium as gym

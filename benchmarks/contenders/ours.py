@@ -46,8 +46,8 @@ def prepare(work: Workload, seeds: Sequence[int], threads: int, clock: Clock) ->
         rewards = result.metrics["reward/mean"][last[:, 0]].mean(axis=1)
         return Outcome(
             tokens=int(result.runs["tokens"].sum()),
-            updates=trainer.optimizer.steps * len(trainer.seeds),
-            parameters=trainer.policy.parameters_per_run,
+            updates=int(trainer.state.policy.steps) * len(seeds),
+            parameters=trainer.setup.policy.parameters_per_run,
             rewards=tuple(rewards.tolist()),
         )
 

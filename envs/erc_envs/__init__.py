@@ -12,21 +12,24 @@ Importing the package registers the ids; it needs numpy and gymnasium only.
 0.5
 """
 
-import gymnasium as gym
+from erc_envs.arithmetic import Arithmetic
+from erc_envs.base import Dynamics, DynamicsEnv, DynamicsVectorEnv, Episode, register
+from erc_envs.drift_bandit import DriftBandit
+from erc_envs.mode_swap import ModeSwap
+from erc_envs.null_reward import NullReward
+from erc_envs.reward_shift import RewardShift
+from erc_envs.token_forks import TokenForks
+from erc_envs.variable_length import VariableLength
+from erc_envs.zipf_bandit import ZipfBandit
 
-from erc_envs.arithmetic import Arithmetic, ArithmeticEnv, ArithmeticVectorEnv
-from erc_envs.base import Dynamics, DynamicsEnv, DynamicsVectorEnv, Episode
-from erc_envs.drift_bandit import DriftBandit, DriftBanditEnv, DriftBanditVectorEnv
-from erc_envs.mode_swap import ModeSwap, ModeSwapEnv, ModeSwapVectorEnv
-from erc_envs.null_reward import NullReward, NullRewardEnv, NullRewardVectorEnv
-from erc_envs.reward_shift import RewardShift, RewardShiftEnv, RewardShiftVectorEnv
-from erc_envs.token_forks import TokenForks, TokenForksEnv, TokenForksVectorEnv
-from erc_envs.variable_length import (
-    VariableLength,
-    VariableLengthEnv,
-    VariableLengthVectorEnv,
-)
-from erc_envs.zipf_bandit import ZipfBandit, ZipfBanditEnv, ZipfBanditVectorEnv
+ArithmeticEnv, ArithmeticVectorEnv = register("erc/Arithmetic-v0", Arithmetic)
+DriftBanditEnv, DriftBanditVectorEnv = register("erc/DriftBandit-v0", DriftBandit)
+ModeSwapEnv, ModeSwapVectorEnv = register("erc/ModeSwap-v0", ModeSwap)
+NullRewardEnv, NullRewardVectorEnv = register("erc/NullReward-v0", NullReward)
+RewardShiftEnv, RewardShiftVectorEnv = register("erc/RewardShift-v0", RewardShift)
+TokenForksEnv, TokenForksVectorEnv = register("erc/TokenForks-v0", TokenForks)
+VariableLengthEnv, VariableLengthVectorEnv = register("erc/VariableLength-v0", VariableLength)
+ZipfBanditEnv, ZipfBanditVectorEnv = register("erc/ZipfBandit-v0", ZipfBandit)
 
 __all__ = [
     "Arithmetic",
@@ -58,19 +61,3 @@ __all__ = [
     "ZipfBanditEnv",
     "ZipfBanditVectorEnv",
 ]
-
-for _module, _name in (
-    ("arithmetic", "Arithmetic"),
-    ("drift_bandit", "DriftBandit"),
-    ("mode_swap", "ModeSwap"),
-    ("null_reward", "NullReward"),
-    ("reward_shift", "RewardShift"),
-    ("token_forks", "TokenForks"),
-    ("variable_length", "VariableLength"),
-    ("zipf_bandit", "ZipfBandit"),
-):
-    gym.register(
-        id=f"erc/{_name}-v0",
-        entry_point=f"erc_envs.{_module}:{_name}Env",
-        vector_entry_point=f"erc_envs.{_module}:{_name}VectorEnv",
-    )

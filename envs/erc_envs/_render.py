@@ -76,14 +76,14 @@ def label(frame: Frame, value: int | str, box: Box, colour: Colour) -> None:
 
 
 def tile(frame: Frame, top: int, left: int, value: int | str | None, colour: Colour) -> None:
-    """A square with a label in it, or an empty one that waits for its label."""
+    """Draw a square with a label in it, or an empty one if there is no label yet."""
     rectangle(frame, (top, left, TILE, TILE), PALE if value is None else colour)
     if value is not None:
         label(frame, value, (top, left, TILE, TILE), WHITE)
 
 
 def reward_tile(frame: Frame, top: int, left: int, reward: float | None) -> None:
-    """A square that shows a 0/1 reward: green and 1, or vermilion and 0; pale before the end."""
+    """Draw a square for a 0/1 reward: green for 1, vermilion for 0, and pale before the end."""
     tile(frame, top, left, None if reward is None else int(reward), GREEN if reward else VERMILION)
     if reward is None:
         outline(frame, (top, left, TILE, TILE), GREY, thick=2)
@@ -91,7 +91,6 @@ def reward_tile(frame: Frame, top: int, left: int, reward: float | None) -> None
 
 def token_frame(
     *,
-    length: int,
     tokens: Sequence[int | str],
     colours: Sequence[Colour],
     wrong: Sequence[bool],
@@ -102,15 +101,14 @@ def token_frame(
     """A row of token tiles under bars, with the reward at the end.
 
     Args:
-        length: number of tiles.
         tokens: the tokens so far; their tiles are filled.
-        colours: of the tiles, one per position.
-        wrong: which tokens get a vermilion border and a bar across; one per token.
+        colours: colours of the tiles, one per position.
+        wrong: which tokens get a vermilion border and a thick bar; one per token.
         levels: in [0, 1], heights of the bars above the first tiles.
         strip: colour of the thin strip below each position.
         reward: the final reward, or None before the end.
     """
-    pitch = TILE + GAP
+    pitch, length = TILE + GAP, len(colours)
     top = MARGIN + BARS + GAP
     width = 2 * MARGIN + length * pitch + GAP + TILE
     frame = blank(top + TILE + GAP + STRIP + MARGIN, width)
@@ -174,7 +172,7 @@ def bar_frame(
 
 
 def text_table(title: str, rows: Mapping[str, Sequence[object]]) -> str:
-    """A title and rows of right-aligned cells; columns line up, short rows stop early.
+    """A title and rows of right-aligned cells, in columns; a short row leaves the rest empty.
 
     >>> print(text_table("episode", {"token": [7, 11], "role": ["fixed", "fork"]}))
     episode

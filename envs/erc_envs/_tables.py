@@ -1,48 +1,13 @@
-"""Argument checks and probability helpers used to build the environments' tables."""
+"""Probability helpers with which the environments build their tables."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-
-
-def check_int(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Demand an integer with low <= value (<= high).
-
-    Raises:
-        ValueError: naming the field, the value and what is allowed.
-
-    >>> check_int("length", 0, low=1)
-    Traceback (most recent call last):
-        ...
-    ValueError: length must be an integer >= 1, got 0
-    """
-    is_int = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_int or int(value) < low or (high is not None and int(value) > high):  # type: ignore[call-overload]
-        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name} must be an integer {allowed}, got {value!r}")
-
-
-def check_float(name: str, value: object, allowed: str, ok: Callable[[float], bool]) -> None:
-    """Demand a finite real number for which ``ok`` holds; ``allowed`` says so in words.
-
-    Raises:
-        ValueError: naming the field, the value and what is allowed.
-
-    >>> check_float("slip", 2.0, "in (0, 0.25]", lambda x: 0 < x <= 0.25)
-    Traceback (most recent call last):
-        ...
-    ValueError: slip must be a number in (0, 0.25], got 2.0
-    """
-    is_real = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_real or not math.isfinite(float(value)) or not ok(float(value)):  # type: ignore[arg-type]
-        raise ValueError(f"{name} must be a number {allowed}, got {value!r}")
 
 
 def softmax(logits: FloatArray) -> FloatArray:

@@ -7,24 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
-from erc_envs._render import BLUE, GREY, ORANGE, PALE, SKY, text_table, token_frame
-from erc_envs._tables import check_float, check_int, entropy
-from erc_envs.base import (
-    BoolArray,
-    Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
-    Episode,
-    FloatArray,
-    Frame,
-    IntArray,
-    Observation,
-)
+from erc_envs._checks import check_choice, check_float, check_int
+from erc_envs._render import BLUE, GREY, ORANGE, PALE, SKY, token_frame
+from erc_envs._tokens import TokenTask
+from erc_envs.base import BoolArray, Episode, FloatArray, Frame, IntArray, states
 
 _PLUS, _EQUALS, _END = 10, 11, 12
 _SYMBOLS = (*"0123456789", "+", "=", ".")
@@ -34,16 +24,16 @@ _STRAY = 0.01  # chance of a token drawn uniformly, in units of `slip`
 
 
 @dataclass(frozen=True)
-class Arithmetic(Dynamics):
+class Arithmetic(TokenTask):
     r"""Addition as a language task, ``a+b=`` to the digits of the sum, on held-out operands too.
 
     What it isolates: whether what holds in tables survives in a sequence model, whose every
     parameter serves all contexts, and whether it generalises. A prompt is two operands of exactly
-    ``digits`` digits, zero-padded. A response earns 1 if it is the sum in canonical form, most
-    significant digit first and without leading zeros (the sum 0 is one 0), followed by the end
-    token; else 0. It may end at any time, and is cut off after digits + 2 tokens, the longest
-    right answer. Writing the most significant digit first makes carries the hard part: they must
-    be foreseen.
+    ``digits`` digits, zero-padded. A response earns 1 if it is the sum in canonical form, followed
+    by the end token, else 0. Canonical means most significant digit first and no leading zeros; the
+    sum 0 is one 0. A response may end at any time, and is cut off after digits + 2 tokens, the
+    length of the longest right answer. Carries are the hard part: because the most significant
+    digit is written first, they must be foreseen. The optimum is to write the sum and end:
 
         optimal_return = 1,   prior_return = mean_x prod_t prior(right token | x, t).
 
@@ -52,8 +42,8 @@ class Arithmetic(Dynamics):
     fraction ``test_fraction`` of each (rounded, but never none or all) into "test" and the rest
     into "train". ``held_out()`` is the test split of the same instance.
 
-    The prior is an imperfect pupil. It takes the column that the position belongs to, with
-    digits u, v and carry c from the columns to its right, and writes (u + v + c') mod 10, where
+    The prior is an imperfect pupil. It adds the column that the position belongs to, with digits u
+    and v and the carry c from the columns to its right, and writes (u + v + c') mod 10. Here
 
         c' = 1 - c with probability carry_slip if c = 1 (forgotten), carry_slip/4 if c = 0 (imagined;
              not in the column of ones, which none can come from), else c' = c,
@@ -62,16 +52,16 @@ class Arithmetic(Dynamics):
     addition facts are log-spaced from slip/100 to 2 slip, in an order drawn from the instance, so
     token entropies spread over orders of magnitude. After the last digit comes the end token.
     With probability slip/100 any token is written instead. A forgotten carry out of the highest
-    column shows as a leading zero. The prior looks at its position alone: a wrong token is not
-    corrected, and the next column is added as if nothing had happened.
+    column shows as a leading zero. The prior looks at its position alone: it does not correct a
+    wrong token, but adds the next column as if nothing had happened.
 
-    Which objective should win: the mistakes to unlearn are the likely ones, at carries, in
-    high-entropy tokens; what may be lost to drift is the many nearly certain tokens.
+    Which objective should win: one that unlearns the likely mistakes, which are made at carries, in
+    high-entropy tokens, without losing the many nearly certain tokens to drift.
 
     Tokens: 0-9 the digits, 10 "+", 11 "=", 12 the end, shown as ".".
-    Observation: MultiDiscrete, ``prompt_tokens`` + horizon columns: the context, each column
-    token + 1, or 0 where nothing is written yet. Column ``prompt_tokens`` + t holds the action of
-    step t.
+    Observation: MultiDiscrete with ``prompt_tokens`` + horizon columns, the context so far. Each
+    column is a token + 1, or 0 where nothing is written yet; column ``prompt_tokens`` + t holds the
+    action of step t.
     State columns: prompt, then the horizon columns of the response, as observed.
 
     Raises:
@@ -91,11 +81,7 @@ class Arithmetic(Dynamics):
     carry_slip: float = 0.4
     instance_seed: int = 0
 
-    num_prompts: int = field(init=False, repr=False, compare=False)
     num_actions: int = field(default=len(_SYMBOLS), init=False, repr=False, compare=False)
-    horizon: int = field(init=False, repr=False, compare=False)
-    stochastic: ClassVar[bool] = False
-
     prompt_tokens: int = field(init=False, repr=False, compare=False)
     """Number of columns of the observation that hold the prompt; the response follows."""
     operands: IntArray = field(init=False, repr=False, compare=False)
@@ -107,13 +93,12 @@ class Arithmetic(Dynamics):
     _prior: FloatArray = field(init=False, repr=False, compare=False)  # (rows, V)
 
     def __post_init__(self) -> None:
-        check_int("digits", self.digits, low=1, high=3)
-        check_int("instance_seed", self.instance_seed, low=0)
-        if self.split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {self.split!r}")
-        check_float("test_fraction", self.test_fraction, "in (0, 1)", lambda f: 0 < f < 1)
-        check_float("slip", self.slip, "in (0, 0.25]", lambda s: 0 < s <= 0.25)
-        check_float("carry_slip", self.carry_slip, "in [0, 0.5)", lambda s: 0 <= s < 0.5)
+        check_int("digits", self.digits, 1, 3)
+        check_int("instance_seed", self.instance_seed, 0)
+        check_choice("split", self.split, ("train", "test"))
+        check_float("test_fraction", self.test_fraction, 0, 1, "()")
+        check_float("slip", self.slip, 0, 0.25, "(]")
+        check_float("carry_slip", self.carry_slip, 0, 0.5, "[)")
         rng = np.random.default_rng(self.instance_seed)
         operands = np.argwhere(self._is_test(rng) == (self.split == "test"))
         facts = self.slip * rng.permutation(np.geomspace(_SLIP_LOW, _SLIP_HIGH, 100))
@@ -133,7 +118,7 @@ class Arithmetic(Dynamics):
         )
 
     def _is_test(self, rng: np.random.Generator) -> BoolArray:
-        """Which pairs (a, b) are held out: symmetric, and a fixed number whatever the draw."""
+        """Which pairs (a, b) are held out, a symmetric matrix; how many does not depend on the draw."""
         N = 10**self.digits
         test = np.zeros((N, N), dtype=np.bool_)
         for a, b in (np.triu_indices(N, k=1), np.diag_indices(N)):
@@ -145,12 +130,14 @@ class Arithmetic(Dynamics):
     def _answers(self, operands: IntArray) -> tuple[IntArray, IntArray]:
         """The right tokens + 1 (P, T), 0 after the end; and the prior's rows (P, T + 1)."""
         D, T = self.digits, self.digits + 2
-        # By column of the sum, from the right; the highest holds the last carry only.
+        # Columns of the sum from the right; the highest one holds nothing but the last carry.
         u, v, total = (_digits_of(x, D + 1) for x in (*operands.T, operands.sum(axis=1)))
         carry = (total - u - v) % 10
         rows = _row_of(u, v, carry, np.arange(D + 1) > 0)
         length = np.maximum(((total > 0) * np.arange(1, D + 2)).max(axis=1), 1)
-        column = length[:, None] - 1 - np.arange(T + 1)  # of each position; negative after the sum
+        column = (
+            length[:, None] - 1 - np.arange(T + 1)
+        )  # of each position; it is negative after the sum
         at = np.maximum(column, 0)
         answer = np.take_along_axis(total, at, axis=1) + 1
         answer = np.where(column >= 0, answer, np.where(column == -1, _END + 1, 0))
@@ -177,11 +164,9 @@ class Arithmetic(Dynamics):
         return spaces.MultiDiscrete([self.num_actions + 1] * (self.prompt_tokens + self.horizon))
 
     def initial_state(self, prompt: IntArray) -> IntArray:
-        state = np.zeros((len(prompt), 1 + self.horizon), dtype=np.int64)
-        state[:, 0] = prompt
-        return state
+        return states(prompt, *[0] * self.horizon)
 
-    def observe(self, state: IntArray) -> Observation:
+    def observe(self, state: IntArray) -> IntArray:
         return np.concatenate([self._context[state[:, 0]], state[:, 1:]], axis=1)
 
     def step(
@@ -206,10 +191,6 @@ class Arithmetic(Dynamics):
         return np.where(right > 0, right - 1, _END)  # past the answer's length: end at once
 
     @property
-    def optimal_return(self) -> float:
-        return 1.0
-
-    @property
     def prior_return(self) -> float:
         tokens = np.maximum(self._answer - 1, 0)
         right = np.take_along_axis(self._prior[self._row[:, :-1]], tokens[..., None], axis=-1)
@@ -222,40 +203,34 @@ class Arithmetic(Dynamics):
     def _symbols(self, columns: IntArray) -> list[str]:
         return [_SYMBOLS[token - 1] for token in columns[columns > 0].tolist()]
 
-    def _entropies(self, episode: Episode) -> FloatArray:
-        return entropy(self.prior(episode.states[: len(episode.states) - episode.terminated]))
-
     def _wrong(self, episode: Episode) -> list[bool]:
-        right = self._answer[episode.states[0, 0], : len(episode.actions)] - 1
-        return [bool(bad) for bad in episode.actions != right]
+        right = self._answer[episode.prompt, : len(episode.actions)] - 1
+        wrong: list[bool] = (episode.actions != right).tolist()
+        return wrong
 
     def render_text(self, episode: Episode) -> str:
-        prompt = int(episode.states[0, 0])
-        question = "".join(self._symbols(self._context[prompt]))
-        reward = f"reward {episode.rewards[-1]:g}" if episode.terminated else "reward pending"
-        return text_table(
-            f"Arithmetic ({self.split})  prompt {prompt}: {question}"
-            f"  step {len(episode.actions)}/{self.horizon}  {reward}",
-            {
-                "answer": self._symbols(self._answer[prompt]),
-                "prior entropy": [f"{h:.2g}" for h in self._entropies(episode)],
-                "token": episode.actions.tolist(),
-                "symbol": self._symbols(episode.states[-1, 1:]),
-                "": ["wrong" if wrong else "ok" for wrong in self._wrong(episode)],
-            },
-        )
+        rows = {
+            "answer": self._symbols(self._answer[episode.prompt]),
+            "prior entropy": [f"{h:.2g}" for h in self._entropies(episode)],
+            "token": episode.actions.tolist(),
+            "symbol": self._symbols(episode.states[-1, 1:]),
+            "": self._verdicts(episode),
+        }
+        question = "".join(self._symbols(self._context[episode.prompt]))
+        prompt = f"prompt {episode.prompt}: {question}"
+        title = f"Arithmetic ({self.split})  {prompt}  {self._steps(episode)}"
+        return self._text(episode, rows, title)
 
     def render_frame(self, episode: Episode) -> Frame:
-        asked = self._symbols(self._context[episode.states[0, 0]])
+        asked = self._symbols(self._context[episode.prompt])
         levels = self._entropies(episode) / np.log(self.num_actions)
         return token_frame(
-            length=self.prompt_tokens + self.horizon,
             tokens=asked + self._symbols(episode.states[-1, 1:]),
             colours=[SKY if symbol.isdigit() else GREY for symbol in asked] + [BLUE] * self.horizon,
             wrong=[False] * len(asked) + self._wrong(episode),
             levels=[0.0] * len(asked) + levels.tolist(),
             strip=[PALE] * len(asked) + [ORANGE] * self.horizon,
-            reward=float(episode.rewards[-1]) if episode.terminated else None,
+            reward=episode.final_reward,
         )
 
 
@@ -263,7 +238,7 @@ _ROW_END = 10 * 10 * 2 * 2  # the prior's row after the last digit
 
 
 def _row_of(u: IntArray, v: IntArray, carry: IntArray, has_right: BoolArray) -> IntArray:
-    """Row of the prior for a column with these digits and carry, right of which others are."""
+    """Row of the prior for a column with these digits and carry, and others to its right or none."""
     return np.asarray(((u * 10 + v) * 2 + carry) * 2 + has_right)
 
 
@@ -277,17 +252,3 @@ def _progress(state: IntArray) -> tuple[IntArray, BoolArray]:
     response = state[:, 1:]
     ended = (response == _END + 1).any(axis=1) | (response[:, -1] > 0)
     return np.count_nonzero(response, axis=1), ended
-
-
-class ArithmeticEnv(DynamicsEnv):
-    """:class:`Arithmetic`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(Arithmetic(**fields), render_mode)
-
-
-class ArithmeticVectorEnv(DynamicsVectorEnv):
-    """:class:`Arithmetic`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(Arithmetic(**fields), num_envs, render_mode)

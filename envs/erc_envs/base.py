@@ -1,8 +1,9 @@
-"""Pure batched dynamics, and the two Gymnasium environments that wrap any of them.
+"""Pure batched dynamics, and the Gymnasium environments that are made from them.
 
 A :class:`Dynamics` is a set of pure functions over a batch of N episodes. A trainer may call it
-directly, for as many episodes as fit in memory; :class:`DynamicsEnv` and
-:class:`DynamicsVectorEnv` add random numbers, autoreset and rendering, and step identically.
+directly, for as many episodes as fit in memory. :class:`DynamicsEnv` and :class:`DynamicsVectorEnv`
+add random numbers, autoreset and rendering; both step exactly as the dynamics do.
+:func:`register` gives a class of dynamics its Gymnasium id.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -17,12 +19,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from erc_envs._tables import check_float
+from erc_envs._checks import check_choice, check_float, check_int
 
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -36,27 +37,37 @@ RENDER_MODES = ("ansi", "rgb_array")
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What has happened so far in one episode of t actions: everything that rendering needs."""
+    """The first t actions of one episode and what came of them, which is all that rendering needs."""
 
     states: IntArray  # (t + 1, K)
     actions: IntArray  # (t,)
     rewards: FloatArray  # (t,)
     terminated: bool
 
+    @property
+    def prompt(self) -> int:
+        """The prompt of the episode."""
+        return int(self.states[0, 0])
+
+    @property
+    def final_reward(self) -> float | None:
+        """The reward of the last action, or None while the episode runs."""
+        return float(self.rewards[-1]) if self.terminated else None
+
 
 class Dynamics(abc.ABC):
     """A family of short episodes, one per prompt, as pure functions over a batch of N.
 
     Axes: N episodes, K state columns, F observation features, V actions. A state is an int64
-    array (N, K) whose columns the subclass documents; the first is always the prompt.
+    array (N, K) whose columns the subclass documents; the first column is always the prompt.
 
-    Subclasses are frozen dataclasses: their fields are the whole configuration, two dynamics with
-    equal fields are equal, and the tables are rebuilt from the fields when one is unpickled.
+    Subclasses are frozen dataclasses. Their fields are the whole configuration: two dynamics with
+    equal fields are equal, and unpickling one rebuilds its tables from the fields.
 
     The batched functions run in the inner loop of training and do not check their arguments:
-    prompts lie in [0, num_prompts), actions in [0, num_actions). They write to none of their
-    inputs, and return new arrays. The episodes of a batch do not touch each other: a batch of N
-    gives exactly the rows of N batches of one.
+    prompts lie in [0, num_prompts), actions in [0, num_actions). They never write to their inputs,
+    and they return new arrays. The episodes of a batch do not affect each other: a batch of N
+    gives exactly the rows that N batches of one would give.
     """
 
     num_prompts: int
@@ -86,8 +97,8 @@ class Dynamics(abc.ABC):
         Args:
             state: (N, K).
             action: (N,).
-            noise: (N,) independent uniforms in [0, 1), the only source of chance; ignored
-                unless ``stochastic``.
+            noise: (N,) independent uniforms in [0, 1). They are the only source of chance, and
+                are ignored unless ``stochastic``.
 
         A terminal state is absorbing: it comes back unchanged, with reward 0 and terminated.
         """
@@ -115,22 +126,22 @@ class Dynamics(abc.ABC):
         """Exact expected return of a policy that follows `prior`, over uniform prompts."""
 
     def at(self, progress: float) -> Dynamics:
-        """The task after this fraction of training, in [0, 1]; by default always the same.
+        """The task after this fraction of training, in [0, 1]; by default it never changes.
 
-        It forgets: ``d.at(p).at(q) == d.at(q)``. What is built once for a policy stays as it is:
-        observation space, number of prompts and actions, horizon.
+        A stage depends on the progress alone: ``d.at(p).at(q) == d.at(q)``. Whatever a policy was
+        built for stays the same: observation space, number of prompts and actions, horizon.
 
         Raises:
             ValueError: progress outside [0, 1].
         """
-        check_progress(progress)
+        check_float("progress", progress, 0, 1)
         return self
 
     def held_out(self) -> Dynamics:
-        """The task that a policy trained on this one is evaluated on; by default the same.
+        """The task on which a policy trained on this one is evaluated; by default the same task.
 
-        Observation space, number of actions and horizon stay as they are; the prompts may be
-        others. It is final: ``d.held_out().held_out() == d.held_out()``.
+        Observation space, number of actions and horizon stay the same; the prompts may differ.
+        Holding out twice changes nothing more: ``d.held_out().held_out() == d.held_out()``.
         """
         return self
 
@@ -143,14 +154,14 @@ class Dynamics(abc.ABC):
         """The episode so far as an image (H, W, 3), of the same size at every step."""
 
     def _set_tables(self, **tables: Any) -> None:
-        """Assign derived attributes, once, from ``__post_init__``; arrays become read-only."""
+        """Assign derived attributes once, from ``__post_init__``; arrays become read-only."""
         for name, value in tables.items():
             if isinstance(value, np.ndarray):
                 value = np.array(value, order="C")  # noqa: PLW2901
                 value.setflags(write=False)
             object.__setattr__(self, name, value)
 
-    # Immutable, so a copy is the object itself, and a pickle is its configuration.
+    # Dynamics are immutable, so a copy is the object itself, and a pickle holds only the fields.
     def __copy__(self) -> Dynamics:
         return self
 
@@ -162,64 +173,101 @@ class Dynamics(abc.ABC):
         return type(self), tuple(getattr(self, field.name) for field in fields if field.init)
 
 
-def check_progress(progress: object, name: str = "progress") -> None:
-    """Demand a fraction of training.
+def states(prompt: IntArray, *columns: int) -> IntArray:
+    """States (N, K) whose first column holds the prompts; the other columns are the same in all.
 
-    Raises:
-        ValueError: not a number in [0, 1].
+    >>> states(np.array([7, 9]), 0, 1)
+    array([[7, 0, 1],
+           [9, 0, 1]])
     """
-    check_float(name, progress, "in [0, 1]", lambda p: 0 <= p <= 1)
+    state = np.empty((len(prompt), 1 + len(columns)), dtype=np.int64)
+    state[:, 0] = prompt
+    state[:, 1:] = columns
+    return state
 
 
-def _check_render_mode(render_mode: str | None) -> None:
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise ValueError(f"render_mode must be None or one of {RENDER_MODES}, got {render_mode!r}")
+class _Recorder:
+    """Collects an episode while it runs."""
 
+    def __init__(self, state: IntArray) -> None:
+        self.states = [state]  # each (1, K)
+        self.actions: list[int] = []
+        self.rewards: list[float] = []
+        self.terminated = False
 
-def _check_prompt(value: Any, num_prompts: int) -> int:
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        prompt = operator.index(value)
-    except TypeError:
-        prompt = -1
-    if not 0 <= prompt < num_prompts:
-        raise ValueError(
-            f"options['prompt'] must be an integer in [0, {num_prompts}), got {value!r}"
+    def add(self, state: IntArray, action: int, reward: float, terminated: bool) -> None:
+        self.states.append(state)
+        self.actions.append(action)
+        self.rewards.append(reward)
+        self.terminated = terminated
+
+    def episode(self) -> Episode:
+        return Episode(
+            states=np.concatenate(self.states),
+            actions=np.array(self.actions, dtype=np.int64),
+            rewards=np.array(self.rewards, dtype=np.float64),
+            terminated=self.terminated,
         )
-    return prompt
 
 
-def _check_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    options = {} if options is None else options
-    for key in options:
-        if key not in ("prompt", "progress"):
-            raise ValueError(f"options has the unknown key {key!r}; allowed: 'prompt', 'progress'")
-    if "progress" in options:
-        check_progress(options["progress"], "options['progress']")
-    return options
+class _Wrapper:
+    """What a single and a vector environment have in common."""
+
+    dynamics: Dynamics
+    render_mode: str | None
+    _episodes: list[_Recorder]  # empty before the first reset
+
+    @property
+    def optimal_return(self) -> float:
+        """Exact expected return of the best policy, over uniformly drawn prompts."""
+        return self.dynamics.optimal_return
+
+    def _wrap(self, dynamics: Dynamics, render_mode: str | None) -> None:
+        check_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        self.dynamics = dynamics
+        self.render_mode = render_mode
+        self._episodes = []
+
+    def _check_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
+        """The options of a reset, none of which has taken effect yet."""
+        options = {} if options is None else options
+        for key in options:
+            if key not in ("prompt", "progress"):
+                raise ValueError(
+                    f"options has the unknown key {key!r}; allowed: 'prompt', 'progress'"
+                )
+        if "progress" in options:
+            check_float("options['progress']", options["progress"], 0, 1)
+        return options
+
+    def _check_prompt(self, value: Any) -> int:
+        try:
+            prompt = value if isinstance(value, bool | np.bool_) else operator.index(value)
+        except TypeError:
+            prompt = value  # it is no integer, as the check is about to say
+        check_int("options['prompt']", prompt, 0, self.dynamics.num_prompts, "[)")
+        return int(prompt)
+
+    def _render(self) -> tuple[Rendered, ...] | None:
+        if self.render_mode is None:
+            made = type(self).__name__
+            gym.logger.warn(f"render() needs a render_mode; make {made} with one of {RENDER_MODES}")
+            return None
+        if not self._episodes:
+            raise ResetNeeded("render() needs an episode: call reset() first")
+        ansi = self.render_mode == "ansi"
+        draw = self.dynamics.render_text if ansi else self.dynamics.render_frame
+        return tuple(draw(recorder.episode()) for recorder in self._episodes)
 
 
-def _render(dynamics: Dynamics, render_mode: str, episode: Episode) -> Rendered:
-    if render_mode == "ansi":
-        return dynamics.render_text(episode)
-    return dynamics.render_frame(episode)
-
-
-def _warn_no_render_mode(env: object) -> None:
-    gym.logger.warn(
-        f"render() needs a render_mode; make {type(env).__name__} with one of {RENDER_MODES}"
-    )
-
-
-class DynamicsEnv(gym.Env[Observation, np.int64]):
+class DynamicsEnv(_Wrapper, gym.Env[Observation, np.int64]):
     """One episode at a time of any :class:`Dynamics`.
 
     ``reset(seed=..., options={"prompt": x})`` starts an episode of prompt x; without the option
     the prompt is drawn uniformly, with ``np_random.integers(num_prompts)``. ``info`` is
     ``{"prompt": int}`` after every reset and step. If the dynamics are stochastic, a step draws
-    one uniform from ``np_random``. ``options={"progress": p}`` goes to the task as it is after the
-    fraction p of training (``Dynamics.at``), for this episode and those after it.
+    one uniform from ``np_random``. ``options={"progress": p}`` moves on to the task as it is after
+    the fraction p of training (``Dynamics.at``), for this episode and those after it.
 
     Raises:
         ValueError: unknown render mode or option, or a prompt or progress out of range.
@@ -234,43 +282,31 @@ class DynamicsEnv(gym.Env[Observation, np.int64]):
 
     def __init__(self, dynamics: Dynamics, render_mode: str | None = None) -> None:
         """Wrap the dynamics; ``render_mode`` is None, ``"ansi"`` or ``"rgb_array"``."""
-        _check_render_mode(render_mode)
-        self.dynamics = dynamics
-        self.render_mode = render_mode
+        self._wrap(dynamics, render_mode)
         self.observation_space = dynamics.observation_space
         self.action_space = spaces.Discrete(dynamics.num_actions)
-        self._states: list[IntArray] = []  # each (1, K); empty before the first reset
-        self._actions: list[int] = []
-        self._rewards: list[float] = []
-        self._terminated = False
-
-    @property
-    def optimal_return(self) -> float:
-        """Exact expected return of the best policy, over uniformly drawn prompts."""
-        return self.dynamics.optimal_return
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode, of ``options["prompt"]`` or of a prompt drawn uniformly."""
-        options = _check_options(options)
-        prompt = None
-        if "prompt" in options:
-            prompt = _check_prompt(options["prompt"], self.dynamics.num_prompts)
+        options = self._check_options(options)
+        prompt = self._check_prompt(options["prompt"]) if "prompt" in options else None
         super().reset(seed=seed)
         if "progress" in options:
             self.dynamics = self.dynamics.at(options["progress"])
         if prompt is None:
             prompt = int(self.np_random.integers(self.dynamics.num_prompts))
-        self._states = [self.dynamics.initial_state(np.array([prompt]))]
-        self._actions, self._rewards, self._terminated = [], [], False
-        return self._observation(), self._info()
+        state = self.dynamics.initial_state(np.array([prompt]))
+        self._episodes = [_Recorder(state)]
+        return self._observation(state), {"prompt": prompt}
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one action; the episode is never truncated."""
-        if not self._states:
+        if not self._episodes:
             raise ResetNeeded("step() needs a running episode: call reset() first")
-        if self._terminated:
+        (episode,) = self._episodes
+        if episode.terminated:
             raise ResetNeeded("the episode has terminated: call reset() before the next step()")
         if not self.action_space.contains(action):
             raise InvalidAction(
@@ -278,40 +314,25 @@ class DynamicsEnv(gym.Env[Observation, np.int64]):
             )
         noise = self.np_random.random() if self.dynamics.stochastic else 0.0
         state, reward, terminated = self.dynamics.step(
-            self._states[-1], np.array([action], dtype=np.int64), np.array([noise])
+            episode.states[-1], np.array([action], dtype=np.int64), np.array([noise])
         )
-        self._states.append(state)
-        self._actions.append(int(action))
-        self._rewards.append(float(reward[0]))
-        self._terminated = bool(terminated[0])
-        return self._observation(), self._rewards[-1], self._terminated, False, self._info()
+        earned, done = float(reward[0]), bool(terminated[0])
+        episode.add(state, int(action), earned, done)
+        return self._observation(state), earned, done, False, {"prompt": int(state[0, 0])}
 
     def render(self) -> Rendered | None:
         """The episode so far, as text or as a frame (H, W, 3) of uint8."""
-        if self.render_mode is None:
-            _warn_no_render_mode(self)
-            return None
-        if not self._states:
-            raise ResetNeeded("render() needs an episode: call reset() first")
-        episode = Episode(
-            states=np.concatenate(self._states),
-            actions=np.array(self._actions, dtype=np.int64),
-            rewards=np.array(self._rewards, dtype=np.float64),
-            terminated=self._terminated,
-        )
-        return _render(self.dynamics, self.render_mode, episode)
+        rendered = self._render()
+        return None if rendered is None else rendered[0]
 
-    def _observation(self) -> Observation:
-        return np.asarray(self.dynamics.observe(self._states[-1])[0])
-
-    def _info(self) -> dict[str, Any]:
-        return {"prompt": int(self._states[-1][0, 0])}
+    def _observation(self, state: IntArray) -> Observation:
+        return np.asarray(self.dynamics.observe(state)[0])
 
 
-class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
+class DynamicsVectorEnv(_Wrapper, VectorEnv[Observation, IntArray, NDArray[Any]]):
     """``num_envs`` episodes at a time of any :class:`Dynamics`, stepped as one batch.
 
-    Equal, array for array, to Gymnasium's SyncVectorEnv of :class:`DynamicsEnv` with next-step
+    It equals, array for array, Gymnasium's SyncVectorEnv of :class:`DynamicsEnv` with next-step
     autoreset: the step after a termination ignores that action, starts a new episode with a
     freshly drawn prompt and returns reward 0. Each sub-environment has its own generator:
     ``reset(seed=s)`` seeds them with s, s + 1, ...; a list gives one seed (or None) each.
@@ -325,8 +346,7 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012  # Gymnasium declares it as an instance attribute
-        "render_modes": list(RENDER_MODES),
-        "render_fps": 4,
+        **DynamicsEnv.metadata,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
@@ -335,38 +355,27 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
     ) -> None:
         """Wrap the dynamics; ``render_mode`` is None, ``"ansi"`` or ``"rgb_array"``."""
         super().__init__()
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-            raise ValueError(f"num_envs must be an integer >= 1, got {num_envs!r}")
-        _check_render_mode(render_mode)
-        self.dynamics = dynamics
+        check_int("num_envs", num_envs, 1)
+        self._wrap(dynamics, render_mode)
         self.num_envs = int(num_envs)
-        self.render_mode = render_mode
         self.single_observation_space = dynamics.observation_space
         self.single_action_space = spaces.Discrete(dynamics.num_actions)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._generators: list[np.random.Generator | None] = [None] * self.num_envs
-        self._seeds: list[int | None] = [None] * self.num_envs
+        # One plain environment per episode, of which only the random generator is used.
+        self._chance: list[gym.Env[Any, Any]] = [gym.Env() for _ in range(self.num_envs)]
         self._state: IntArray | None = None  # (N, K); None before the first reset
         self._terminated: BoolArray = np.zeros(self.num_envs, dtype=np.bool_)
-        self._history: _History | None = None  # kept only for rendering
-
-    @property
-    def optimal_return(self) -> float:
-        """Exact expected return of the best policy, over uniformly drawn prompts."""
-        return self.dynamics.optimal_return
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generators of the sub-environments."""
-        return tuple(self._generator(i) for i in range(self.num_envs))
+        return tuple(source.np_random for source in self._chance)
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """The seeds of the sub-environments."""
-        for i in range(self.num_envs):
-            self._generator(i)
-        return tuple(self._seeds)
+        return tuple(source.np_random_seed for source in self._chance)
 
     def reset(
         self,
@@ -375,19 +384,18 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode in every sub-environment."""
-        options = _check_options(options)
+        options = self._check_options(options)
         prompt = self._check_prompts(options["prompt"]) if "prompt" in options else None
-        for i, sub_seed in enumerate(self._check_seeds(seed)):
-            if sub_seed is not None:
-                self._generators[i], self._seeds[i] = seeding.np_random(int(sub_seed))
+        for source, sub_seed in zip(self._chance, self._check_seeds(seed), strict=True):
+            source.reset(seed=None if sub_seed is None else int(sub_seed))
         if "progress" in options:
             self.dynamics = self.dynamics.at(options["progress"])
         if prompt is None:
-            prompt = self._draw_prompts(np.arange(self.num_envs))
+            prompt = self._draw_prompts(range(self.num_envs))
         self._state = self.dynamics.initial_state(prompt)
         self._terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        if self.render_mode is not None:
-            self._history = _History(self._state, self.dynamics.horizon)
+        if self.render_mode is not None:  # only renderings need the past
+            self._episodes = [_Recorder(row[None]) for row in self._state]
         return self.dynamics.observe(self._state), self._info(self._state)
 
     def step(
@@ -401,41 +409,28 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         noise = np.zeros(self.num_envs)
         if self.dynamics.stochastic:
             running = np.flatnonzero(~self._terminated)
-            noise[running] = [self._generator(i).random() for i in running.tolist()]
+            noise[running] = [self._chance[i].np_random.random() for i in running.tolist()]
         # Finished episodes are in an absorbing state, so the whole batch may be stepped.
         state, reward, terminated = self.dynamics.step(self._state, actions, noise)
         if finished.size:
-            state[finished] = self.dynamics.initial_state(self._draw_prompts(finished))
+            state[finished] = self.dynamics.initial_state(self._draw_prompts(finished.tolist()))
             reward[finished] = 0.0
             terminated[finished] = False
-        if self._history is not None:
-            self._history.record(state, actions, reward, restarted=self._terminated)
+        for i, recorder in enumerate(self._episodes):
+            if recorder.terminated:
+                self._episodes[i] = _Recorder(state[[i]])
+            else:
+                recorder.add(state[[i]], int(actions[i]), float(reward[i]), bool(terminated[i]))
         self._state, self._terminated = state, terminated
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         return self.dynamics.observe(state), reward, terminated.copy(), truncated, self._info(state)
 
     def render(self) -> tuple[Rendered, ...] | None:
         """Every episode so far, as texts or as frames (H, W, 3) of uint8."""
-        if self.render_mode is None:
-            _warn_no_render_mode(self)
-            return None
-        if self._history is None:
-            raise ResetNeeded("render() needs episodes: call reset() first")
-        return tuple(
-            _render(self.dynamics, self.render_mode, self._history.episode(i, done))
-            for i, done in enumerate(self._terminated.tolist())
-        )
+        return self._render()
 
-    def _generator(self, index: int) -> np.random.Generator:
-        generator = self._generators[index]
-        if generator is None:
-            generator, self._seeds[index] = seeding.np_random()
-            self._generators[index] = generator
-        return generator
-
-    def _draw_prompts(self, rows: IntArray) -> IntArray:
-        num_prompts = self.dynamics.num_prompts
-        draws = [self._generator(i).integers(num_prompts) for i in rows.tolist()]
+    def _draw_prompts(self, rows: Sequence[int]) -> IntArray:
+        draws = [self._chance[i].np_random.integers(self.dynamics.num_prompts) for i in rows]
         return np.array(draws, dtype=np.int64)
 
     def _info(self, state: IntArray) -> dict[str, Any]:
@@ -446,22 +441,19 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
             return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(
-                f"seed must be an integer or num_envs={self.num_envs} of them, got {len(seed)}"
-            )
+        self._check_one_each("seed", seed)
         return seed
 
     def _check_prompts(self, value: Any) -> IntArray:
-        num_prompts = self.dynamics.num_prompts
         if np.ndim(value) == 0:
-            return np.full(self.num_envs, _check_prompt(value, num_prompts), dtype=np.int64)
-        if len(value) != self.num_envs:
-            raise ValueError(
-                f"options['prompt'] must be an integer or num_envs={self.num_envs} of them, "
-                f"got {len(value)}"
-            )
-        return np.array([_check_prompt(item, num_prompts) for item in value], dtype=np.int64)
+            return np.full(self.num_envs, self._check_prompt(value), dtype=np.int64)
+        self._check_one_each("options['prompt']", value)
+        return np.array([self._check_prompt(item) for item in value], dtype=np.int64)
+
+    def _check_one_each(self, name: str, values: Sequence[Any]) -> None:
+        if len(values) != self.num_envs:
+            allowed = f"an integer or num_envs={self.num_envs} of them"
+            raise ValueError(f"{name} must be {allowed}, got {len(values)}")
 
     def _check_actions(self, actions: Any) -> IntArray:
         actions = np.asarray(actions)
@@ -477,35 +469,42 @@ class DynamicsVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         return np.asarray(actions, dtype=np.int64)
 
 
-class _History:
-    """The episodes so far of N sub-environments, in arrays of the horizon's length."""
+class RegisteredEnv(DynamicsEnv):
+    """One episode at a time of the registered dynamics, whose fields are the other keywords."""
 
-    def __init__(self, state: IntArray, horizon: int) -> None:
-        N, K = state.shape
-        self._rows = np.arange(N)
-        self._length = np.zeros(N, dtype=np.int64)
-        self._states = np.zeros((N, horizon + 1, K), dtype=np.int64)
-        self._actions = np.zeros((N, horizon), dtype=np.int64)
-        self._rewards = np.zeros((N, horizon))
-        self._states[:, 0] = state
+    dynamics_class: ClassVar[type[Dynamics]]
 
-    def record(
-        self, state: IntArray, action: IntArray, reward: FloatArray, restarted: BoolArray
-    ) -> None:
-        """Append one step, or start afresh in the rows that restarted."""
-        rows = self._rows[~restarted]
-        at = self._length[rows]
-        self._actions[rows, at] = action[rows]
-        self._rewards[rows, at] = reward[rows]
-        self._length = np.where(restarted, 0, self._length + 1)
-        self._states[self._rows, self._length] = state
+    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
+        super().__init__(self.dynamics_class(**fields), render_mode)
 
-    def episode(self, index: int, terminated: bool) -> Episode:
-        """The episode of one sub-environment."""
-        length = int(self._length[index])
-        return Episode(
-            states=self._states[index, : length + 1].copy(),
-            actions=self._actions[index, :length].copy(),
-            rewards=self._rewards[index, :length].copy(),
-            terminated=terminated,
-        )
+
+class RegisteredVectorEnv(DynamicsVectorEnv):
+    """``num_envs`` episodes of the registered dynamics, whose fields are the other keywords."""
+
+    dynamics_class: ClassVar[type[Dynamics]]
+
+    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
+        super().__init__(self.dynamics_class(**fields), num_envs, render_mode)
+
+
+def register(
+    env_id: str, dynamics: type[Dynamics]
+) -> tuple[type[RegisteredEnv], type[RegisteredVectorEnv]]:
+    """Make the two Gymnasium environments of a class of dynamics, and register them under an id.
+
+    ``gym.make(env_id, **fields)`` and ``gym.make_vec(env_id, n, **fields)`` then work. The classes
+    are named after the dynamics, as in TokenForksEnv and TokenForksVectorEnv. They are put into the
+    module that defines the dynamics, where Gymnasium and pickle look for them.
+    """
+    module, name = dynamics.__module__, dynamics.__name__
+    body = {"__module__": module, "dynamics_class": dynamics}
+    env = type(f"{name}Env", (RegisteredEnv,), body)
+    vector_env = type(f"{name}VectorEnv", (RegisteredVectorEnv,), body)
+    for made in (env, vector_env):
+        setattr(sys.modules[module], made.__name__, made)
+    gym.register(
+        id=env_id,
+        entry_point=f"{module}:{env.__name__}",
+        vector_entry_point=f"{module}:{vector_env.__name__}",
+    )
+    return env, vector_env

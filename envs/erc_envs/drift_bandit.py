@@ -6,31 +6,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
+from erc_envs._bandits import Bandit
+from erc_envs._checks import check_float, check_int
 from erc_envs._render import bar_frame, text_table
-from erc_envs._tables import check_float, check_int, entropy, softmax, solve_decreasing
-from erc_envs.base import (
-    BoolArray,
-    Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
-    Episode,
-    FloatArray,
-    Frame,
-    IntArray,
-    Observation,
-)
+from erc_envs._tables import entropy, softmax, solve_decreasing
+from erc_envs.base import BoolArray, Episode, FloatArray, Frame, IntArray, Observation
 
 _LOWEST, _BEST_LOW, _BEST_HIGH = 0.05, 0.75, 0.95  # ranges of the reward means
 _PRIOR_ENTROPY = 0.78  # mean over prompts, as a fraction of log(num_actions)
 
 
 @dataclass(frozen=True)
-class DriftBandit(Dynamics):
+class DriftBandit(Bandit):
     r"""Contextual bandit, horizon 1, with overlapping features and Bernoulli rewards.
 
     What it isolates: collateral drift. A policy with logits W phi(x) that takes one gradient step
@@ -39,23 +30,25 @@ class DriftBandit(Dynamics):
 
         eta A (e_a - pi(. | x)) <phi(x), phi(y)>,   <phi(x), phi(y)> = c + (1 - c) <v_x, v_y>,
 
-    where c is ``correlation`` and v_x are random unit vectors: about a fraction c of every update
-    lands everywhere.
+    where c is ``correlation`` and v_x are random unit vectors. About a fraction c of every update
+    therefore lands on every other prompt.
 
     PPO-clip bounds pi(a | x) / pi_old(a | x) at the sampled arm, and stops the pull only of
-    samples that left the range themselves. Mass moved among the arms that were not sampled, or
-    moved by other prompts' updates, is unseen. ERC compares the entropies of the two whole
-    distributions, so it can see such drift wherever it changes the entropy; it stops gradients
-    at those prompts, and with them those that would lead back. Which effect wins is the question.
+    samples that left the range themselves. It does not see mass that moves among the arms that
+    were not sampled, or mass that other prompts' updates move. ERC compares the entropies of the
+    two whole distributions, so it can see such drift wherever it changes the entropy. At those
+    prompts it stops the gradients, including those that would lead back. The question is which of
+    the two effects wins.
 
-    The optimum: phi is injective, so the best policy takes the best arm of every prompt, and
+    The optimum: every prompt has features of its own, so the best policy takes the best arm of
+    every prompt, and
 
         optimal_return = mean_x max_a mu[x, a],   prior_return = mean_x sum_a prior[x, a] mu[x, a].
 
     The best arms are spread evenly over the prompts. The best mean lies in [0.75, 0.95], the
     others in [0.05, best - ``reward_gap``]. The prior's logits are linear in phi, independent of
-    mu, and scaled so that its entropy is 0.78 log(num_actions) on average: a warm start can be
-    exact even for a linear policy, and is mediocre.
+    mu, and scaled so that its entropy is 0.78 log(num_actions) on average. So even a linear policy
+    can start exactly at the prior, which is mediocre.
 
     Observation: Box(-1, 1, (num_features,), float32), the unit vector phi(prompt).
     State columns: prompt, position (0 before the action, 1 after it).
@@ -75,9 +68,6 @@ class DriftBandit(Dynamics):
     reward_gap: float = 0.2
     instance_seed: int = 0
 
-    horizon: int = field(default=1, init=False, repr=False, compare=False)
-    stochastic: ClassVar[bool] = True
-
     reward_means: FloatArray = field(init=False, repr=False, compare=False)
     """Mean reward (num_prompts, num_actions) of each arm, in [0.05, 0.95]."""
     features: Observation = field(init=False, repr=False, compare=False)
@@ -86,15 +76,12 @@ class DriftBandit(Dynamics):
     _prior: FloatArray = field(init=False, repr=False, compare=False)  # by prompt, position
 
     def __post_init__(self) -> None:
-        check_int("num_prompts", self.num_prompts, low=1)
-        check_int("num_actions", self.num_actions, low=2)
-        check_int("num_features", self.num_features, low=2)
-        check_int("instance_seed", self.instance_seed, low=0)
-        check_float("correlation", self.correlation, "in [0, 1)", lambda c: 0 <= c < 1)
-        largest = round(_BEST_LOW - _LOWEST, 6)
-        check_float(
-            "reward_gap", self.reward_gap, f"in (0, {largest}]", lambda gap: 0 < gap <= largest
-        )
+        check_int("num_prompts", self.num_prompts, 1)
+        check_int("num_actions", self.num_actions, 2)
+        check_int("num_features", self.num_features, 2)
+        check_int("instance_seed", self.instance_seed, 0)
+        check_float("correlation", self.correlation, 0, 1, "[)")
+        check_float("reward_gap", self.reward_gap, 0, round(_BEST_LOW - _LOWEST, 6), "(]")
         P, K, F = self.num_prompts, self.num_actions, self.num_features
         rng = np.random.default_rng(self.instance_seed)
 
@@ -124,22 +111,11 @@ class DriftBandit(Dynamics):
     def observation_space(self) -> spaces.Box:
         return spaces.Box(-1.0, 1.0, (self.num_features,), np.float32)
 
-    def initial_state(self, prompt: IntArray) -> IntArray:
-        state = np.zeros((len(prompt), 2), dtype=np.int64)
-        state[:, 0] = prompt
-        return state
-
     def observe(self, state: IntArray) -> Observation:
         return np.asarray(self.features[state[:, 0]])
 
-    def step(
-        self, state: IntArray, action: IntArray, noise: FloatArray
-    ) -> tuple[IntArray, FloatArray, BoolArray]:
-        prompt, position = state.T
-        won = (noise < self.reward_means[prompt, action]) & (position == 0)
-        after = state.copy()
-        after[:, 1] = 1
-        return after, won.astype(np.float64), np.ones(len(state), dtype=np.bool_)
+    def _pays(self, prompt: IntArray, action: IntArray, noise: FloatArray) -> BoolArray:
+        return np.asarray(noise < self.reward_means[prompt, action])
 
     def prior(self, state: IntArray) -> FloatArray:
         return np.asarray(self._prior[state[:, 0], state[:, 1]])
@@ -156,21 +132,13 @@ class DriftBandit(Dynamics):
         return float((self._prior[:, 0] * self.reward_means).sum(axis=1).mean())
 
     def render_text(self, episode: Episode) -> str:
-        prompt = int(episode.states[0, 0])
+        prompt, chosen, best = episode.prompt, self._chosen(episode), self._best_arm[episode.prompt]
+        marks = {chosen: "chosen", int(best): "best, chosen" if chosen == best else "best"}
         arms = range(self.num_actions)
-        chosen = int(episode.actions[0]) if episode.terminated else None
-        marks = {chosen: "chosen", int(self._best_arm[prompt]): "best"}
-        if chosen == self._best_arm[prompt]:
-            marks[chosen] = "best, chosen"
-        outcome = (
-            "no arm chosen yet"
-            if chosen is None
-            else f"arm {chosen}  reward {episode.rewards[0]:g}"
-        )
         return text_table(
-            f"DriftBandit  prompt {prompt}  {outcome}",
+            f"DriftBandit  prompt {prompt}  {self._outcome(episode)}",
             {
-                "arm": list(arms),
+                "arm": arms,
                 "mean reward": [f"{mean:.2f}" for mean in self.reward_means[prompt]],
                 "prior": [f"{p:.2f}" for p in self._prior[prompt, 0]],
                 "": [marks.get(arm, "") for arm in arms],
@@ -178,29 +146,14 @@ class DriftBandit(Dynamics):
         )
 
     def render_frame(self, episode: Episode) -> Frame:
-        prompt = int(episode.states[0, 0])
         return bar_frame(
-            means=self.reward_means[prompt].tolist(),
-            marks=self._prior[prompt, 0].tolist(),
-            best={int(self._best_arm[prompt])},
-            chosen=int(episode.actions[0]) if episode.terminated else None,
-            reward=float(episode.rewards[0]) if episode.terminated else None,
+            means=self.reward_means[episode.prompt].tolist(),
+            marks=self._prior[episode.prompt, 0].tolist(),
+            best={int(self._best_arm[episode.prompt])},
+            chosen=self._chosen(episode),
+            reward=episode.final_reward,
         )
 
 
 def _unit(vectors: FloatArray) -> FloatArray:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
-
-
-class DriftBanditEnv(DynamicsEnv):
-    """:class:`DriftBandit`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(DriftBandit(**fields), render_mode)
-
-
-class DriftBanditVectorEnv(DynamicsVectorEnv):
-    """:class:`DriftBandit`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(DriftBandit(**fields), num_envs, render_mode)

@@ -5,31 +5,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from gymnasium import spaces
 
-from erc_envs._render import BLUE, PALE, text_table, token_frame
-from erc_envs._tables import check_float, check_int, entropy, softmax, solve_decreasing
-from erc_envs.base import (
-    BoolArray,
-    Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
-    Episode,
-    FloatArray,
-    Frame,
-    IntArray,
-    Observation,
-)
+from erc_envs._checks import check_float, check_int
+from erc_envs._render import BLUE, PALE
+from erc_envs._tables import entropy, softmax, solve_decreasing
+from erc_envs._tokens import FixedLengthTask
+from erc_envs.base import BoolArray, Episode, FloatArray, Frame, IntArray, states
 
 _ENTROPY_LOW, _ENTROPY_HIGH = 0.1, 0.98  # nats, and fraction of log(vocab_size)
 
 
 @dataclass(frozen=True)
-class NullReward(Dynamics):
+class NullReward(FixedLengthTask):
     r"""Token environment whose final 0/1 reward is independent of everything the policy does.
 
     What it isolates: the objective's own bias. The reward is Bernoulli(``success_probability``),
@@ -41,15 +32,16 @@ class NullReward(Dynamics):
 
         E[A] E[grad log pi(a | s)] = E[A] 0 = 0:
 
-    to first order nothing moves. What is left is second order, the random walk of the logits z,
+    to first order nothing moves. Two things are left. One is of second order, the random walk of
+    the logits z,
 
         E[dH] = 1/2 tr(Hessian_z H  Cov(dz)) + O(|dz|^3),
 
-    which is negative near the uniform distribution, and the bias of the objective: clipping is
-    asymmetric in the sign of A, and several updates per rollout reuse the same noise. PPO-clip
-    bounds that reuse only at the sampled tokens; ERC at all tokens of a state, through H. The
-    ideal objective leaves the entropy where the prior put it; less drift is better, whatever its
-    sign.
+    which is negative near the uniform distribution. The other is the bias of the objective:
+    clipping is asymmetric in the sign of A, and several updates per rollout reuse the same noise.
+    PPO-clip bounds that reuse only at the sampled tokens; ERC bounds it at all tokens of a state,
+    through H. The ideal objective leaves the entropy where the prior put it: less drift is better,
+    whatever its sign.
 
     The prior is Zipf's law over an order of the tokens drawn for each prompt and position,
     p(token of rank r) ~ r^-b, with b solved so that the entropies are log-spaced from 0.1 nats
@@ -72,20 +64,14 @@ class NullReward(Dynamics):
     success_probability: float = 0.5
     instance_seed: int = 0
 
-    num_actions: int = field(init=False, repr=False, compare=False)
-    horizon: int = field(init=False, repr=False, compare=False)
     stochastic: ClassVar[bool] = True
 
-    _prior: FloatArray = field(init=False, repr=False, compare=False)  # by prompt, position
-
     def __post_init__(self) -> None:
-        check_int("num_prompts", self.num_prompts, low=1)
-        check_int("vocab_size", self.vocab_size, low=2)
-        check_int("length", self.length, low=1)
-        check_int("instance_seed", self.instance_seed, low=0)
-        check_float(
-            "success_probability", self.success_probability, "in [0, 1]", lambda p: 0 <= p <= 1
-        )
+        check_int("num_prompts", self.num_prompts, 1)
+        check_int("vocab_size", self.vocab_size, 2)
+        check_int("length", self.length, 1)
+        check_int("instance_seed", self.instance_seed, 0)
+        check_float("success_probability", self.success_probability, 0, 1)
         P, L, V = self.num_prompts, self.length, self.vocab_size
         rng = np.random.default_rng(self.instance_seed)
 
@@ -100,33 +86,18 @@ class NullReward(Dynamics):
         prior[:, :L] = softmax(exponents[:, None] * logits).reshape(P, L, V)
         self._set_tables(num_actions=V, horizon=L, _prior=prior)
 
-    @property
-    def observation_space(self) -> spaces.MultiDiscrete:
-        return spaces.MultiDiscrete([self.num_prompts, self.length + 1, self.vocab_size + 1])
-
     def initial_state(self, prompt: IntArray) -> IntArray:
-        state = np.zeros((len(prompt), 3), dtype=np.int64)
-        state[:, 0] = prompt
-        return state
-
-    def observe(self, state: IntArray) -> Observation:
-        return state.copy()
+        return states(prompt, 0, 0)
 
     def step(
         self, state: IntArray, action: IntArray, noise: FloatArray
     ) -> tuple[IntArray, FloatArray, BoolArray]:
-        prompt, position, token = state.T
-        live = position < self.length
-        after = np.empty_like(state)
-        after[:, 0] = prompt
-        after[:, 1] = position + live
-        after[:, 2] = np.where(live, action + 1, token)
-        terminated = after[:, 1] == self.length
+        after, live, terminated = self._write(state, action)
         won = terminated & live & (noise < self.success_probability)
         return after, won.astype(np.float64), terminated
 
-    def prior(self, state: IntArray) -> FloatArray:
-        return np.asarray(self._prior[state[:, 0], state[:, 1]])
+    def _is_right(self, state: IntArray, action: IntArray) -> BoolArray:
+        return np.ones(len(state), dtype=np.bool_)  # no token is wrong
 
     def optimal_action(self, state: IntArray) -> IntArray:
         return np.zeros(len(state), dtype=np.int64)  # any action is optimal
@@ -139,42 +110,13 @@ class NullReward(Dynamics):
     def prior_return(self) -> float:
         return float(self.success_probability)
 
-    def _entropies(self, episode: Episode) -> FloatArray:
-        return entropy(self.prior(episode.states[: self.length]))
-
     def render_text(self, episode: Episode) -> str:
-        reward = f"reward {episode.rewards[-1]:g}" if episode.terminated else "reward pending"
-        return text_table(
-            f"NullReward  prompt {episode.states[0, 0]}"
-            f"  step {len(episode.actions)}/{self.length}  {reward} (a coin flip)",
-            {
-                "position": list(range(self.length)),
-                "prior entropy": [f"{h:.2f}" for h in self._entropies(episode)],
-                "token": episode.actions.tolist(),
-            },
-        )
+        rows = {
+            "position": range(self.length),
+            "prior entropy": [f"{h:.2f}" for h in self._entropies(episode)],
+            "token": episode.actions.tolist(),
+        }
+        return self._text(episode, rows, note=" (a coin flip)")
 
     def render_frame(self, episode: Episode) -> Frame:
-        return token_frame(
-            length=self.length,
-            tokens=episode.actions.tolist(),
-            colours=[BLUE] * self.length,
-            wrong=[False] * self.length,
-            levels=(self._entropies(episode) / np.log(self.vocab_size)).tolist(),
-            strip=[PALE] * self.length,
-            reward=float(episode.rewards[-1]) if episode.terminated else None,
-        )
-
-
-class NullRewardEnv(DynamicsEnv):
-    """:class:`NullReward`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(NullReward(**fields), render_mode)
-
-
-class NullRewardVectorEnv(DynamicsVectorEnv):
-    """:class:`NullReward`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(NullReward(**fields), num_envs, render_mode)
+        return self._frame(episode, [BLUE] * self.length, [PALE] * self.length)

@@ -6,24 +6,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
-from erc_envs._render import BLUE, GREEN, GREY, ORANGE, SKY, text_table, token_frame
-from erc_envs._tables import check_float, check_int, entropy
-from erc_envs.base import (
-    BoolArray,
-    Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
-    Episode,
-    FloatArray,
-    Frame,
-    IntArray,
-    Observation,
-)
+from erc_envs._checks import check_float, check_int
+from erc_envs._render import BLUE, GREEN, GREY, ORANGE, SKY
+from erc_envs._tokens import FixedLengthTask
+from erc_envs.base import BoolArray, Episode, FloatArray, Frame, IntArray, states
 
 _COLOURS = {"fixed": GREY, "fork": ORANGE, "branch": BLUE, "join": SKY}
 _SLIP_LOW, _SLIP_HIGH = 0.01, 2.0  # range of the positions' slips, in units of `slip`
@@ -31,47 +21,51 @@ _SLIP_SPREAD = 1.5  # standard deviation of the log-weights that share out the s
 
 
 @dataclass(frozen=True)
-class TokenForks(Dynamics):
+class TokenForks(FixedLengthTask):
     r"""A grammar of mostly forced tokens with a few forks, and a 0/1 reward for the whole answer.
 
-    What it isolates: the two kinds of token of a reasoning model. Every position has a role:
+    What it isolates: the two kinds of token in the answers of a reasoning model, those that follow
+    from what stands before them and those that decide where the answer goes. Every position has a
+    role:
 
         fixed    before the first fork: one token
         fork     ``branching`` tokens, one of which leads to the right answer for this prompt
-        branch   one token, given the branch taken at the last fork
+        branch   one token, which depends on the branch taken at the last fork
         join     the last position before the next fork or the end: one token
 
-    The grammar is one for all prompts; what differs between prompts is how the corpus spreads over
-    the branches of each fork, and which of them is correct. So a policy with shared features moves
-    other prompts' distributions with every update, as a language model does.
+    All prompts share one grammar. They differ in how the corpus spreads over the branches of each
+    fork, and in which of the branches is correct. A policy with shared features therefore moves
+    the distributions of other prompts with every update, as a language model does.
 
     The reward is 1 after the last token if every forced token was right and every fork took the
-    correct branch, else 0. A wrong token derails the episode, unseen by the policy: it goes on
-    to full length as if nothing had happened (off the grammar at a fork: as if the prior's
-    likeliest branch had been taken), and earns 0.
+    correct branch, else 0. A wrong token derails the episode without the policy seeing it. The
+    episode goes on to full length as if nothing had happened, and earns 0. After a token off the
+    grammar at a fork, it goes on as if the prior's likeliest branch had been taken.
 
-    The prior puts 1 - s on the forced token, or shares it over the branches of a fork in the
-    proportions ``fork_decay``^rank, in an order drawn for each prompt and fork; it shares the
-    slip s unevenly over the other tokens. The s are log-spaced over the positions from slip/100
-    to 2 slip, so token entropies spread over orders of magnitude. The corpus is calibrated: the
-    instance draws the correct branch of each fork from those proportions.
+    The prior puts 1 - s on the forced token. At a fork it shares 1 - s over the branches in the
+    proportions ``fork_decay``^rank, in an order drawn for each prompt and fork. It shares the slip
+    s unevenly over the other tokens. The slips are log-spaced over the positions from slip/100 to
+    2 slip, so token entropies spread over orders of magnitude. The corpus is calibrated: the
+    correct branch of each fork is drawn from those same proportions.
 
-    The optimum: take the right token everywhere, which the observation determines;
+    The optimum is to take the right token everywhere; the observation determines which it is.
 
         optimal_return = 1,   prior_return = mean_x prod_t prior(right token | x, t).
 
-    PPO-clip bounds r = pi(a)/pi_old(a) of the sampled token. At a forced token with slip s it
-    hardly ever binds, since r = (1 - s')/(1 - s) is near 1 whatever s' is. The entropy there is
+    Who should win is open. PPO-clip bounds r = pi(a)/pi_old(a) of the sampled token. At a forced
+    token with slip s it hardly ever binds, since r = (1 - s')/(1 - s) is near 1 whatever the new
+    slip s' is. The entropy there is
 
         H = s (log(1/s) + 1 + H_slip) + O(s^2),   so   rho - 1 = dH/H ~ ds/s :
 
-    ERC's band of 5 % is left when s changes by about 5 % of itself. So ERC drops gradients mostly
-    at forced, low-entropy tokens. Whether that steadies training or also withholds the gradient
-    that makes them certain is the question; the forks carry the learning.
+    the policy leaves ERC's band of 5 % when s changes by about 5 % of itself. ERC therefore drops
+    gradients mostly at forced, low-entropy tokens, while the forks carry the learning. The question
+    is whether that steadies training, or whether it withholds the gradient that makes the forced
+    tokens certain.
 
     Observation: MultiDiscrete [prompt, position in 0..length, previous token + 1 (0: none),
     branch taken at the last fork + 1 (0: none)].
-    State columns: the same four, then ``correct``, 1 while every token so far was right.
+    State columns: the same four, then ``correct``, which is 1 while every token was right.
 
     Raises:
         ValueError: a field outside its range, named with its value.
@@ -94,10 +88,6 @@ class TokenForks(Dynamics):
     fork_decay: float = 0.4
     instance_seed: int = 0
 
-    num_actions: int = field(init=False, repr=False, compare=False)
-    horizon: int = field(init=False, repr=False, compare=False)
-    stochastic: ClassVar[bool] = False
-
     fork_positions: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """Positions of the forks, ascending."""
     roles: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -109,34 +99,25 @@ class TokenForks(Dynamics):
     _is_fork: BoolArray = field(init=False, repr=False, compare=False)  # (L + 1,)
 
     def __post_init__(self) -> None:
-        check_int("num_prompts", self.num_prompts, low=1)
-        check_int("num_forks", self.num_forks, low=1)
-        check_int("branching", self.branching, low=2)
-        check_int("vocab_size", self.vocab_size, low=self.branching + 1)
-        check_int("length", self.length, low=1 + 3 * self.num_forks)
-        check_int("instance_seed", self.instance_seed, low=0)
-        check_float("slip", self.slip, "in (0, 0.25]", lambda s: 0 < s <= 0.25)
-        check_float("fork_decay", self.fork_decay, "in (0, 1]", lambda d: 0 < d <= 1)
+        check_int("num_prompts", self.num_prompts, 1)
+        check_int("num_forks", self.num_forks, 1)
+        check_int("branching", self.branching, 2)
+        check_int("vocab_size", self.vocab_size, self.branching + 1)
+        check_int("length", self.length, 1 + 3 * self.num_forks)
+        check_int("instance_seed", self.instance_seed, 0)
+        check_float("slip", self.slip, 0, 0.25, "(]")
+        check_float("fork_decay", self.fork_decay, 0, 1, "(]")
         P, L, V, B = self.num_prompts, self.length, self.vocab_size, self.branching
         rng = np.random.default_rng(self.instance_seed)
 
         forks = tuple(1 + f * (L - 1) // self.num_forks for f in range(self.num_forks))
-        joins = {fork - 1 for fork in forks[1:]} | {L - 1}
-        roles = tuple(
-            "fixed"
-            if t < forks[0]
-            else "fork"
-            if t in forks
-            else "join"
-            if t in joins
-            else "branch"
-            for t in range(L)
-        )
-        is_fork = np.array([role == "fork" for role in roles])
-        shared = np.array([role in ("fixed", "join") for role in roles])
+        special = {fork - 1: "join" for fork in (*forks[1:], L)} | dict.fromkeys(forks, "fork")
+        roles = tuple("fixed" if t < forks[0] else special.get(t, "branch") for t in range(L))
+        is_fork, is_branch = (np.array([role == r for role in roles]) for r in ("fork", "branch"))
+        shared = ~(is_fork | is_branch)  # one token, whatever the branch
 
-        # tokens[x, t, b]: the token of branch b at a fork, the forced token on branch b elsewhere;
-        # one grammar for all prompts, so that what is learnt on one moves the others
+        # tokens[x, t, b] is the token of branch b at a fork, and the forced token on branch b
+        # elsewhere. All prompts share them, so what is learnt on one prompt moves the others.
         tokens = rng.permuted(np.tile(np.arange(V), (1, L, 1)), axis=-1)[..., :B]
         tokens = np.repeat(tokens, P, axis=0)
         tokens[:, shared] = tokens[:, shared, :1]
@@ -147,7 +128,7 @@ class TokenForks(Dynamics):
         draw = rng.random((P, L, 1))
         correct_branch = np.minimum((share.cumsum(axis=-1) <= draw).sum(axis=-1), B - 1)
 
-        # grammar[x, t, b]: the distribution without slips
+        # grammar[x, t, b] is the distribution without slips.
         grammar = np.zeros((P, L, B, V))
         np.put_along_axis(grammar, tokens[..., None], 1.0, axis=-1)
         at_fork = np.zeros((P, L, V))
@@ -156,14 +137,13 @@ class TokenForks(Dynamics):
 
         slips = self.slip * rng.permutation(np.geomspace(_SLIP_LOW, _SLIP_HIGH, L))
         stray = np.exp(_SLIP_SPREAD * rng.normal(size=(1, L, B, V))).repeat(P, axis=0)
-        by_branch = np.array([role == "branch" for role in roles])
-        stray[:, ~by_branch] = stray[:, ~by_branch, :1]
+        stray[:, ~is_branch] = stray[:, ~is_branch, :1]
         stray[grammar > 0] = 0.0
         stray /= stray.sum(axis=-1, keepdims=True)
         s = slips[:, None, None]
         prior = np.full((P, L + 1, B + 1, V), 1 / V)
         prior[:, :L, 1:] = (1 - s) * grammar + s * stray
-        prior[:, :L, 0] = prior[:, :L, 1]  # no branch yet: only fixed tokens and the first fork
+        prior[:, :L, 0] = prior[:, :L, 1]  # up to the first fork no branch is taken
 
         correct_token = np.take_along_axis(tokens, correct_branch[..., None], axis=-1)
         right = np.full((P, L + 1, B + 1), -1)
@@ -185,46 +165,32 @@ class TokenForks(Dynamics):
 
     @property
     def observation_space(self) -> spaces.MultiDiscrete:
-        return spaces.MultiDiscrete(
-            [self.num_prompts, self.length + 1, self.vocab_size + 1, self.branching + 1]
-        )
+        return spaces.MultiDiscrete([*super().observation_space.nvec, self.branching + 1])
 
     def initial_state(self, prompt: IntArray) -> IntArray:
-        state = np.zeros((len(prompt), 5), dtype=np.int64)
-        state[:, 0] = prompt
-        state[:, 4] = 1
-        return state
+        return states(prompt, 0, 0, 0, 1)
 
-    def observe(self, state: IntArray) -> Observation:
+    def observe(self, state: IntArray) -> IntArray:
         return state[:, :4].copy()
 
     def step(
         self, state: IntArray, action: IntArray, noise: FloatArray
     ) -> tuple[IntArray, FloatArray, BoolArray]:
-        prompt, position, token, branch, correct = state.T
-        live = position < self.length
-        right = action == self._right[prompt, position, branch]
+        after, reward, terminated = super().step(state, action, noise)
+        prompt, position, branch = state[:, 0], state[:, 1], state[:, 3]
         taken = self._branch_of[prompt, position, action]
-        after = np.empty_like(state)
-        after[:, 0] = prompt
-        after[:, 1] = position + live
-        after[:, 2] = np.where(live, action + 1, token)
         after[:, 3] = np.where(self._is_fork[position], taken, branch)
-        after[:, 4] = np.where(live, correct & right, correct)
-        terminated = after[:, 1] == self.length
-        won = terminated & live & (after[:, 4] == 1)
-        return after, won.astype(np.float64), terminated
+        return after, reward, terminated
+
+    def _is_right(self, state: IntArray, action: IntArray) -> BoolArray:
+        return np.asarray(action == self._right[state[:, 0], state[:, 1], state[:, 3]])
 
     def prior(self, state: IntArray) -> FloatArray:
         return np.asarray(self._prior[state[:, 0], state[:, 1], state[:, 3]])
 
     def optimal_action(self, state: IntArray) -> IntArray:
         right = self._right[state[:, 0], state[:, 1], state[:, 3]]
-        return np.maximum(right, 0)  # -1 at the end, where no action matters
-
-    @property
-    def optimal_return(self) -> float:
-        return 1.0
+        return np.maximum(right, 0)  # it is -1 at the end, where no action matters
 
     @property
     def prior_return(self) -> float:
@@ -236,55 +202,19 @@ class TokenForks(Dynamics):
             state, _, _ = self.step(state, action, success)
         return float(success.mean())
 
-    def _right_tokens(self, episode: Episode) -> list[bool]:
-        before = episode.states[:-1]
-        right = self._right[before[:, 0], before[:, 1], before[:, 3]]
-        return [bool(ok) for ok in episode.actions == right]
-
-    def _entropies(self, episode: Episode) -> FloatArray:
-        return entropy(self.prior(episode.states[: self.length]))
-
     def render_text(self, episode: Episode) -> str:
-        reward = f"reward {episode.rewards[-1]:g}" if episode.terminated else "reward pending"
-        return text_table(
-            f"TokenForks  prompt {episode.states[0, 0]}"
-            f"  step {len(episode.actions)}/{self.length}  {reward}",
-            {
-                "position": list(range(self.length)),
-                "role": self.roles,
-                "prior entropy": [f"{h:.2g}" for h in self._entropies(episode)],
-                "token": episode.actions.tolist(),
-                "": ["ok" if right else "wrong" for right in self._right_tokens(episode)],
-            },
-        )
+        rows = {
+            "position": range(self.length),
+            "role": self.roles,
+            "prior entropy": [f"{h:.2g}" for h in self._entropies(episode)],
+            "token": episode.actions.tolist(),
+            "": self._verdicts(episode),
+        }
+        return self._text(episode, rows)
 
     def render_frame(self, episode: Episode) -> Frame:
-        roles = [_COLOURS[role] for role in self.roles]
-        right = self._right_tokens(episode)
-        forks_taken = [
-            GREEN if t < len(right) and right[t] and role == "fork" else _COLOURS[role]
-            for t, role in enumerate(self.roles)
-        ]
-        return token_frame(
-            length=self.length,
-            tokens=episode.actions.tolist(),
-            colours=forks_taken,
-            wrong=[not ok for ok in right],
-            levels=(self._entropies(episode) / np.log(self.branching)).tolist(),
-            strip=roles,
-            reward=float(episode.rewards[-1]) if episode.terminated else None,
-        )
-
-
-class TokenForksEnv(DynamicsEnv):
-    """:class:`TokenForks`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(TokenForks(**fields), render_mode)
-
-
-class TokenForksVectorEnv(DynamicsVectorEnv):
-    """:class:`TokenForks`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(TokenForks(**fields), num_envs, render_mode)
+        strip = [_COLOURS[role] for role in self.roles]
+        right = self._right_so_far(episode)
+        forks = [ok and role == "fork" for ok, role in zip(right, self.roles, strict=True)]
+        tiles = [GREEN if ok else colour for ok, colour in zip(forks, strip, strict=True)]
+        return self._frame(episode, tiles, strip, most=self.branching)

@@ -6,24 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
-from erc_envs._render import BLUE, GREEN, GREY, ORANGE, PALE, text_table, token_frame
-from erc_envs._tables import check_float, check_int, entropy
-from erc_envs.base import (
-    BoolArray,
-    Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
-    Episode,
-    FloatArray,
-    Frame,
-    IntArray,
-    Observation,
-)
+from erc_envs._checks import check_float, check_int
+from erc_envs._render import BLUE, GREEN, GREY, ORANGE, PALE
+from erc_envs._tokens import TokenTask
+from erc_envs.base import BoolArray, Episode, FloatArray, Frame, IntArray, states
 
 _COLOURS = {"end": GREEN, "filler": ORANGE, "work": BLUE}
 _MISTIMED = 0.01  # prior's chance to end early at a step, and to work on after the last
@@ -31,41 +22,43 @@ _SPREAD = 1.5  # standard deviation of the log-weights that share out the errors
 
 
 @dataclass(frozen=True)
-class VariableLength(Dynamics):
+class VariableLength(TokenTask):
     r"""Answers of several lengths, ended by their own token; filler changes length, not reward.
 
     What it isolates: length bias, which is a property of the aggregation alone. An answer to
     prompt x is ``steps[x]`` work tokens, each the right one for its step, then the end token
-    ``END``; ``FILLER`` may stand anywhere before the end and does nothing. The reward is 1 for a
-    finished answer with all its steps and no other work token, else 0: an answer that ends early
-    or is cut off at ``length`` tokens earns 0. A wrong work token, or one too many, flaws the
-    answer for good, and the policy sees that it did.
+    ``END``. The token ``FILLER`` may stand anywhere before the end and does nothing. The reward is
+    1 for a finished answer with all its steps and no other work token, else 0: an answer that ends
+    early, or is cut off at ``length`` tokens, earns 0. A wrong work token, or one too many, flaws
+    the answer for good, and the policy sees that it did.
 
-    From there on every continuation earns 0, so the advantage A of a flawed answer y does not
-    depend on what follows. If the objective weighs its tokens by w(|y|), their gradient has mean
+    Once an answer is flawed every continuation earns 0, so the advantage A of a flawed answer y
+    does not depend on what follows. If the objective weighs its tokens by w(|y|), their gradient
+    has mean
 
         E[w(|y|) A grad log pi(y)] = A grad E[w(|y|)],   on-policy,
 
-    which is 0 for a constant w. A mean over each response's tokens has w = 1/|y|, and A < 0: it
-    climbs -E[1/|y|], so flawed answers grow, because long ones are punished less per token; right
-    ones, with A > 0, are pulled the other way (arXiv:2503.20783, section 3.1). So GRPO, and GSPO,
-    whose ratio is a mean over the response too, should lengthen flawed answers. Dr. GRPO's w is
-    constant, and DAPO's, the tokens of the whole batch, hardly depends on one answer: there flawed
-    answers should move only by what the policy shares between them and right ones.
+    which is 0 for a constant w. A mean over each response's tokens has w = 1/|y|. With A < 0 it
+    climbs -E[1/|y|], so flawed answers grow, because long ones are punished less per token. Right
+    ones, with A > 0, are pulled the other way (arXiv:2503.20783, section 3.1). So GRPO should
+    lengthen flawed answers, and GSPO too, whose ratio is also a mean over the response. Dr. GRPO's
+    w is constant; DAPO's, one over the number of tokens in the whole batch, hardly
+    depends on one answer. With these two, flawed answers should move only by what the policy shares
+    between them and right ones.
 
-    The prior does not look at flaws, nor back: flawed and right answers are equally long at
+    The prior sees neither flaws nor earlier tokens, so flawed and right answers are equally long at
     first. At any step it writes filler with probability ``ramble``, ends early with 0.01, and
-    otherwise writes a work token; the right one with probability 1 - s[x, j] at step j, where
-    the s are uneven and
+    otherwise writes a work token. At step j that is the right one with probability 1 - s[x, j],
+    where the s are uneven and
 
-        prod_j (1 - s[x, j]) = accuracy   for every prompt, whatever its number of steps;
+        prod_j (1 - s[x, j]) = accuracy   for every prompt, whatever its number of steps.
 
-    after the last step it ends, but for filler (``ramble``) and work tokens (0.01). The optimum
-    writes the right tokens and ends: optimal_return = 1. ``prior_return`` and ``prior_length``
-    are exact, by dynamic programming over positions and steps.
+    After the last step it ends, unless it writes filler (``ramble``) or a work token (0.01). The
+    optimum is to write the right tokens and end: optimal_return = 1. ``prior_return`` and
+    ``prior_length`` are exact, by dynamic programming over positions and steps.
 
     Observation: MultiDiscrete [prompt, position in 0..length, steps done in 0..max_steps,
-    0 so far so good, 1 flawed, 2 ended].
+    0 without a flaw, 1 flawed, 2 ended].
     State columns: prompt, position, steps done, 1 once flawed, 1 once ended.
 
     Raises:
@@ -91,9 +84,6 @@ class VariableLength(Dynamics):
     accuracy: float = 0.35
     instance_seed: int = 0
 
-    num_actions: int = field(init=False, repr=False, compare=False)
-    horizon: int = field(init=False, repr=False, compare=False)
-    stochastic: ClassVar[bool] = False
     END: ClassVar[int] = 0
     """The token that ends an answer."""
     FILLER: ClassVar[int] = 1
@@ -106,14 +96,14 @@ class VariableLength(Dynamics):
     _prior: FloatArray = field(init=False, repr=False, compare=False)  # (P, S + 1, V)
 
     def __post_init__(self) -> None:
-        check_int("num_prompts", self.num_prompts, low=1)
-        check_int("vocab_size", self.vocab_size, low=4)
-        check_int("length", self.length, low=2)
-        check_int("max_steps", self.max_steps, low=1, high=int(self.length) - 1)
-        check_int("min_steps", self.min_steps, low=1, high=int(self.max_steps))
-        check_int("instance_seed", self.instance_seed, low=0)
-        check_float("ramble", self.ramble, "in (0, 0.9]", lambda r: 0 < r <= 0.9)
-        check_float("accuracy", self.accuracy, "in [0.01, 0.99]", lambda a: 0.01 <= a <= 0.99)
+        check_int("num_prompts", self.num_prompts, 1)
+        check_int("vocab_size", self.vocab_size, 4)
+        check_int("length", self.length, 2)
+        check_int("max_steps", self.max_steps, 1, self.length - 1)
+        check_int("min_steps", self.min_steps, 1, self.max_steps)
+        check_int("instance_seed", self.instance_seed, 0)
+        check_float("ramble", self.ramble, 0, 0.9, "(]")
+        check_float("accuracy", self.accuracy, 0.01, 0.99)
         P, S, V = self.num_prompts, self.max_steps, self.vocab_size
         rng = np.random.default_rng(self.instance_seed)
 
@@ -145,11 +135,9 @@ class VariableLength(Dynamics):
         return spaces.MultiDiscrete([self.num_prompts, self.length + 1, self.max_steps + 1, 3])
 
     def initial_state(self, prompt: IntArray) -> IntArray:
-        state = np.zeros((len(prompt), 5), dtype=np.int64)
-        state[:, 0] = prompt
-        return state
+        return states(prompt, 0, 0, 0, 0)
 
-    def observe(self, state: IntArray) -> Observation:
+    def observe(self, state: IntArray) -> IntArray:
         seen = state[:, :4].copy()
         seen[state[:, 4] == 1, 3] = 2
         return seen
@@ -176,10 +164,6 @@ class VariableLength(Dynamics):
 
     def optimal_action(self, state: IntArray) -> IntArray:
         return np.asarray(self._right[state[:, 0], state[:, 2]])
-
-    @property
-    def optimal_return(self) -> float:
-        return 1.0
 
     @property
     def prior_return(self) -> float:
@@ -215,52 +199,28 @@ class VariableLength(Dynamics):
         return won, length
 
     def _kinds(self, episode: Episode) -> list[str]:
-        return [
-            "end" if a == self.END else "filler" if a == self.FILLER else "work"
-            for a in episode.actions.tolist()
-        ]
+        names = {self.END: "end", self.FILLER: "filler"}
+        return [names.get(action, "work") for action in episode.actions.tolist()]
 
-    def _entropies(self, episode: Episode) -> FloatArray:
-        return entropy(self.prior(episode.states[episode.states[:, 4] == 0]))
+    def _wrong(self, episode: Episode) -> list[bool]:
+        """The token that flaws the answer is wrong, but not those after it."""
+        wrong: list[bool] = (np.diff(episode.states[:, 3]) == 1).tolist()
+        return wrong
 
     def render_text(self, episode: Episode) -> str:
+        rows = {
+            "position": range(self.length),
+            "prior entropy": [f"{h:.2f}" for h in self._entropies(episode)],
+            "token": episode.actions.tolist(),
+            "kind": self._kinds(episode),
+            "": ["flawed" if flawed else "ok" for flawed in episode.states[1:, 3]],
+        }
         prompt, position, done, flawed, _ = episode.states[-1].tolist()
-        reward = f"reward {episode.rewards[-1]:g}" if episode.terminated else "reward pending"
-        return text_table(
-            f"VariableLength  prompt {prompt}  token {position}/{self.length}"
-            f"  work {done}/{self.steps[prompt]}{' (flawed)' if flawed else ''}  {reward}",
-            {
-                "position": list(range(self.length)),
-                "prior entropy": [f"{h:.2f}" for h in self._entropies(episode)],
-                "token": episode.actions.tolist(),
-                "kind": self._kinds(episode),
-                "": ["flawed" if f else "ok" for f in episode.states[1:, 3]],
-            },
-        )
+        work = f"{done}/{self.steps[prompt]}{' (flawed)' if flawed else ''}"
+        title = f"VariableLength  prompt {prompt}  token {position}/{self.length}  work {work}"
+        return self._text(episode, rows, title)
 
     def render_frame(self, episode: Episode) -> Frame:
         kinds = [_COLOURS[kind] for kind in self._kinds(episode)]
         ahead = self.length - len(kinds)
-        return token_frame(
-            length=self.length,
-            tokens=episode.actions.tolist(),
-            colours=kinds + [GREY] * ahead,
-            wrong=(np.diff(episode.states[:, 3]) == 1).tolist(),
-            levels=(self._entropies(episode) / np.log(self.vocab_size)).tolist(),
-            strip=kinds + [PALE] * ahead,
-            reward=float(episode.rewards[-1]) if episode.terminated else None,
-        )
-
-
-class VariableLengthEnv(DynamicsEnv):
-    """:class:`VariableLength`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(VariableLength(**fields), render_mode)
-
-
-class VariableLengthVectorEnv(DynamicsVectorEnv):
-    """:class:`VariableLength`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(VariableLength(**fields), num_envs, render_mode)
+        return self._frame(episode, kinds + [GREY] * ahead, kinds + [PALE] * ahead)

@@ -6,24 +6,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
+from erc_envs._bandits import Bandit
+from erc_envs._checks import check_float, check_int
 from erc_envs._render import bar_frame, text_table
-from erc_envs._tables import check_float, check_int
-from erc_envs.base import (
-    BoolArray,
-    Dynamics,
-    DynamicsEnv,
-    DynamicsVectorEnv,
-    Episode,
-    FloatArray,
-    Frame,
-    IntArray,
-    Observation,
-)
+from erc_envs.base import BoolArray, Episode, FloatArray, Frame, IntArray
 
 _SHOWN_COMMON = 4  # likeliest arms in renderings
 _SHOWN_GOOD = 8  # good arms in renderings, at most
@@ -31,7 +21,7 @@ _LOG_RANGE = 5  # decades of the logarithmic probability scale in frames
 
 
 @dataclass(frozen=True)
-class ZipfBandit(Dynamics):
+class ZipfBandit(Bandit):
     r"""Contextual bandit with many arms, a Zipf prior, and a few good arms that are rare.
 
     What it isolates: whether an objective lets unlikely arms rise. For every prompt the prior is
@@ -39,31 +29,32 @@ class ZipfBandit(Dynamics):
 
         p(arm of rank k) = k^-b / sum_j j^-b,   b = ``exponent``,   k = 1..V.
 
-    Each prompt has ``num_good`` good arms, which are paid 1 for certain. They hold the
-    consecutive ranks that centre on probability ``good_probability``; no two prompts share one if
-    there are arms enough. The ``num_common`` likeliest arms are paid 1 with probability
-    ``common_reward``, the same arms for all prompts: a mediocre answer that is easily found.
-    All other arms earn 0.
+    Each prompt has ``num_good`` good arms, which always pay 1. They hold the consecutive ranks
+    whose probabilities centre on ``good_probability``. No two prompts share a good arm if there are
+    enough arms. The ``num_common`` likeliest arms, which are the same for all prompts, pay 1 with
+    probability ``common_reward``: they are a mediocre answer that is easily found. All other arms
+    earn 0.
 
-    The order is the same for all prompts, but for the good arms, which change places with the
-    arms that hold their ranks elsewhere.
+    The order of the arms is the same for all prompts, except that each prompt's good arms change
+    places with the arms that hold their ranks otherwise.
 
-    The optimum: any good arm. With g and h the prior's masses on good and on common arms,
+    The optimum is any good arm. With g and h the prior's masses on good and on common arms,
 
         optimal_return = 1,   prior_return = g + h common_reward.
 
-    PPO-clip stops pushing a sampled arm up once r = pi / pi_old > 1 + e: an arm of probability
-    0.01 may reach 0.012, one of 0.9 anything (the reason for DAPO's clip-higher, arXiv:2503.14476
-    sec. 3.1). What the sampled arms gain the softmax takes from all others, sampled or not. ERC
-    sees the rise itself: mass e that moves from the tail to one arm lowers the entropy by about
-    e log(p_arm / p_tail). Objectives that keep the gradient of clipped tokens (GPPO) or clip
-    higher (DAPO) should raise rare arms sooner; one that is slow settles for the common arms.
+    PPO-clip stops pushing a sampled arm up once r = pi / pi_old > 1 + e. An arm of probability
+    0.01 may reach 0.012, while one of 0.9 may reach anything, which is the reason for DAPO's
+    clip-higher (arXiv:2503.14476, section 3.1). What the sampled arms gain, the softmax takes from
+    all others, sampled or not. ERC sees the rise itself: mass e that moves from the tail to one arm
+    lowers the entropy by about e log(p_arm / p_tail). Objectives that keep the gradient of clipped
+    tokens (GPPO) or clip higher (DAPO) should raise rare arms sooner. An objective that is slow to
+    raise them settles for the common arms.
 
     Observation: MultiDiscrete [prompt].
     State columns: prompt, position (0 before the action, 1 after it).
 
-    Memory: tables of V and num_prompts * num_good numbers; `prior` writes its (N, V) result, and
-    nothing else of that size.
+    Memory: the tables hold V and num_prompts * num_good numbers. `prior` allocates its (N, V)
+    result, and nothing else of that size.
 
     Raises:
         ValueError: a field outside its range, named with its value.
@@ -82,9 +73,6 @@ class ZipfBandit(Dynamics):
     exponent: float = 1.0
     instance_seed: int = 0
 
-    horizon: int = field(default=1, init=False, repr=False, compare=False)
-    stochastic: ClassVar[bool] = True
-
     good_arms: IntArray = field(init=False, repr=False, compare=False)
     """The good arms (num_prompts, num_good) of each prompt, likeliest first."""
     common_arms: IntArray = field(init=False, repr=False, compare=False)
@@ -94,14 +82,14 @@ class ZipfBandit(Dynamics):
     _good_prior: FloatArray = field(init=False, repr=False, compare=False)  # (G,)
 
     def __post_init__(self) -> None:
-        check_int("num_prompts", self.num_prompts, low=1)
-        check_int("num_good", self.num_good, low=1)
-        check_int("num_common", self.num_common, low=1)
-        check_int("num_actions", self.num_actions, low=self.num_common + 2 * self.num_good)
-        check_int("instance_seed", self.instance_seed, low=0)
-        check_float("good_probability", self.good_probability, "in (0, 1)", lambda p: 0 < p < 1)
-        check_float("common_reward", self.common_reward, "in [0, 1)", lambda r: 0 <= r < 1)
-        check_float("exponent", self.exponent, "in (0, 3]", lambda b: 0 < b <= 3)
+        check_int("num_prompts", self.num_prompts, 1)
+        check_int("num_good", self.num_good, 1)
+        check_int("num_common", self.num_common, 1)
+        check_int("num_actions", self.num_actions, self.num_common + 2 * self.num_good)
+        check_int("instance_seed", self.instance_seed, 0)
+        check_float("good_probability", self.good_probability, 0, 1, "()")
+        check_float("common_reward", self.common_reward, 0, 1, "[)")
+        check_float("exponent", self.exponent, 0, 3, "(]")
         P, V, G = self.num_prompts, self.num_actions, self.num_good
         rng = np.random.default_rng(self.instance_seed)
 
@@ -116,7 +104,7 @@ class ZipfBandit(Dynamics):
         first = min(max(crossing - G // 2, self.num_common), V - G)
         holders = arms[first : first + G]
         candidates = np.concatenate([arms[self.num_common : first], arms[first + G :]])
-        # Blocks of G consecutive arms of one order, then of the next: distinct within a prompt.
+        # Each prompt gets G consecutive arms of one random order, so that its arms are distinct.
         per_order = len(candidates) // G
         orders = [
             rng.permutation(candidates)[: per_order * G].reshape(per_order, G)
@@ -134,25 +122,13 @@ class ZipfBandit(Dynamics):
     def observation_space(self) -> spaces.MultiDiscrete:
         return spaces.MultiDiscrete([self.num_prompts])
 
-    def initial_state(self, prompt: IntArray) -> IntArray:
-        state = np.zeros((len(prompt), 2), dtype=np.int64)
-        state[:, 0] = prompt
-        return state
-
-    def observe(self, state: IntArray) -> Observation:
+    def observe(self, state: IntArray) -> IntArray:
         return state[:, :1].copy()
 
-    def step(
-        self, state: IntArray, action: IntArray, noise: FloatArray
-    ) -> tuple[IntArray, FloatArray, BoolArray]:
-        prompt, position = state.T
+    def _pays(self, prompt: IntArray, action: IntArray, noise: FloatArray) -> BoolArray:
         good = (self.good_arms[prompt] == action[:, None]).any(axis=1)
         common = np.isin(action, self.common_arms)
-        paid = good | (common & (noise < self.common_reward))
-        after = state.copy()
-        after[:, 1] = 1
-        reward = (paid & (position == 0)).astype(np.float64)
-        return after, reward, np.ones(len(state), dtype=np.bool_)
+        return np.asarray(good | (common & (noise < self.common_reward)))
 
     def prior(self, state: IntArray) -> FloatArray:
         prompt, position = state.T
@@ -177,7 +153,7 @@ class ZipfBandit(Dynamics):
         return float(self._good_prior.sum() + common * self.common_reward)
 
     def _shown(self, prompt: int, chosen: int | None) -> list[int]:
-        """The likeliest arms, the good ones, and the chosen one where it is none of them."""
+        """The likeliest arms, the good ones, and the chosen arm if it is none of these."""
         arms = [*self.common_arms[:_SHOWN_COMMON], *self.good_arms[prompt, :_SHOWN_GOOD]]
         shown = [int(arm) for arm in arms]
         return shown if chosen is None or chosen in shown else [*shown, chosen]
@@ -187,17 +163,12 @@ class ZipfBandit(Dynamics):
         return [float(m) for m in np.where(np.isin(arms, self.good_arms[prompt]), 1.0, common)]
 
     def render_text(self, episode: Episode) -> str:
-        prompt = int(episode.states[0, 0])
-        chosen = int(episode.actions[0]) if episode.terminated else None
+        prompt, chosen = episode.prompt, self._chosen(episode)
         arms = self._shown(prompt, chosen)
-        outcome = (
-            "no arm chosen yet"
-            if chosen is None
-            else f"arm {chosen}  reward {episode.rewards[0]:g}"
-        )
         prior = self.prior(episode.states[:1])[0]
+        shown = f"{len(arms)} of {self.num_actions} arms"
         return text_table(
-            f"ZipfBandit  prompt {prompt}  {len(arms)} of {self.num_actions} arms  {outcome}",
+            f"ZipfBandit  prompt {prompt}  {shown}  {self._outcome(episode)}",
             {
                 "arm": arms,
                 "mean reward": [f"{mean:g}" for mean in self._mean_reward(prompt, arms)],
@@ -207,32 +178,15 @@ class ZipfBandit(Dynamics):
         )
 
     def render_frame(self, episode: Episode) -> Frame:
-        prompt = int(episode.states[0, 0])
-        chosen = int(episode.actions[0]) if episode.terminated else None
+        prompt, chosen = episode.prompt, self._chosen(episode)
         arms = self._shown(prompt, chosen)
-        means = self._mean_reward(prompt, arms)
         marks = 1 + np.log10(self.prior(episode.states[:1])[0, arms]) / _LOG_RANGE
-        unused = 1 + min(self.num_common, _SHOWN_COMMON) + min(self.num_good, _SHOWN_GOOD)
         return bar_frame(
-            means=means,
+            means=self._mean_reward(prompt, arms),
             marks=np.clip(marks, 0, 1).tolist(),
             best=set(self.good_arms[prompt].tolist()),
             chosen=chosen,
-            reward=float(episode.rewards[0]) if episode.terminated else None,
+            reward=episode.final_reward,
             arms=arms,
-            slots=unused,
+            slots=1 + min(self.num_common, _SHOWN_COMMON) + min(self.num_good, _SHOWN_GOOD),
         )
-
-
-class ZipfBanditEnv(DynamicsEnv):
-    """:class:`ZipfBandit`, one episode at a time; keyword arguments are its fields."""
-
-    def __init__(self, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(ZipfBandit(**fields), render_mode)
-
-
-class ZipfBanditVectorEnv(DynamicsVectorEnv):
-    """:class:`ZipfBandit`, ``num_envs`` episodes at a time; other keywords are its fields."""
-
-    def __init__(self, num_envs: int = 1, render_mode: str | None = None, **fields: Any) -> None:
-        super().__init__(ZipfBandit(**fields), num_envs, render_mode)

@@ -1,4 +1,4 @@
-"""Which fields of a batch an objective looks at."""
+"""What other people's trainers keep of a batch: which fields an objective reads, what drift they show."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.objectives import Objective
+from erc_bench.core.numerics import entropy_ratio, k3
+from erc_bench.objectives import EntropyRatio, Objective
 
-__all__ = ["WHOLE_DISTRIBUTIONS", "fields_read", "require_fields"]
+__all__ = ["BAND", "WHOLE_DISTRIBUTIONS", "drift_shares", "fields_read", "require_fields"]
 
-#: What a trainer of language models does not keep: one number per token and action.
+#: The paper's band, which ``drift/out_of_band_fraction`` is measured against.
+BAND = EntropyRatio(0.05, 0.05)
+#: Trainers of language models do not keep these: they have one number per token and action.
 WHOLE_DISTRIBUTIONS = frozenset({"log_probs", "old_log_probs", "ref_log_probs"})
 
-_OPTIONAL = frozenset(
-    {"entropy", "old_entropy", "action", "ref_logp", "rollout_logp", "reward"}
-) | WHOLE_DISTRIBUTIONS  # fmt: skip
+_OPTIONAL = WHOLE_DISTRIBUTIONS | {
+    "entropy",
+    "old_entropy",
+    "action",
+    "ref_logp",
+    "rollout_logp",
+    "reward",
+}
 
 
 class _Watched(TokenBatch):
@@ -83,3 +92,33 @@ def require_fields(objective: Objective, available: Collection[str], *, by: str)
     missing = sorted(fields_read(objective) - set(available))
     if missing:
         raise InputError(f"objective: reads {', '.join(missing)}, which {by} does not keep")
+
+
+@torch.no_grad()
+def drift_shares(batch: TokenBatch, tokens: Tensor, band: EntropyRatio = BAND) -> dict[str, Tensor]:
+    """Drift that can be measured without whole distributions, as sums over the batch / ``tokens``.
+
+    Shares of one mini-batch add up over its micro-batches and ranks, as losses do.
+
+    Args:
+        batch: with ``entropy`` and ``old_entropy``, tensors ``(B, T)``.
+        tokens: number of tokens to divide by, at least 1.
+        band: outside which a token counts for ``drift/out_of_band_fraction``.
+
+    Returns:
+        ``drift/out_of_band_fraction``, ``drift/entropy_old``, ``drift/entropy_new`` and
+        ``drift/kl_k3`` (nats).
+    """
+    old = batch.require("old_entropy", by="the drift metrics")
+    new = batch.require("entropy", by="the drift metrics").detach()
+    rho = entropy_ratio(new, old, band.eps)
+    per_token = {
+        "drift/out_of_band_fraction": ~((rho > 1 - band.low) & (rho < 1 + band.high)),
+        "drift/entropy_old": old,
+        "drift/entropy_new": new,
+        "drift/kl_k3": k3(batch.log_ratio.detach()),
+    }
+    return {
+        name: torch.where(batch.mask, value.to(new), 0.0).sum() / tokens.clamp(min=1)
+        for name, value in per_token.items()
+    }

@@ -19,10 +19,14 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
-from erc_bench.adapters.reads import WHOLE_DISTRIBUTIONS, fields_read, require_fields
+from erc_bench.adapters.reads import (
+    WHOLE_DISTRIBUTIONS,
+    drift_shares,
+    fields_read,
+    require_fields,
+)
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.core.numerics import entropy_ratio, k3
 from erc_bench.objectives import (
     GMPO,
     GSPO,
@@ -241,7 +245,7 @@ class ERCPPO(PPO):
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
         log_ratio = (logp - data.old_log_prob).detach()
         outside = (torch.abs(torch.exp(log_ratio) - 1) > clip).float()
-        metrics = metrics | _drift(batch) | {
+        metrics = metrics | drift_shares(batch, batch.mask.sum()) | {
             "train/policy_gradient_loss": policy_loss.detach(),
             "train/value_loss": value_loss.detach(),
             "train/entropy_loss": entropy_loss.detach(),
@@ -285,18 +289,6 @@ class ERCPPO(PPO):
         self.logger.record("train/clip_range", clip)
         if clip_vf is not None:
             self.logger.record("train/clip_range_vf", clip_vf)
-
-
-@torch.no_grad()
-def _drift(batch: TokenBatch) -> dict[str, Tensor]:
-    new, old = batch.require("entropy", by="drift"), batch.require("old_entropy", by="drift")
-    rho = entropy_ratio(new, old)
-    return {
-        "drift/out_of_band_fraction": ((rho <= 0.95) | (rho >= 1.05)).float().mean(),
-        "drift/entropy_old": old.mean(),
-        "drift/entropy_new": new.mean(),
-        "drift/kl_k3": k3(batch.log_ratio).mean(),
-    }
 
 
 def _logits(distribution: Any) -> Tensor:

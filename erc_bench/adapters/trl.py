@@ -14,10 +14,9 @@ import torch
 import trl
 from torch import Tensor
 
-from erc_bench.adapters.reads import require_fields
+from erc_bench.adapters.reads import drift_shares, require_fields
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.core.numerics import entropy_ratio, k3
 from erc_bench.objectives import Objective, TruncatedImportance, make, recipe
 from erc_bench.objectives.base import Denominators
 
@@ -153,7 +152,7 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
         batch = self._token_batch(inputs, scored[0])
         step = self._step_denominators(batch)
         loss, metrics = self.objective(batch, step)
-        self._log(metrics, _drift(batch, step.tokens))
+        self._log(metrics, drift_shares(batch, step.tokens))
         # Gradients are averaged over processes, but the denominators already count all of them.
         scaled: Tensor = loss * self.accelerator.num_processes
         return scaled
@@ -220,22 +219,6 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
             updates = max(1, self.args.steps_per_generation * self.num_iterations // accumulate)
             log["staleness"].append(float(self._step // accumulate % updates))
             log["rollout"].append(float(self._rollout_began // updates))
-
-
-@torch.no_grad()
-def _drift(batch: TokenBatch, tokens: Tensor) -> dict[str, Tensor]:
-    """Shares of all ``tokens`` of the step; what can be measured without distributions."""
-    new, old = batch.require("entropy", by="drift"), batch.require("old_entropy", by="drift")
-    rho = entropy_ratio(new, old)
-    outside = (rho <= 0.95) | (rho >= 1.05)
-    measured = {
-        "drift/out_of_band_fraction": outside.to(new),
-        "drift/entropy_old": old,
-        "drift/entropy_new": new,
-        "drift/kl_k3": k3(batch.log_ratio),
-    }
-    divisor = tokens.clamp(min=1)
-    return {name: (value * batch.mask).sum() / divisor for name, value in measured.items()}
 
 
 def _objective(objective: str | Objective, parameters: dict[str, float]) -> Objective:

@@ -1,5 +1,6 @@
 """From records to numbers: intervals over seeds, the scorecard, paired comparisons, tables."""
 
+from erc_bench.analysis.numbers import estimate_text, interval_text
 from erc_bench.analysis.scorecard import (
     MEASURES,
     NOTE,
@@ -16,8 +17,6 @@ from erc_bench.analysis.statistics import Interval, mean_interval, paired_differ
 from erc_bench.analysis.tables import (
     as_markdown,
     as_rich,
-    format_estimate,
-    format_interval,
     scores_as_markdown,
     scores_as_rich,
 )
@@ -31,9 +30,9 @@ __all__ = [
     "Scores",
     "as_markdown",
     "as_rich",
-    "format_estimate",
-    "format_interval",
+    "estimate_text",
     "improvements",
+    "interval_text",
     "mean_interval",
     "out_of_band_to_bound",
     "paired",

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erc_bench.analysis import Interval, mean_interval, paired_difference
+from erc_bench.analysis.numbers import ends, number
+from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference
 from erc_bench.conformance import PolicyLoss
 from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
@@ -198,11 +199,11 @@ def as_extra(found: Comparison) -> Extra:
     rows = []
     for row in found.rows:
         d = row.difference
-        interval = f"{d.mean:+.3g} [{d.low:+.3g}, {d.high:+.3g}]"
+        interval = f"{number(d.mean, signed=True)} [{ends(d.low, d.high, signed=True)}]"
         clear = "  *" if d.excludes(0.0) else ""
         heading = f"{row.measure}, {row.unit}" if row.unit else row.measure
         rows.append(
-            (row.experiment, heading, f"{row.baseline:.3g}", f"{row.loss:.3g}", interval + clear)
+            (row.experiment, heading, number(row.baseline), number(row.loss), interval + clear)
         )
     ours, theirs = found.diverged
     note = (

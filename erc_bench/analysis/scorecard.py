@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from erc_bench.analysis.numbers import ends, number
 from erc_bench.analysis.scores import Scores
 from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference, ratio_interval
 from erc_bench.core.metrics import METRICS, Better, Metric
@@ -254,23 +255,22 @@ class Contrast:
         if math.isnan(self.bound.mean) or math.isnan(self.out_of_band.mean):
             return f"{self.experiment}: shares of {self.base} or {self.other} are missing."
         text = (
-            f"{self.experiment}: the clip of {self.base} determined {_percent(self.bound)} "
-            f"of tokens, "
-            f"{_percent(self.out_of_band)} lay outside the entropy band of {self.other}"
+            f"{self.experiment}: the clip of {self.base} determined {_share(self.bound)} of tokens, "
+            f"{_share(self.out_of_band)} lay outside the entropy band of {self.other}"
         )
         if math.isfinite(self.ratio.mean):
-            text += f", {self.ratio.mean:,.3g} times as many"
+            text += f", {number(self.ratio.mean)} times as many"
             if math.isfinite(self.ratio.low):
-                text += f" (95 % interval {self.ratio.low:,.3g} to {self.ratio.high:,.3g})"
+                text += f" (95 % interval {ends(self.ratio.low, self.ratio.high)})"
         elif self.lower_bound > 1:
-            text += f", at least {self.lower_bound:,.2g} times as many"
+            text += f", at least {number(self.lower_bound, 2)} times as many"
         seeds = f"{self.out_of_band.n} seed" + ("s" if self.out_of_band.n != 1 else "")
         return f"{text}; {seeds}."
 
 
-def _percent(interval: Interval) -> str:
-    value = f"{100 * interval.mean:.3g} %"
-    return f"{value} (± {100 * interval.half:.2g})" if interval.half > 0 else value
+def _share(interval: Interval) -> str:
+    half = f" (± {number(100 * interval.half, 2)})" if interval.half > 0 else ""
+    return f"{number(100 * interval.mean)} %{half}"
 
 
 def out_of_band_to_bound(

@@ -19,7 +19,7 @@ from erc_bench.analysis.statistics import mean_interval
 from erc_bench.core.storage import atomic_write
 from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment
-from erc_bench.studies.plan import plan
+from erc_bench.studies.planning import plan
 from erc_bench.studies.questions.baselines import BASELINES, SELECTED
 from erc_bench.studies.records import Results, provenance
 from erc_bench.studies.runner import execute

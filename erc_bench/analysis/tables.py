@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from rich import box
@@ -11,15 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from erc_bench.analysis.scorecard import MEASURES, NOTE, Measure
+from erc_bench.analysis.numbers import estimate_text, interval_text
+from erc_bench.analysis.scorecard import MEASURES, NOTE
 from erc_bench.analysis.scores import Scores
-from erc_bench.analysis.statistics import Estimate, Interval
+from erc_bench.analysis.statistics import Interval
 
 __all__ = [
     "as_markdown",
     "as_rich",
-    "format_estimate",
-    "format_interval",
+    "markdown_table",
     "score_rows",
     "scores_as_markdown",
     "scores_as_rich",
@@ -30,28 +30,6 @@ RUNS = "diverged / runs"
 GROUPS = {"learning": "what was learned", "drift": "how far an update went"}
 
 
-def format_interval(interval: Interval, scale: float = 1.0, *, separator: str = "±") -> str:
-    """A mean and half its interval, rounded where the uncertainty starts: two digits of the half.
-
-    At most three decimals, and four for values below 0.05.
-
-    >>> format_interval(Interval(0.71234, 0.69934, 0.72534, 5))
-    '0.712±0.013'
-    >>> format_interval(Interval(0.71234, math.nan, math.nan, 1))
-    '0.712 n=1'
-    """
-    if not math.isfinite(interval.mean):
-        return "–"
-    mean, half = scale * interval.mean, scale * interval.half
-    if math.isfinite(half) and half > 0:
-        most = 3 if abs(mean) >= 0.05 else 4
-        decimals = min(max(1 - math.floor(math.log10(half)), 0), most)
-        return f"{mean:,.{decimals}f}{separator}{half:,.{decimals}f}"
-    decimals = 3 if mean == 0 else min(max(2 - math.floor(math.log10(abs(mean))), 0), 4)
-    text = f"{mean:,.{decimals}f}" if mean else "0"
-    return f"{text} n=1" if interval.n == 1 else f"{text}{separator}0"
-
-
 def interval_of(row: pd.Series, key: str) -> Interval:
     """The interval of a measure in a row of the summary."""
     return Interval(
@@ -60,11 +38,6 @@ def interval_of(row: pd.Series, key: str) -> Interval:
         float(row[f"{key}/high"]),
         int(row[f"{key}/n"]),
     )
-
-
-def heading(measure: Measure) -> str:
-    """Label and unit of a measure."""
-    return f"{measure.label} ({measure.unit})" if measure.unit else measure.label
 
 
 def runs_text(row: pd.Series) -> str:
@@ -87,11 +60,13 @@ def as_rich(summary: pd.DataFrame) -> Group:
             )
             table.add_column("objective", overflow="fold")
             for measure in measures:
-                table.add_column(heading(measure), justify="right", min_width=8, overflow="fold")
+                table.add_column(
+                    measure.metric.heading, justify="right", min_width=8, overflow="fold"
+                )
             if group == "learning":
                 table.add_column(RUNS, justify="right", min_width=8)
             for _, row in rows.iterrows():
-                cells = [format_interval(interval_of(row, m.key), m.scale) for m in measures]
+                cells = [interval_text(interval_of(row, m.key), m.scale) for m in measures]
                 if group == "learning":
                     failed = int(row["diverged"]) > 0
                     runs = runs_text(row)
@@ -105,7 +80,7 @@ def as_markdown(summary: pd.DataFrame) -> str:
     """The whole scorecard as Markdown tables, one per experiment, and the note below them."""
     blocks = []
     for experiment, rows in summary.groupby("experiment", sort=False):
-        header = ["objective", *(heading(m) for m in MEASURES), RUNS]
+        header = ["objective", *(m.metric.heading for m in MEASURES), RUNS]
         lines = [
             f"### {plain(str(experiment))}",
             "",
@@ -114,7 +89,7 @@ def as_markdown(summary: pd.DataFrame) -> str:
         ]
         for _, row in rows.iterrows():
             cells = [
-                format_interval(interval_of(row, m.key), m.scale, separator=" ± ") for m in MEASURES
+                interval_text(interval_of(row, m.key), m.scale, separator=" ± ") for m in MEASURES
             ]
             lines.append(
                 "| " + " | ".join([plain(str(row["objective"])), *cells, runs_text(row)]) + " |"
@@ -129,17 +104,11 @@ def plain(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def format_estimate(estimate: Estimate) -> str:
-    """A statistic with the ends of its bootstrap interval.
-
-    >>> format_estimate(Estimate(0.5, 0.41, 0.562))
-    '0.500 (0.410 to 0.562)'
-    """
-    if not math.isfinite(estimate.value):
-        return "–"
-    if not math.isfinite(estimate.low):
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lines of a Markdown table whose cells stay text, without a line break at the end."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
+    lines += ["| " + " | ".join(plain(str(cell)) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
 
 
 def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[list[str]]]:
@@ -151,9 +120,9 @@ def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[l
     rows = []
     for name in sorted(scores.objectives, key=lambda n: n not in scores.ranked):
         cells = [
-            format_interval(scores.mean(e, name), separator=separator) for e in scores.experiments
+            interval_text(scores.mean(e, name), separator=separator) for e in scores.experiments
         ]
-        rows.append([name, *cells, format_estimate(scores.iqm(name))])
+        rows.append([name, *cells, estimate_text(scores.iqm(name))])
     return header, rows
 
 

@@ -19,7 +19,7 @@ from erc_bench.core.errors import InputError
 
 __all__ = [
     "atomic_write", "cache_folder", "exclusive", "holds_nothing", "read_object", "require_writable",
-    "sweep", "tidy",
+    "sweep", "tidy", "write_json", "write_text",
 ]  # fmt: skip
 
 #: Held by the process that writes into a results folder, through the operating system: whatever
@@ -66,6 +66,16 @@ def atomic_write(
             os.unlink(temporary)
         raise
     _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as :func:`atomic_write` does."""
+    atomic_write(path, lambda stream: stream.write(text.encode()))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON as :func:`atomic_write` does."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:

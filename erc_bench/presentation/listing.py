@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+import ast
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from importlib.resources import files
+from typing import get_args
 
 import gymnasium as gym
 from rich.table import Table
 from rich.text import Text
-from typing_extensions import Doc
 
 import erc_envs
-from erc_bench.objectives import RECIPES
-from erc_bench.objectives.third_party import load_plugins
-from erc_bench.plugins import load_environments
+from erc_bench.plugins import OBJECTIVES, load_environments
 from erc_bench.studies import EXPERIMENTS
 from erc_bench.training import TrainConfig
 
-__all__ = ["TABLES"]
+__all__ = ["TABLES", "written"]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -40,11 +39,38 @@ def experiments() -> Table:
 def objectives() -> Table:
     """Registered recipes, their equations and parameters."""
     table = _table("Objectives", "name", "objective", "advantage", "parameters", "source")
+    plugged = bool(metadata.entry_points(group=OBJECTIVES))
+    for row in _imported() if plugged else written():
+        table.add_row(row[0], Text(row[1]), row[2], row[3], Text(row[4]))
+    return table
+
+
+def _imported() -> Iterator[tuple[str, ...]]:
+    """Every recipe's row, those of plug-ins included."""
+    from erc_bench.objectives import RECIPES  # noqa: PLC0415
+    from erc_bench.objectives.third_party import load_plugins  # noqa: PLC0415
+
     load_plugins()
     for r in RECIPES.values():
         parameters = ", ".join(f"{k}={v}" for k, v in r.parameters.items())
-        table.add_row(r.name, Text(r.equation), r.advantage, parameters, Text(r.source))
-    return table
+        yield r.name, r.equation, r.advantage, parameters, r.source
+
+
+def written() -> Iterator[tuple[str, ...]]:
+    """Our own recipes' rows, read from their source: importing it would load torch, for seconds."""
+    source = files("erc_bench").joinpath("objectives", "recipes.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.FunctionDef) or not node.decorator_list:
+            continue
+        call = node.decorator_list[0]
+        assert isinstance(call, ast.Call)
+        given = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        names = [a.arg for a in node.args.args]
+        defaults = map(ast.literal_eval, node.args.defaults)
+        parameters = ", ".join(f"{k}={v}" for k, v in zip(names, defaults, strict=True))
+        equation = " ".join((ast.get_docstring(node) or "").split("\n\n")[-1].split())
+        name = ast.literal_eval(call.args[0])
+        yield name, equation, given.get("advantage", "group-zscore"), parameters, given["source"]
 
 
 def environments() -> Table:
@@ -68,16 +94,10 @@ def environments() -> Table:
 def settings() -> Table:
     """Fields of the training configuration."""
     table = _table("Settings (--set NAME=VALUE)", "name", "default", "type", "meaning")
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    for f in fields(TrainConfig):
-        hint = hints[f.name]
-        kind: Any = hint
-        text = ""
-        if get_origin(hint) is Annotated:
-            kind, doc = get_args(hint)
-            text = doc.documentation if isinstance(doc, Doc) else ""
+    for f in TrainConfig.settings().values():
+        kind, *_, doc = get_args(f.type)
         name = kind.__name__ if isinstance(kind, type) else " | ".join(map(str, get_args(kind)))
-        table.add_row(f.name, str(f.default), name, Text(text))
+        table.add_row(f.name, str(f.default), name, Text(doc.documentation))
     return table
 
 

@@ -1,31 +1,21 @@
-"""Experiments: one file per scientific question.
+"""Studies: scientific questions, what is asked of them, and the records that answer.
 
-``base`` says what an experiment is, ``plan`` resolves and checks what was asked for, ``runner``
-carries it out and stores the records; every other file is a question.
+``questions`` has one file for each; ``base`` says what an experiment is; ``request``, ``arms``,
+``planning`` and ``sizing`` turn what was asked for into checked work; ``runner`` carries it out;
+``records``, ``digests`` and ``verifying`` keep what came of it.
 """
 
-from erc_bench.studies.base import EXPERIMENTS, Experiment, register
-from erc_bench.studies.plan import Plan, grid_axis, plan, resolve, setting
-from erc_bench.studies.questions import (
-    aggregation,
-    arithmetic,
-    baselines,
-    beta_sweep,
-    entropy_null,
-    forking_tokens,
-    mode_swap,
-    phase_diagram,
-    precision,
-    rare_reward,
-    reward_shift,
-    rollout_mismatch,
-    staleness,
-    stress,
-    unsampled_shift,
-)
-from erc_bench.studies.request import TIERS, Options, Request, Tier
-from erc_bench.studies.runner import Backend, execute, total_rollouts
-from erc_bench.studies.verifying import Verification, verify
+from typing import TYPE_CHECKING
+
+from erc_bench.core.lazy import lazily
+
+if TYPE_CHECKING:
+    from erc_bench.studies.base import Experiment, register
+    from erc_bench.studies.planning import Plan, grid_axis, plan, resolve, setting
+    from erc_bench.studies.questions import EXPERIMENTS
+    from erc_bench.studies.request import TIERS, Options, Request, Tier
+    from erc_bench.studies.runner import Backend, execute, total_rollouts
+    from erc_bench.studies.verifying import Verification, verify
 
 __all__ = [
     "EXPERIMENTS",
@@ -37,27 +27,24 @@ __all__ = [
     "Request",
     "Tier",
     "Verification",
-    "aggregation",
-    "arithmetic",
-    "baselines",
-    "beta_sweep",
-    "entropy_null",
     "execute",
-    "forking_tokens",
     "grid_axis",
-    "mode_swap",
-    "phase_diagram",
     "plan",
-    "precision",
-    "rare_reward",
     "register",
     "resolve",
-    "reward_shift",
-    "rollout_mismatch",
     "setting",
-    "staleness",
-    "stress",
     "total_rollouts",
-    "unsampled_shift",
     "verify",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "base": ("Experiment", "register"),
+        "planning": ("Plan", "grid_axis", "plan", "resolve", "setting"),
+        "questions": ("EXPERIMENTS",),
+        "request": ("TIERS", "Options", "Request", "Tier"),
+        "runner": ("Backend", "execute", "total_rollouts"),
+        "verifying": ("Verification", "verify"),
+    },
+)

@@ -13,25 +13,14 @@ from typing import Any
 
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, Objective, Recipe, make, recipe
+from erc_bench.training.config import PER_PART, PER_RUN, TrainConfig
 
-__all__ = [
-    "PER_PART",
-    "PER_RUN",
-    "Arm",
-    "StoredArm",
-    "gated_pairs",
-    "parse",
-    "stored_arm",
-    "stored_arms",
-]
+__all__ = ["Arm", "StoredArm", "gated_pairs", "parse", "stored_arm", "stored_arms"]
 
-#: Settings of the trainer that an arm can have for itself.
-PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
-#: Settings that an arm can have for itself and that change shapes: runs that differ in them are
-#: trained in different parts. Their product is the staleness of a rollout's last update.
-PER_PART = ("minibatches", "epochs")
-#: Those among them that are whole numbers.
-WHOLE = (*PER_PART, "rollout_bits")
+#: Settings of the trainer that an arm can have for itself and that are whole numbers.
+WHOLE = tuple(
+    name for name in (*PER_RUN, *PER_PART) if isinstance(TrainConfig.settings()[name].default, int)
+)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from erc_bench.core.errors import InputError
 from erc_bench.training import TrainConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["EXPERIMENTS", "MAIN_ARMS", "Experiment", "experiment", "register"]
 

@@ -26,14 +26,15 @@ from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import CLIP
 from erc_bench.objectives import make
 from erc_bench.studies.arms import Arm
-from erc_bench.studies.plan import Plan
+from erc_bench.studies.planning import Plan
 from erc_bench.studies.processes import end_with
 from erc_bench.studies.records import REQUIRED, Results, Table
 from erc_bench.studies.sizing import ExperimentPlan, Part
 from erc_bench.studies.summaries import summaries
 from erc_bench.training import Trainer, TrainResult
+from erc_bench.training.config import PER_RUN
 from erc_bench.training.memory import keep_freed_memory
-from erc_bench.training.rollout import Dynamics
+from erc_envs.base import Dynamics
 
 __all__ = ["BACKENDS", "Backend", "execute", "total_rollouts"]
 
@@ -280,14 +281,10 @@ def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
                 dynamic_sampling=used.dynamic_sampling,
                 overlong_penalty=used.overlong_penalty,
                 reference=objective.reads_reference,
-                learning_rate=torch.as_tensor(
-                    _column(planned, "learning_rate", config.learning_rate)
-                ),
-                temperature=torch.as_tensor(_column(planned, "temperature", config.temperature)),
-                rollout_bits=torch.as_tensor(_column(planned, "rollout_bits", config.rollout_bits)),
-                rollout_jitter=torch.as_tensor(
-                    _column(planned, "rollout_jitter", config.rollout_jitter)
-                ),
+                settings={
+                    name: torch.as_tensor(_column(planned, name, getattr(config, name)))
+                    for name in PER_RUN
+                },
             )
         )
     return Trainer(

@@ -13,7 +13,7 @@ from erc_bench.objectives import recipe
 from erc_bench.studies.arms import Arm
 from erc_bench.studies.base import experiment
 from erc_bench.studies.digests import Key
-from erc_bench.studies.plan import Plan, custom, training_environment
+from erc_bench.studies.planning import Plan, custom, training_environment
 from erc_bench.studies.records import DamageError, Results, first_difference, provenance
 from erc_bench.studies.request import TIERS
 from erc_bench.studies.runner import Backend, execute

@@ -1,13 +1,17 @@
-"""What fresh episodes say of a population: returns, entropies and pass@k."""
+"""Returns, entropies and pass@k of a population in fresh episodes."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from erc_bench.core import drift
 from erc_bench.core.numerics import masked_mean
-from erc_bench.training.rollout import Rollout
+from erc_bench.training.rollout import respond
+from erc_bench.training.state import Setup, State
+from erc_bench.training.streams import Purpose
 
 __all__ = ["evaluate", "pass_at_k"]
 
@@ -32,11 +36,18 @@ def pass_at_k(solved: Tensor, answers: int, k: int) -> Tensor:
     return 1 - torch.where(counted, missed, torch.ones_like(missed)).prod(-1)
 
 
-def evaluate(rollout: Rollout, answers: int, when: str) -> dict[str, Tensor]:
-    """Mean return and token entropy ``(R,)``; with several answers per prompt also pass@1, 2, 4 ...
+def evaluate(setup: Setup, state: State, when: Literal["initial", "final"]) -> dict[str, Tensor]:
+    """Mean return and token entropy ``(R,)`` in fresh episodes of the held-out task, undistorted.
 
-    An answer is right if its return is 1 (or more).
+    With several answers per prompt also pass@1, 2, 4 ...; an answer is right if its return is 1 (or
+    more). NaN for frozen runs.
     """
+    asked, last = setup.config.evaluation, when == "final"
+    answers = asked.evaluation_answers
+    prompts = asked.evaluation_episodes // answers
+    task = setup.dynamics.at(float(last)).held_out()
+    place = (Purpose.EVALUATION, int(last))
+    rollout = respond(setup, state.policy.params, task, place, prompts, answers)
     returns = rollout.returns
     values = {
         f"reward/{when}": returns.mean(-1),
@@ -47,4 +58,4 @@ def evaluate(rollout: Rollout, answers: int, when: str) -> dict[str, Tensor]:
     while answers > 1 and k <= answers:
         values[f"pass@{k}/{when}"] = pass_at_k(solved, answers, k).mean(-1)
         k *= 2
-    return values
+    return {name: torch.where(state.policy.alive, x, torch.nan) for name, x in values.items()}

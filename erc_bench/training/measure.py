@@ -1,8 +1,8 @@
-"""The trainer's memory: a log of per-update arrays, and whole tokens sampled from it."""
+"""What training leaves behind: a log of per-update arrays, and tokens recorded whole."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from erc_bench.core import drift
 from erc_bench.core.batch import TokenBatch
-from erc_bench.training.config import Arm
+from erc_bench.objectives.base import Objective
 
 __all__ = ["MAX_RECORDED_ACTIONS", "Log", "sample_tokens"]
 
-#: Whole distributions are recorded up to this many actions.
+#: With more actions than this, whole distributions are not recorded.
 MAX_RECORDED_ACTIONS = 64
 
 
@@ -26,7 +26,7 @@ class Log:
     def __init__(self) -> None:
         self.tables: dict[str, dict[str, list[NDArray[Any]]]] = {"metrics": {}, "tokens": {}}
 
-    def append(self, table: str, row: dict[str, Tensor]) -> None:
+    def append(self, table: str, row: Mapping[str, Tensor]) -> None:
         """Add one row; every row of a table has the same names."""
         columns = self.tables[table]
         if columns and columns.keys() != row.keys():
@@ -38,31 +38,47 @@ class Log:
         """All rows, stacked along a new first axis."""
         return {name: np.stack(rows) for name, rows in self.tables[table].items()}
 
-    def restore(self, table: str, columns: dict[str, NDArray[Any]]) -> None:
-        """Go back to what :meth:`stacked` gave."""
-        self.tables[table] = {name: list(rows) for name, rows in columns.items()}
+    def tensors(self) -> dict[str, Tensor]:
+        """All tables as ``table.name``, for a checkpoint."""
+        return {
+            f"{table}.{name}": torch.from_numpy(rows)
+            for table in self.tables
+            for name, rows in self.stacked(table).items()
+        }
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> Log:
+        """The log whose :meth:`tensors` these were."""
+        log = cls()
+        for key, rows in tensors.items():
+            table, _, name = key.partition(".")
+            log.tables[table][name] = list(rows.numpy())
+        return log
 
 
 @torch.no_grad()
 def sample_tokens(
-    batch: TokenBatch, arms: Sequence[Arm], slices: Sequence[slice], uniform: Tensor
+    batch: TokenBatch,
+    objectives: Sequence[Objective],
+    slices: Sequence[slice],
+    uniform: Tensor,
 ) -> dict[str, Tensor]:
-    """Tokens of a batch drawn uniformly among its unmasked ones, with all that is known of them.
+    """Draw tokens uniformly among the unmasked ones of a batch, with everything that is known of them.
 
     Args:
         batch: of all runs, ``(R, B, T)``, with whole distributions.
-        arms: for what their objectives do with each token.
+        objectives: of every arm; they tell what the clip and the gate do with each token.
         slices: the runs of each arm.
-        uniform: ``(R, S)`` in [0, 1), one per wanted token.
+        uniform: ``(R, S)`` in [0, 1), one for each token to draw.
 
     Returns:
         Columns of the ``tokens`` table, ``(R, S)`` or ``(R, S, V)``.
     """
     bound = torch.zeros_like(batch.mask)
     dropped = torch.zeros_like(batch.mask)
-    for arm, runs in zip(arms, slices, strict=True):
-        bound[runs] = arm.objective.bound(batch[runs])
-        dropped[runs] = ~arm.objective.keep(batch[runs])
+    for objective, runs in zip(objectives, slices, strict=True):
+        bound[runs] = objective.bound(batch[runs])
+        dropped[runs] = ~objective.keep(batch[runs])
 
     horizon = batch.mask.shape[-1]
     count = batch.mask.flatten(1).cumsum(-1)

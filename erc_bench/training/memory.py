@@ -1,4 +1,4 @@
-"""Memory of the process: freed arrays are kept for the next ones."""
+"""The memory of the process: freed arrays are kept for the next ones."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory(mebibytes: int = 512) -> bool:
-    """Let the C library keep up to so much freed memory instead of giving it back to the system.
+    """Let the C library keep up to this much freed memory instead of returning it to the system.
 
-    An update allocates and frees the same arrays of some MiB again and again. By default glibc maps
-    and unmaps each, and the system clears every page of it anew: 5 to 20 % of a training run. A
-    setting of the whole process, so only programs make it, never an import.
+    An update allocates and frees the same arrays of a few MiB again and again. By default glibc maps
+    and unmaps each of them, and the system clears every page again, which takes 5 to 20 % of a
+    training run. This is a setting of the whole process, so programs make it and imports do not.
 
     Returns:
-        Whether it was done: False where the C library is not glibc.
+        Whether the setting was made: False where the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

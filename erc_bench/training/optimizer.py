@@ -2,122 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from erc_bench.training.population import Params
 
-__all__ = ["PopulationAdam"]
+__all__ = ["Adam", "Learner"]
 
 #: Rows of moments are multiples of this many numbers: whole vectors and cache lines of any machine.
 PAD = 64
 
+#: torch's kernel as it is used here: changes come out for a step size of one.
+_fused = partial(
+    torch._fused_adam_,
+    lr=1.0,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    amsgrad=False,
+    maximize=False,
+)
 
-def _per_run(value: Tensor, like: Tensor) -> Tensor:
-    """``(R,)`` shaped to broadcast over ``(R, ...)``."""
-    return value.view(-1, *[1] * (like.ndim - 1))
+
+@dataclass(frozen=True)
+class Learner:
+    """Networks and the state of their optimiser.
+
+    Moments are one row per run, padded to a multiple of ``PAD`` numbers, so that the kernel treats
+    every run alike: it rounds differently where numbers do not fill a vector.
+
+    Attributes:
+        params: parameters by name, each ``(R, *shape)``.
+        mean: Adam's first moment, ``(R, width)``.
+        square: its second moment, ``(R, width)``.
+        alive: ``(R,)``; False for good once a run's loss or gradient was not finite.
+        steps: updates so far, a scalar.
+    """
+
+    params: Params
+    mean: Tensor
+    square: Tensor
+    alive: Tensor
+    steps: Tensor
+
+    @classmethod
+    def start(cls, params: Params) -> Learner:
+        """Before the first update."""
+        any_one = next(iter(params.values()))
+        numbers = sum(p[0].numel() for p in params.values())
+        mean, square = any_one.new_zeros(2, len(any_one), -(-numbers // PAD) * PAD)
+        alive = torch.ones(len(any_one), dtype=torch.bool)
+        return cls(params, mean, square, alive, torch.tensor(0))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything by name, for a checkpoint."""
+        moments = {name: x for name, x in vars(self).items() if name != "params"}
+        return {f"param.{name}": p for name, p in self.params.items()} | moments
+
+    def restored(self, tensors: dict[str, Tensor]) -> Learner:
+        """The learner whose :meth:`tensors` these were."""
+        params = {name: tensors[f"param.{name}"] for name in self.params}
+        return Learner(params, *(tensors[n] for n in ("mean", "square", "alive", "steps")))
 
 
-class PopulationAdam:
+@dataclass(frozen=True)
+class Adam:
     """AdamW with a leading run axis (arXiv:1412.6980 alg. 1, 1711.05101 alg. 2).
 
     ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g^2``,
-    ``w -= lr (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)``, where ``g`` is the run's
-    gradient scaled to a norm of at most ``max_grad_norm`` and ``lr`` is ``(R,)``. A run whose
+    ``w -= lr (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)`` with ``b1 = 0.9``, ``b2 = 0.999``
+    and ``eps = 1e-8``, where ``g`` is the run's gradient scaled to a norm of at most
+    ``max_grad_norm`` and ``lr`` is ``(R,)``. A run whose
     gradient or loss is not finite is frozen: its parameters stay as they were, for good, and no
     other run is touched. torch's optimisers have one step size for a tensor, hence this class around
     torch's fused kernel. The step size comes last: a huge one must not turn a zero change into NaN.
-
-    Moments are one row per run, padded to ``PAD`` numbers, so that the kernel treats every run alike:
-    what does not fill a vector it rounds differently.
     """
 
-    def __init__(
-        self,
-        params: Params,
-        learning_rate: Tensor,
-        *,
-        max_grad_norm: float = float("inf"),
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        self.params = params
-        self.learning_rate = learning_rate
-        self.max_grad_norm = max_grad_norm
-        self.weight_decay = weight_decay
-        self.betas = betas
-        self.eps = eps
-        self.steps = 0
-        self.alive = torch.ones(len(learning_rate), dtype=torch.bool)
-        sizes = [p[0].numel() for p in params.values()]
-        width = -(-sum(sizes) // PAD) * PAD
-        any_one = next(iter(params.values()))
-        self.mean, self.square, self._gradient, self._change = any_one.new_zeros(
-            4, len(any_one), width
-        )
-        self._sizes = [*sizes, width - sum(sizes)]
-
-    def _split(self, flat: Tensor) -> list[Tensor]:
-        """Rows of all runs as one view for each parameter, ``(R, *shape)``."""
-        pieces = torch.split(flat, self._sizes, dim=1)
-        return [x.view_as(p) for x, p in zip(pieces, self.params.values(), strict=False)]
+    learning_rate: Tensor
+    max_grad_norm: float = float("inf")
+    weight_decay: float = 0.0
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], losses: Tensor) -> Tensor:
-        """One update of every living run, in place.
+    def step(
+        self, learner: Learner, gradients: Iterable[Tensor], losses: Tensor
+    ) -> tuple[Learner, Tensor]:
+        """One update of every living run; it reuses the learner's arrays.
 
         Args:
-            gradients: in the order of ``params``, each ``(R, *shape)``.
+            learner: to be updated; what comes back takes its place.
+            gradients: in the order of its ``params``, each ``(R, *shape)``.
             losses: ``(R,)``; only whether they are finite matters.
 
         Returns:
-            The gradient norms before clipping, ``(R,)``; NaN for frozen runs.
+            The learner after the update, and the gradient norms before clipping, ``(R,)``: NaN for
+            frozen runs.
         """
-        g = self._gradient
-        torch._foreach_copy_(self._split(g), list(gradients))
+        params = list(learner.params.values())
+        runs, width = learner.mean.shape
+        sizes = [p[0].numel() for p in params]
+        padding = learner.mean.new_zeros(runs, width - sum(sizes))
+        g = torch.cat([*(x.reshape(runs, -1) for x in gradients), padding], dim=1)
         norm: Tensor = torch.linalg.vector_norm(g, dim=1)
-        self.alive &= torch.isfinite(norm) & torch.isfinite(losses)
+        alive = learner.alive & torch.isfinite(norm) & torch.isfinite(losses)
         if self.max_grad_norm < float("inf"):
             scale = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             if bool((scale < 1).any()):
                 g.mul_(scale.unsqueeze(1))
-        everyone = bool(self.alive.all())
-        if not everyone:
-            g.masked_fill_(~self.alive.unsqueeze(1), 0.0)
-            norm = torch.where(self.alive, norm, torch.nan)
-
-        self.steps += 1
-        self._change.zero_()
-        torch._fused_adam_(
-            [self._change], [g], [self.mean], [self.square], [], [torch.tensor(float(self.steps))],
-            lr=1.0, beta1=self.betas[0], beta2=self.betas[1], weight_decay=0.0, eps=self.eps,
-            amsgrad=False, maximize=False,
-        )  # fmt: skip
         rate = self.learning_rate
-        if not everyone:
-            rate = torch.where(self.alive, rate, 0.0)
-        self._change.mul_(rate.unsqueeze(1))
+        if not bool(alive.all()):
+            g.masked_fill_(~alive.unsqueeze(1), 0.0)
+            norm = torch.where(alive, norm, torch.nan)
+            rate = torch.where(alive, rate, 0.0)
+
+        steps = learner.steps + 1
+        change = torch.zeros_like(g)
+        _fused([change], [g], [learner.mean], [learner.square], [], [steps.float()])
+        change.mul_(rate.unsqueeze(1))
         if self.weight_decay:
-            decay = self.learning_rate * self.alive * self.weight_decay
-            for p in self.params.values():
-                p.mul_(1 - _per_run(decay, p))
-        torch._foreach_add_(list(self.params.values()), self._split(self._change))
-        return norm
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs beside the parameters."""
-        return {
-            "steps": torch.tensor(self.steps),
-            "alive": self.alive,
-            "mean": self.mean,
-            "square": self.square,
-        }
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go back to what :meth:`state` gave."""
-        self.steps = int(state["steps"])
-        for name in ("alive", "mean", "square"):
-            getattr(self, name).copy_(state[name])
+            kept = 1 - rate * self.weight_decay
+            for p in params:
+                p.mul_(kept.view(-1, *[1] * (p.ndim - 1)))
+        pieces = torch.split(change, [*sizes, width - sum(sizes)], dim=1)
+        changes = [x.view_as(p) for x, p in zip(pieces, params, strict=False)]
+        torch._foreach_add_(params, changes)
+        return replace(learner, alive=alive, steps=steps), norm

@@ -4,72 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erc_bench.training.distortion import Distortion
+from erc_bench.training.population import Params, take
+from erc_bench.training.state import Setup
+from erc_bench.training.streams import Purpose, uniforms
+from erc_envs.base import Dynamics
 
-__all__ = ["Dynamics", "Noise", "Rollout", "concatenate", "generate", "sample"]
+__all__ = ["Noise", "Rollout", "at", "concatenate", "generate", "log_probs", "respond", "sample"]
 
-Forward = Callable[[Tensor], Tensor]
-"""Observations ``(R, N, F)`` to logits ``(R, N, V)``."""
-
-
-class Dynamics(Protocol):
-    """What the trainer asks of an environment: pure batched transitions (see ``erc_envs.base``)."""
-
-    @property
-    def num_prompts(self) -> int:
-        """Prompts; an episode starts from one."""
-        ...
-
-    @property
-    def num_actions(self) -> int:
-        """V."""
-        ...
-
-    @property
-    def horizon(self) -> int:
-        """Most actions in an episode, T."""
-        ...
-
-    @property
-    def optimal_return(self) -> float:
-        """Expected return of the best policy."""
-        ...
-
-    def at(self, progress: float) -> Dynamics:
-        """The task after this fraction of training."""
-        ...
-
-    def held_out(self) -> Dynamics:
-        """The task that the policy is evaluated on."""
-        ...
-
-    def initial_state(self, prompt: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Prompts ``(N,)`` to states ``(N, K)``."""
-        ...
-
-    def observe(self, state: NDArray[np.int64]) -> NDArray[np.generic]:
-        """States to observations ``(N, F)``."""
-        ...
-
-    def step(
-        self,
-        state: NDArray[np.int64],
-        action: NDArray[np.int64],
-        noise: NDArray[Any],
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Next states, rewards ``(N,)``, terminations ``(N,)``; ``noise`` holds uniforms."""
-        ...
-
-    def prior(self, state: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The corpus's next-action distribution, ``(N, V)``."""
-        ...
+Distort = Callable[[Tensor, int], Tensor]
+"""Logits ``(R, N, V)`` of step t as the engine that samples has them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +34,7 @@ class Noise:
 
     prompt: NDArray[np.float32]
     action: Tensor
-    transition: NDArray[np.float32]
+    transition: NDArray[Any]
 
     @classmethod
     def split(cls, drawn: NDArray[np.float32], prompts: int, responses: int, horizon: int) -> Noise:
@@ -127,6 +77,11 @@ class Rollout:
         return self.reward.sum(-1)
 
     @property
+    def old_logp(self) -> Tensor:
+        """Log-probabilities of the actions under the old policy, ``(R, B, T)``."""
+        return at(self.log_probs, self.action)
+
+    @property
     def lengths(self) -> Tensor:
         """Tokens per episode, ``(R, B)``."""
         return self.mask.sum(-1)
@@ -150,74 +105,118 @@ def sample(log_probs: Tensor, uniform: Tensor) -> Tensor:
     return action.clamp_(max=log_probs.shape[-1] - 1)
 
 
+def log_probs(logits: Tensor, temperature: Tensor | None) -> Tensor:
+    """``log softmax(z / temperature)`` for logits ``(R, ..., V)``; None: every run's is 1."""
+    if temperature is not None:
+        logits = logits / temperature.view(-1, *[1] * (logits.ndim - 1))
+    return torch.log_softmax(logits, dim=-1)
+
+
+def at(log_probs: Tensor, action: Tensor) -> Tensor:
+    """Log-probabilities ``(..., V)`` of the actions ``(...)``."""
+    return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
 def as_observation(observation: NDArray[np.generic], runs: int, dtype: torch.dtype) -> Tensor:
     """``(R * N, F)`` from an environment to ``(R, N, F)`` for a policy."""
     tensor = torch.from_numpy(observation).view(runs, -1, observation.shape[-1])
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
+def respond(
+    setup: Setup,
+    params: Params,
+    task: Dynamics,
+    place: tuple[Purpose, *tuple[int, ...]],
+    prompts: int,
+    group: int,
+    runs: Tensor | slice = slice(None),
+    distort: Distort | None = None,
+) -> Rollout:
+    """Let some of the runs answer prompts, ``group`` times each.
+
+    Args:
+        setup: who is trained on what.
+        params: of all runs.
+        task: the environment as it is now.
+        place: purpose and position of the random numbers, see :mod:`erc_bench.training.streams`.
+        prompts: P.
+        group: G.
+        runs: which answer.
+        distort: what the sampling engine makes of their logits; None: nothing.
+    """
+    size = Noise.size(prompts, prompts * group, task.horizon)
+    drawn = uniforms(setup.seed, setup.seeds[runs].tolist(), *place, shape=(size,))
+    return generate(
+        setup.policy.decoder(take(params, runs)),
+        task,
+        Noise.split(drawn, prompts, prompts * group, task.horizon),
+        group_size=group,
+        temperature=None if setup.temperature is None else setup.temperature[runs],
+        dtype=setup.dtype,
+        distort=distort,
+        old_is_distorted=setup.config.sampler.old_policy == "rollout",
+    )
+
+
 @torch.no_grad()
 def generate(
-    forward: Forward,
+    forward: Callable[[Tensor], Tensor],
     dynamics: Dynamics,
     noise: Noise,
     *,
     group_size: int,
-    temperature: Tensor,
+    temperature: Tensor | None,
     dtype: torch.dtype,
-    distort: Distortion | None = None,
+    distort: Distort | None = None,
+    old_is_distorted: bool = False,
 ) -> Rollout:
     """Let every run answer its prompts, ``group_size`` times each.
 
     Args:
-        forward: logits of every run.
+        forward: observations ``(R, N, F)`` to logits ``(R, N, V)``, called once per step.
         dynamics: the environment.
         noise: for R runs, P prompts, B = P * group_size responses of at most T = horizon tokens.
         group_size: G.
-        temperature: ``(R,)``.
+        temperature: ``(R,)``; None: every run's is 1.
         dtype: of log-probabilities and rewards.
         distort: what the sampling engine makes of the logits; None: nothing.
+        old_is_distorted: whether the objectives' old policy is the engine's, or the trained one.
     """
     runs, prompts = noise.prompt.shape
     responses, horizon = prompts * group_size, dynamics.horizon
     prompt = (noise.prompt * dynamics.num_prompts).astype(np.int64)
     state = dynamics.initial_state(np.repeat(prompt.reshape(-1), group_size))
-    heat = None if bool((temperature == 1).all()) else temperature.view(-1, 1, 1)
 
     actions = torch.zeros((runs, responses, horizon), dtype=torch.int64)
     rewards = torch.zeros((runs, responses, horizon), dtype=dtype)
     mask = torch.zeros((runs, responses, horizon), dtype=torch.bool)
-    log_probs = torch.empty((runs, responses, horizon, dynamics.num_actions), dtype=dtype)
-    acted_logp = torch.zeros((runs, responses, horizon), dtype=dtype) if distort else None
+    old = torch.empty((runs, responses, horizon, dynamics.num_actions), dtype=dtype)
+    acted_logp = torch.zeros((runs, responses, horizon), dtype=dtype)
     observations: list[Tensor] = []
     running = np.ones(runs * responses, dtype=np.bool_)
     for t in range(horizon):
         obs = as_observation(dynamics.observe(state), runs, dtype)
         observations.append(obs)
         logits = forward(obs)
-        log_prob = torch.log_softmax(logits if heat is None else logits / heat, dim=-1)
-        acting = log_prob
-        if distort is not None and acted_logp is not None:
-            logits = distort(logits, t)
-            acting = torch.log_softmax(logits if heat is None else logits / heat, dim=-1)
+        trained = acting = log_probs(logits, temperature)
+        if distort is not None:
+            acting = log_probs(distort(logits, t), temperature)
         action = sample(acting, noise.action[..., t])
         following, reward, terminated = dynamics.step(
             state, action.view(-1).numpy(), noise.transition[..., t].reshape(-1)
         )
         actions[..., t] = action
-        log_probs[..., t, :] = acting if distort is not None and distort.is_old else log_prob
-        if acted_logp is not None:
-            acted_logp[..., t] = acting.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        old[..., t, :] = acting if old_is_distorted else trained
+        acted_logp[..., t] = at(acting, action)
         mask[..., t] = torch.from_numpy(running).view(runs, responses)
         paid = reward if running.all() else np.where(running, reward, 0.0)
         rewards[..., t] = torch.from_numpy(paid).view(runs, responses)
-        # A finished episode stays where it is: its remaining tokens are masked.
+        # The state of a finished episode stays as it is: its remaining tokens are masked.
         state = following if running.all() else np.where(running[:, None], following, state)
         running = running & ~terminated
         if not running.any():
             break
-    log_probs[:, :, len(observations) :] = 0.0
+    old[:, :, len(observations) :] = 0.0
     observations += [observations[-1]] * (horizon - len(observations))
-    if acted_logp is None:
-        acted_logp = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-    return Rollout(torch.stack(observations, dim=2), actions, mask, rewards, log_probs, acted_logp)
+    return Rollout(torch.stack(observations, dim=2), actions, mask, rewards, old, acted_logp)

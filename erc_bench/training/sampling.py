@@ -23,7 +23,7 @@ def fill_with_informative_groups(
     dynamic: Tensor,
     group_size: int,
     rounds: int,
-    generate: Callable[[int, Tensor | None], Rollout],
+    generate: Callable[[int, Tensor], Rollout],
 ) -> Rollout:
     """Replace groups with equal returns, which have no gradient, by informative ones.
 
@@ -34,10 +34,10 @@ def fill_with_informative_groups(
 
     Args:
         rollout: the first round, R runs of P groups.
-        dynamic: ``(R,)`` bool, runs that sample dynamically.
+        dynamic: ``(R,)`` bool, which runs sample dynamically.
         group_size: G.
-        rounds: rollouts at most, the first included.
-        generate: ``(round, runs)`` to a further rollout of these runs.
+        rounds: the most rollouts that are made, the first included.
+        generate: takes ``(round, runs)`` and makes a further rollout of these runs.
     """
     if not bool(dynamic.any()):
         return rollout

@@ -1,109 +1,113 @@
-"""Supervised warm start: what fine-tuning on the environment's corpus would have taught."""
+"""The supervised warm start: a policy that has learnt the environment's corpus."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from erc_bench.training.optimizer import PopulationAdam
-from erc_bench.training.population import Params, Population
-from erc_bench.training.rollout import Dynamics, as_observation
+from erc_bench.core.storage import cache_folder
+from erc_bench.training import tensorfile
+from erc_bench.training.optimizer import Adam, Learner
+from erc_bench.training.population import Params, leaves, take
+from erc_bench.training.rollout import as_observation
+from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, stream
-from erc_bench.training.warmcache import WarmCache, digest
+from erc_bench.training.tensorfile import digest
+from erc_envs.base import Dynamics
 
-__all__ = ["cached_warm_start", "fingerprint", "warm_start"]
+__all__ = ["fingerprint", "warm_start", "warm_started"]
 
 #: Corpus episodes in one supervised step.
 EPISODES = 64
-#: Supervised steps whose result tells a network in the cache.
+#: To be raised with every change of the result that a cached network's key does not show.
+FORMAT = 2
+#: Supervised steps whose result is part of a cached network's key.
 FIRST_STEPS = 2
 
 
-def warm_start(
-    population: Population,
-    dynamics: Dynamics,
-    *,
-    seed: int,
-    seeds: Sequence[int],
-    steps: int,
-    learning_rate: float,
-) -> None:
-    """Fit every run to its own sample of the corpus, in place.
+def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
+    """The networks of these seeds after the warm start that the configuration asks for.
+
+    A transformer's takes long, and is the same for every arm: its networks are kept on disk, and
+    every one is trained by itself, so that it does not depend on which others were missing. A file is
+    found by what was asked for and by the network's first steps from its own start, so that code or a
+    machine that trains otherwise finds nothing that was trained before. A file that is missing,
+    damaged or another network's counts as absent, and a folder that cannot be written to is no error.
+    """
+    network, asked = setup.config.network, setup.config.warm_start
+    steps = asked.warm_start_steps
+    if steps == 0:
+        return params
+    if network.policy != "transformer":
+        return warm_start(setup, params, seeds=seeds, steps=steps)
+    rate = asked.warm_start_learning_rate
+    kind = (network.policy, network.hidden, network.dtype)
+    shared = (
+        FORMAT,
+        torch.__version__,
+        *kind,
+        setup.seed,
+        steps,
+        rate,
+        fingerprint(setup.dynamics),
+    )
+    for run, index in enumerate(seeds):
+        alone = take(params, slice(run, run + 1))
+        begun = warm_start(setup, alone, seeds=[index], steps=FIRST_STEPS)
+        key = repr((*shared, index, digest(take(begun, 0))))
+        path = cache_folder() / f"warm-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        try:
+            known = tensorfile.read(path, of=path.name)
+        except tensorfile.DamagedError:
+            known = take(warm_start(setup, alone, seeds=[index], steps=steps), 0)
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tensorfile.write(path, known, of=path.name)
+        for name, p in known.items():
+            params[name][run] = p
+    return params
+
+
+def warm_start(setup: Setup, start: Params, *, seeds: Sequence[int], steps: int) -> Params:
+    """The networks after each was fitted to its own sample of the corpus.
 
     Minimises ``E_s[-sum_a p(a|s) log pi(a|s)]`` over the states ``s`` of episodes drawn from the
     corpus distribution ``p`` (the environment's ``prior``), with Adam and a step size that falls
     linearly to zero. The distribution itself is the target rather than sampled tokens: same
     optimum, less noise.
     """
-    params = population.params
-    dtype = next(iter(params.values())).dtype
+    dynamics = setup.dynamics
+    learner = Learner.start({name: p.clone() for name, p in start.items()})
+    dtype = learner.mean.dtype
+    learning_rate = setup.config.warm_start.warm_start_learning_rate
     full_rate = torch.full((len(seeds),), learning_rate, dtype=dtype)
-    optimizer = PopulationAdam(params, full_rate, max_grad_norm=1.0)
     for step in range(steps):
-        drawn = np.stack(
-            [
-                stream(seed, index, Purpose.CORPUS, step).random(
-                    (EPISODES, 2 * dynamics.horizon + 1)
-                )
-                for index in seeds
-            ]
-        ).reshape(len(seeds) * EPISODES, -1)
+        width = 2 * dynamics.horizon + 1
+        each = (
+            stream(setup.seed, i, Purpose.CORPUS, step).random((EPISODES, width)) for i in seeds
+        )
+        drawn = np.concatenate(list(each))
         obs, target, mask = _corpus(dynamics, drawn)
         episodes = (len(seeds), EPISODES, dynamics.horizon)
         contexts = as_observation(obs.reshape(-1, obs.shape[-1]), len(seeds), dtype)
         contexts = contexts.view(*episodes, -1)
         weight = torch.from_numpy(mask).view(episodes).to(dtype)
         wanted = torch.from_numpy(target).view(*episodes, -1).to(dtype)
-        for p in params.values():
-            p.requires_grad_()
-        log_probs = torch.log_softmax(population.forward(contexts), dim=-1)
+        params = leaves(learner.params)
+        log_probs = torch.log_softmax(setup.policy.forward(params, contexts), dim=-1)
         losses = -((wanted * log_probs).sum(-1) * weight).sum((1, 2)) / weight.sum((1, 2))
         gradients = torch.autograd.grad(losses.sum(), list(params.values()))
-        for p in params.values():
-            p.requires_grad_(False)
-        optimizer.learning_rate = full_rate * (1 - step / steps)
-        optimizer.step(gradients, losses.detach())
-
-
-def cached_warm_start(
-    population: Population,
-    dynamics: Dynamics,
-    cache: WarmCache,
-    *,
-    seed: int,
-    seeds: Sequence[int],
-    steps: int,
-    learning_rate: float,
-) -> None:
-    """:func:`warm_start`, each run by itself and only if its network is not in the cache.
-
-    Alone, so that a network does not depend on which others were missing. A network is told by what
-    was asked for and by its first steps from its own start: code or a machine that trains otherwise
-    finds nothing that was trained before.
-    """
-
-    def trained(run: int, steps: int) -> Params:
-        alone = population.only(run)
-        warm_start(
-            alone, dynamics, seed=seed, seeds=[seeds[run]], steps=steps, learning_rate=learning_rate
-        )
-        return {name: p[0].clone() for name, p in alone.params.items()}
-
-    for run, index in enumerate(seeds):
-        beginning = digest(trained(run, FIRST_STEPS))
-        known = cache.load(index, beginning)
-        if known is None:
-            known = trained(run, steps)
-            cache.store(known, index, beginning)
-        for name, p in known.items():
-            population.params[name][run] = p
+        adam = Adam(full_rate * (1 - step / steps), max_grad_norm=1.0)
+        learner, _ = adam.step(learner, gradients, losses.detach())
+    return learner.params
 
 
 def fingerprint(dynamics: Dynamics) -> str:
-    """Digest of a fixed sample of the corpus: what a warm start learns from, whatever its code."""
+    """Digest of a fixed sample of the corpus, so that equal corpora are told by content, not by code."""
     drawn = np.random.default_rng(0).random((EPISODES, 2 * dynamics.horizon + 1))
     digest = hashlib.sha256(repr((type(dynamics).__qualname__, dynamics.num_prompts)).encode())
     for array in _corpus(dynamics, drawn):

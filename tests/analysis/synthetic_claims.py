@@ -137,7 +137,7 @@ def make_world(
         name: {
             "grid": WORLD[name][1], "delta": 0.01, "regime": "paper",
             "train": {"minibatches": 8, "epochs": 1, "learning_rate": 0.001},
-            "objectives": {},
+            "objectives": {label: {"recipe": label.partition(":")[0]} for label in WORLD[name][0]},
         }
         for name in only
     }  # fmt: skip

@@ -41,28 +41,36 @@ def part(table):
 
 
 FAULTS = {
-    "C4.part[0].colums: unknown key": lambda t: part(t).update(colums=part(t).pop("columns")),
-    "C4.part[0].unit: missing key": lambda t: part(t).pop("unit"),
-    "C4.part[0].statistic: 'median' is unknown": lambda t: part(t).update(statistic="median"),
-    "C4.part[0].columns: value takes 1": lambda t: part(t).update(columns=["a", "b"]),
-    "C4.part[0].arms: value takes 1": lambda t: part(t).update(arms=[["dapo", "erc-dapo"]]),
-    "C4.part[0].holds.over: unknown key": lambda t: part(t).update(holds={"over": 1}),
-    "C4.part[0].holds.below: '1 %' is not a number": lambda t: part(t)["holds"].update(below="1 %"),
-    "C4.part[0].holds: above 1.0 is not below 0.01": lambda t: part(t)["holds"].update(above=1),
-    "C4.part[0].holds: empty": lambda t: part(t).update(holds={}),
-    "C4.part[0].holds: missing": lambda t: part(t).pop("holds"),
-    "C4.part[0].reference: belongs": lambda t: part(t).update(reference="stress"),
-    "C4.part[0].experiments.harsh: unknown key": lambda t: part(t)["experiments"].update(harsh=[]),
-    "C4.part[0].experiments.paper: [] is not allowed": lambda t: part(t)["experiments"].update(
-        paper=[]
+    "claim[3].part[0].colums: unknown key": lambda t: part(t).update(colums=part(t).pop("columns")),
+    "claim[3].part[0].unit: missing key": lambda t: part(t).pop("unit"),
+    "claim[3].part[0].statistic: 'median' is not allowed; must be 'value', ": lambda t: part(
+        t
+    ).update(statistic="median"),
+    "claim[3].part[0].columns: value takes 1": lambda t: part(t).update(columns=["a", "b"]),
+    "claim[3].part[0].arms: value takes 1": lambda t: part(t).update(arms=[["dapo", "erc-dapo"]]),
+    "claim[3].part[0].holds.over: unknown key": lambda t: part(t).update(holds={"over": 1}),
+    "claim[3].part[0].holds.below: '1 %' is not allowed; must be a number": lambda t: part(t)[
+        "holds"
+    ].update(below="1 %"),
+    "claim[3].part[0].holds.above: 1.0 is not below 0.01": lambda t: part(t)["holds"].update(
+        above=1
     ),
+    "claim[3].part[0].holds.above: missing": lambda t: part(t).update(holds={}),
+    "claim[3].part[0].holds: missing": lambda t: part(t).pop("holds"),
+    "claim[3].part[0].reference: belongs": lambda t: part(t).update(reference="stress"),
+    "claim[3].part[0].experiments.harsh: unknown key": lambda t: part(t)["experiments"].update(
+        harsh=[]
+    ),
+    "claim[3].part[0].experiments.paper: [] is not allowed": lambda t: part(t)[
+        "experiments"
+    ].update(paper=[]),
     "claim[3].paper: missing key": lambda t: t["claim"][3].pop("paper"),
     "claim: id: ": lambda t: t["claim"][3].update(id="C1"),
-    "C4.words: ": lambda t: t["claim"][3].update(words=["yes"]),
-    "rules.seeds: 0 is not a number": lambda t: t["rules"].update(seeds=0),
-    "rules.level: 95 is not a number": lambda t: t["rules"].update(level=95),
+    "claim[3].words: ": lambda t: t["claim"][3].update(words=["yes"]),
+    "rules.seeds: 0 is not allowed; must be at least 2": lambda t: t["rules"].update(seeds=0),
+    "rules.level: 95 is not allowed; must be less than 1": lambda t: t["rules"].update(level=95),
     "version: 2 is not allowed": lambda t: t.update(version=2),
-    "claims.toml.claims: unknown key": lambda t: t.update(claims=[]),
+    "claims.toml: claims: unknown key": lambda t: t.update(claims=[]),
 }
 
 

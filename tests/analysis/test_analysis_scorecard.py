@@ -10,7 +10,7 @@ from erc_bench.analysis import (
     MEASURES,
     as_markdown,
     as_rich,
-    format_interval,
+    interval_text,
     mean_interval,
     out_of_band_to_bound,
     paired,
@@ -171,7 +171,7 @@ def test_the_contrast_names_what_is_missing(results):
     ],
 )
 def test_values_are_rounded_where_their_uncertainty_starts(interval, scale, text):
-    assert format_interval(interval, scale) == text
+    assert interval_text(interval, scale) == text
 
 
 def test_the_terminal_table_fits_100_columns_and_shows_every_arm(failing):

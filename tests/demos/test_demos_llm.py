@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from erc_bench.adapters.demos.llm.task import Addition, final_number
-from erc_bench.adapters.demos.llm.training import Settings, newest, parsed, seal, train
+from erc_bench.adapters.demos.llm.training import Settings, newest, seal, train
 from erc_bench.cli import main
 from erc_bench.core.errors import InputError
 
@@ -142,15 +142,6 @@ def test_settings_that_cannot_be(changes, message):
         Settings(**changes)
 
 
-def test_labels():
-    assert parsed("erc-dapo:band_low=0.1,band_high=0.2") == (
-        "erc-dapo",
-        {"band_low": 0.1, "band_high": 0.2},
-    )
-    with pytest.raises(InputError, match="must be name:parameter=number"):
-        parsed("erc-dapo:wide")
-
-
 @llm
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -158,6 +149,8 @@ def test_labels():
         (["--model", "gpt"], "is not a folder of a transformers model"),
         (["--objectives", "kl-gate-dapo"], "which TRL does not keep"),
         (["--objectives", "erc-dapoo"], "did you mean"),
+        (["--objectives", "erc-dapo:wide"], "is not parameter=number"),
+        (["--objectives", "erc-dapo:learning_rate=0.1"], "parameters of its recipe only"),
         (["--seeds", "0"], "seeds: 0"),
     ],
 )

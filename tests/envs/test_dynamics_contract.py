@@ -105,9 +105,15 @@ ZIPF_BANDITS = st.builds(
     instance_seed=SEEDS,
 )
 ANY = st.one_of(
-    DRIFT_BANDITS, MODE_SWAPS, NULL_REWARDS, REWARD_SHIFTS, TOKEN_FORKS, ZIPF_BANDITS,
-    VARIABLE_LENGTHS, ARITHMETICS,
-)  # fmt: skip
+    DRIFT_BANDITS,
+    MODE_SWAPS,
+    NULL_REWARDS,
+    REWARD_SHIFTS,
+    TOKEN_FORKS,
+    ZIPF_BANDITS,
+    VARIABLE_LENGTHS,
+    ARITHMETICS,
+)
 
 
 def arrays_of(dynamics):

@@ -215,7 +215,7 @@ def test_bad_actions(env_id):
             envs.step(np.array([0, bad]))
     with pytest.raises(InvalidAction, match=r"shape \(2,\)"):
         envs.step(np.zeros(3, dtype=np.int64))
-    assert not env._actions
+    assert not env._episodes[0].actions
 
 
 def test_copies_go_on_alike(env_id):

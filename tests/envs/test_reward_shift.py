@@ -53,8 +53,13 @@ def test_shift_comes_at_half():
     """Phase 0 strictly before one half, phase 1 from one half on, whatever phase was set."""
     for start in (erc_envs.RewardShift(), erc_envs.RewardShift(phase=1)):
         assert [start.at(p).phase for p in (0, 0.25, np.nextafter(0.5, 0), 0.5, 0.75, 1)] == [
-            0, 0, 0, 1, 1, 1,
-        ]  # fmt: skip
+            0,
+            0,
+            0,
+            1,
+            1,
+            1,
+        ]
         assert start.at(start.phase) is start
 
 

@@ -62,7 +62,7 @@ def test_every_run_is_valid(model, objective):
         ("+data.shuffling", True, "nothing reads it"),
         (f"{ACTOR}.ppo_mini_batch_size", 48, "does not divide"),
         (f"{ACTOR}.clip_ratio_high", 0.4, "decides"),
-        ("+trainer.v1.erc_bench.bandlow", 0.1, "unknown (allowed:"),
+        ("+trainer.v1.erc_bench.bandlow", 0.1, "unknown key"),
         ("+trainer.v1.erc_bench.parameters.band", 0.1, "no parameter 'band'"),
     ],
 )
@@ -70,7 +70,7 @@ def test_planted_faults_are_named(key, value, problem):
     """By the key, in words that say what to do."""
     found = validate_verl(compose() | {key: value})
     assert any(problem in one.problem for one in found), found
-    assert any(key.removeprefix("+").rpartition(".")[0] in one.key or one.key == "objective"
+    assert any(key.removeprefix("+").rpartition(".")[0] in one.key or one.key.endswith("objective")
                for one in found)  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def test_hyperparameters_are_the_releases():
 
 @pytest.mark.parametrize(("model", "objective"), [("3b", "dapo"), ("7b", "ppo")])
 def test_unknown_runs_are_refused(model, objective):
-    with pytest.raises(InputError, match="is not allowed; must be one of"):
+    with pytest.raises(InputError, match=r"is unknown.* \(known: "):
         compose(model, objective)
 
 
@@ -221,10 +221,9 @@ def test_every_rule_is_about_keys_that_verl_has():
     from paper_repro.validating import READ_IF_ADDED, _compose
 
     base = _compose([])
-    for rule in RULES:
-        key = rule.prefix.rstrip(".")
+    for key in (key.rstrip(".") for rule in RULES for key in rule.keys):
         known = OmegaConf.select(base, key, default="absent") != "absent"
-        assert known or any(name.startswith(key) for name in READ_IF_ADDED), rule.prefix
+        assert known or any(name.startswith(key) for name in READ_IF_ADDED), key
 
 
 @verl

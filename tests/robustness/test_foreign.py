@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erc_bench.adapters.demos.commands_import import parsed
-from erc_bench.adapters.demos.llm import demo as llm
+from erc_bench.adapters.demos.folder import claim
 from erc_bench.adapters.demos.sb3 import demo as sb3
 from erc_bench.adapters.logs import read_log, write_records
 from erc_bench.analysis import scores, summary
@@ -213,16 +213,16 @@ def checkpoint(small, tmp_path_factory):
     from erc_bench.cli import main  # noqa: PLC0415
 
     out = tmp_path_factory.mktemp("cut") / "out"
-    real = loop.Trainer._train_on_one_rollout
+    real = loop.train_on_one_rollout
 
-    def interrupt(self, number):
-        if number == 2:
+    def interrupt(setup, state, update):
+        if state.rollouts_done == 2:
             raise KeyboardInterrupt
-        real(self, number)
+        return real(setup, state, update)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(loop.Trainer, "_train_on_one_rollout", interrupt)
+        patch.setattr(loop, "train_on_one_rollout", interrupt)
         with pytest.raises(SystemExit):
             main([*small, "--out", str(out)])
     return out
@@ -243,17 +243,17 @@ def test_damaged_checkpoints(data, checkpoint, tmp_path_factory):
     work = stored_plan(Results.open(checkpoint))
     (experiment,) = work.experiments
     trainer = build_trainer(experiment, experiment.parts[0], work.seed)
-    before = {k: v.clone() for k, v in trainer.policy.params.items()}
+    before = {k: v.clone() for k, v in trainer.state.policy.params.items()}
     if changed == content:
         return
     try:
-        stored.load(trainer, copy)
+        found = stored.load(copy, trainer.setup, trainer.state)
     except InputError as error:
         assert "resume: checkpoint" in str(error)  # noqa: PT017
-        assert all(v.equal(trainer.policy.params[k]) for k, v in before.items())
+        assert all(v.equal(trainer.state.policy.params[k]) for k, v in before.items())
     else:  # padding and the order of names in its header are free
-        stored.load(other := build_trainer(experiment, experiment.parts[0], work.seed), file)
-        assert all(v.equal(trainer.policy.params[k]) for k, v in other.policy.params.items())
+        whole = stored.load(file, trainer.setup, trainer.state)
+        assert all(v.equal(found.policy.params[k]) for k, v in whole.policy.params.items())
 
 
 TEXT = st.text(max_size=30) | st.from_regex(
@@ -384,9 +384,7 @@ def test_demo_folders(data, tmp_path_factory):
     content = data.draw(st.binary(max_size=30) | JSON.map(lambda v: json.dumps(v).encode()))
     (out / "settings.json").write_bytes(content)
     with only_input_errors():
-        llm.claim(out, llm.Settings(), ["dapo"], resume=True)
-    with only_input_errors():
-        sb3._claim(out, {"environments": {"CartPole-v1": 4096}}, resume=True)
+        claim(out, {"environments": {"CartPole-v1": 4096}}, resume=True)
     (out / "runs").mkdir()
     run = Path("paper_repro/results/sb3/runs/CartPole-v1-erc-ppo-0.parquet").read_bytes()
     (out / "runs" / "a.parquet").write_bytes(damaged(data.draw, run))

@@ -59,7 +59,7 @@ def test_two_workers_and_another_process_give_the_same_digests(folder, small, tm
     """Digests do not depend on workers, on the process, or on which runs share a part."""
     script = (
         "import sys; from erc_bench.cli import main;"
-        "import erc_bench.studies; sys.modules['erc_bench.studies.sizing'].UPDATE_TOKENS = 192;"
+        "import erc_bench.studies.sizing; sys.modules['erc_bench.studies.sizing'].UPDATE_TOKENS = 192;"
         "main(sys.argv[1:])"
     )
     command = [*small[:-1], "2", "--out", str(tmp_path / "two")]

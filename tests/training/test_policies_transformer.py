@@ -12,8 +12,22 @@ R, B, T, PROMPT, SYMBOLS, V = 3, 5, 4, 3, 7, 6
 SPACE = spaces.MultiDiscrete([SYMBOLS] * (PROMPT + T))
 
 
+class Bound:
+    """A population together with its parameters."""
+
+    def __init__(self, seeds, dtype):
+        self.population = Population(lambda: CausalTransformer(SPACE, V, hidden=16), dtype)
+        self.params = self.population.start(seeds)
+
+    def forward(self, x):
+        return self.population.forward(self.params, x)
+
+    def decoder(self):
+        return self.population.decoder(self.params)
+
+
 def population(dtype=torch.float64, runs=R):
-    return Population(lambda: CausalTransformer(SPACE, V, hidden=16), list(range(runs)), dtype)
+    return Bound(list(range(runs)), dtype)
 
 
 def contexts(runs=R, seed=0):
@@ -188,9 +202,7 @@ def test_a_run_alone_is_the_run_in_a_population():
 
     together, x = population(torch.float32), contexts()
     for run in range(R):
-        alone = Population(
-            lambda: CausalTransformer(SPACE, V, hidden=16), [run], torch.float32
-        )  # fmt: skip
+        alone = Bound([run], torch.float32)
         here = x[run : run + 1]
         same(alone.forward(here)[0], together.forward(x)[run])
         step, both = alone.decoder(), together.decoder()

@@ -17,7 +17,7 @@ def adaptive(**overrides):
 
 
 def beta(t):
-    (found,) = t.arms[0].objective.coefficients(2).values()
+    (found,) = t.state.objectives[0].coefficients(2).values()
     return found
 
 
@@ -32,19 +32,19 @@ def test_the_coefficient_follows_the_measured_kl(target, factor):
 def test_what_is_measured_is_the_updated_policy_on_the_rollouts_tokens(monkeypatch):
     """The KL that reaches the objective is that from before the updates to after all of them."""
     t = trainer([arm("grpo", [3]), adaptive()], **MOVING)
-    before = {name: p.clone() for name, p in t.policy.params.items()}
+    before = {name: p.clone() for name, p in t.state.policy.params.items()}
     seen = {}
-    kind = type(t.arms[1].objective)
+    kind = type(t.state.objectives[1])
     adapted = kind.adapted
     monkeypatch.setattr(
         kind, "adapted", lambda self, metrics: seen.update(metrics) or adapted(self, metrics)
     )
     rollouts = []
-    collect = t._collect
-    monkeypatch.setattr(t, "_collect", lambda n: rollouts.append(collect(n)) or rollouts[-1])
-    t._train_on_one_rollout(0)
-    rollout, _ = rollouts[0]
-    logits = [t.policy.forward(rollout.obs, params) for params in (before, None)]
+    collect = loop.collect
+    monkeypatch.setattr(loop, "collect", lambda *a: rollouts.append(collect(*a)) or rollouts[-1])
+    after = loop.train_on_one_rollout(t.setup, t.state, t.update)
+    _, rollout, _ = rollouts[0]
+    logits = [t.setup.policy.forward(p, rollout.obs) for p in (before, after.policy.params)]
     old, new = (torch.log_softmax(x, dim=-1) for x in logits)
     expected = masked_mean(drift.kl_exact(old, new), rollout.mask)[1:]
     assert (expected > 0).all()

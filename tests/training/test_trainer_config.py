@@ -52,13 +52,13 @@ def records():
     return make
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(TrainConfig)])
+@pytest.mark.parametrize("field", TrainConfig.names())
 def test_every_setting_changes_the_records(records, field):
     """A setting that reaches nothing is a lie; each one, perturbed alone, changes something recorded."""
-    assert PERTURBED.keys() == {f.name for f in dataclasses.fields(TrainConfig)}
+    assert PERTURBED.keys() == set(TrainConfig.names())
     value, where = PERTURBED[field]
     base = {"overlong_cache": 4, **where}
-    assert {**dataclasses.asdict(TrainConfig()), **TINY, **base}[field] != value
+    assert {**TrainConfig().flat(), **TINY, **base}[field] != value
     before, after = records(**base), records(**{**base, field: value})
     same = [
         n
@@ -143,7 +143,28 @@ def test_limits_are_allowed():
 
 
 def test_the_settings_are_few_and_all_documented():
-    """A configuration one can read."""
-    fields = dataclasses.fields(TrainConfig)
-    assert len(fields) <= 24
-    assert all("Doc(" in str(f.type) for f in fields)
+    """A configuration one can read: at most 20 fields, some of them small groups."""
+    assert len(dataclasses.fields(TrainConfig)) <= 20
+    assert all("Doc(" in str(f.type) for f in TrainConfig.settings().values())
+
+
+@pytest.mark.parametrize("name", TrainConfig.names())
+def test_a_flat_name_is_enough_to_write_and_to_read_a_setting(name):
+    """Nested or not: as a keyword, in ``replace``, as an attribute and in ``flat``."""
+    value, _ = PERTURBED[name]
+    base = TrainConfig(**TINY)
+    config = TrainConfig(**{**TINY, name: value})
+    assert dataclasses.replace(base, **{name: value}) == config != base
+    assert getattr(config, name) == config.flat()[name] == value
+    assert TrainConfig(**config.flat()) == config
+    assert {**base.flat(), name: value} == config.flat()
+
+
+def test_a_misspelt_setting_is_named():
+    """As a dataclass would: TypeError for a keyword, AttributeError for an attribute."""
+    with pytest.raises(TypeError, match="no setting 'rolouts'; known: rollouts, "):
+        TrainConfig(rolouts=3)
+    with pytest.raises(AttributeError, match="no setting 'rolouts'"):
+        _ = TrainConfig().rolouts
+    with pytest.raises(ValueError, match=r"^settings: 'hidden' is unknown"):
+        arm("grpo", settings={"hidden": 3})

@@ -5,11 +5,19 @@ from trainer_runs import StopToken, arm, assert_same_result, trainer
 
 from erc_bench.core.advantages import GROUP_ADVANTAGES, gae, overlong_penalty, whiten
 from erc_bench.training.credit import assign_credit
+from erc_bench.training.rollout import respond
+from erc_bench.training.streams import Purpose
 
 
 def _credit(t):
-    rollout = t._generate(t.dynamics, t._noise(2, 0, 0, prompts=4, group=4), 4)
-    return rollout, assign_credit(rollout, t.arms, t.slices, t.critics, t.config)
+    rollout = respond(
+        t.setup, t.state.policy.params, t.setup.dynamics, (Purpose.ROLLOUT, 0, 0), 4, 4
+    )
+    return rollout, assign_credit(t.setup, t.state, rollout)
+
+
+def _values(t, obs):
+    return t.setup.value.forward(t.state.critics[0].params, obs).squeeze(-1)
 
 
 def test_each_arm_has_its_own_estimator_of_the_right_returns():
@@ -17,7 +25,7 @@ def test_each_arm_has_its_own_estimator_of_the_right_returns():
     arms = [arm("grpo"), arm("reinforce"), arm("grpo", label="c", advantage="group-centred")]
     t = trainer(arms, StopToken())
     rollout, credit = _credit(t)
-    for a, runs in zip(t.arms, t.slices, strict=True):
+    for a, runs in zip(t.setup.arms, t.setup.slices, strict=True):
         wanted = GROUP_ADVANTAGES[a.advantage](rollout.returns[runs].view(2, 4, 4)).flatten(1)
         torch.testing.assert_close(
             credit.advantage[runs], wanted.unsqueeze(-1).expand(2, 16, 6), rtol=0, atol=0
@@ -42,7 +50,7 @@ def test_the_overlong_penalty_reaches_arms_that_ask_and_no_others(name):
     else:
         last = torch.zeros_like(rollout.reward)
         last.scatter_(-1, rollout.lengths.unsqueeze(-1) - 1, penalty.unsqueeze(-1))
-        values = t.critics[0].population.forward(rollout.obs[:2]).squeeze(-1)
+        values = _values(t, rollout.obs[:2])
         raw, target = gae(rollout.reward[:2] + last[:2], values, rollout.mask[:2])
         torch.testing.assert_close(credit.advantage[:2], whiten(raw, rollout.mask[:2]))
         torch.testing.assert_close(credit.value_target[:2], target)
@@ -76,7 +84,7 @@ def test_the_critic_learns_a_constant_return(lam):
     )
     t.run()
     rollout, _ = _credit(t)
-    values = t.critics[0].population.forward(rollout.obs).squeeze(-1)[rollout.mask]
+    values = _values(t, rollout.obs)[rollout.mask]
     assert (values - 0.7).abs().mean() < 0.02
     assert (values - 0.7).abs().max() < 0.2
 
@@ -85,12 +93,12 @@ def test_the_value_head_never_moves_the_policy():
     """A critic has parameters of its own: with zero advantages the policy stays where it is."""
     dynamics = StopToken(constant=0.0, stopping=0.0)
     t = trainer([arm("ppo-clip")], dynamics)
-    before = {n: p.clone() for n, p in t.policy.params.items()}
-    critic = {n: p.clone() for n, p in t.critics[0].population.params.items()}
-    for p in t.critics[0].population.params.values():
+    before = {n: p.clone() for n, p in t.state.policy.params.items()}
+    critic = {n: p.clone() for n, p in t.state.critics[0].params.items()}
+    for p in t.state.critics[0].params.values():
         p.zero_()
     t.run()
-    for name, p in t.policy.params.items():
+    for name, p in t.state.policy.params.items():
         assert torch.equal(p, before[name])
     assert any((critic[n] != 0).any() for n in critic)
 
@@ -98,7 +106,7 @@ def test_the_value_head_never_moves_the_policy():
 def test_critics_of_the_same_seed_start_alike_and_of_others_differ():
     """The value head belongs to the seed, as the policy does."""
     t = trainer([arm("ppo-clip", [1, 2]), arm("dual-clip", [2, 1])])
-    a, b = (t.critics[n].population.params for n in (0, 1))
+    a, b = (t.state.critics[n].params for n in (0, 1))
     for name in a:
         np.testing.assert_array_equal(a[name], b[name].flip(0))
     assert not torch.equal(a["last.weight"][0], a["last.weight"][1])

@@ -51,12 +51,10 @@ def test_a_run_has_its_own_distortion():
         "rollout_bits": torch.tensor([53, 6]),
         "rollout_jitter": torch.tensor([0.2, 0.0]),
     }
-    both = [dataclasses.replace(arm("dapo", [0, 0]), **own)]
+    both = [arm("dapo", [0, 0], **own)]
     together = trainer(both, forks(), old_policy="rollout").run()
     for run in range(2):
-        alone = dataclasses.replace(
-            arm("dapo", [0]), **{name: value[run : run + 1] for name, value in own.items()}
-        )
+        alone = arm("dapo", [0], **{name: value[run : run + 1] for name, value in own.items()})
         single = trainer([alone], forks(), old_policy="rollout").run()
         for name, value in single.metrics.items():
             np.testing.assert_array_equal(value[:, 0], together.metrics[name][:, run], name)

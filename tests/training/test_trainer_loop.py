@@ -7,6 +7,7 @@ from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import make
 from erc_bench.training import TrainConfig, Trainer, loop
+from erc_bench.training.evaluation import evaluate
 from erc_bench.training.measure import Log, sample_tokens
 from erc_envs.token_forks import TokenForks
 
@@ -195,7 +196,7 @@ def test_the_warm_start_reaches_the_prior():
     dynamics = TokenForks()
     config = TrainConfig(rollouts=1, hidden=128, evaluation_episodes=2048)
     t = Trainer(config, dynamics, dynamics.observation_space, [arm("grpo", [0])], seed=0)
-    reached = t._evaluate("initial")
+    reached = evaluate(t.setup, t.state, "initial")
     rng = np.random.default_rng(0)
     state = dynamics.initial_state(rng.integers(32, size=20_000))
     entropies = []
@@ -241,12 +242,12 @@ def test_sampled_tokens_are_unmasked_ones_drawn_uniformly():
     mask = torch.tensor([[[1, 1, 0], [1, 0, 0]], [[0, 0, 0], [1, 1, 1]]], dtype=torch.bool)
     u = (torch.arange(12) / 12).expand(2, 12)
     t = trainer([arm("grpo")])
-    columns = sample_tokens(_batch(mask), t.arms, t.slices, u)
+    columns = sample_tokens(_batch(mask), t.state.objectives, t.setup.slices, u)
     assert columns["advantage"][0].tolist() == [0] * 4 + [1] * 4 + [3] * 4
     assert columns["advantage"][1].tolist() == [3] * 4 + [4] * 4 + [5] * 4
     assert columns["position"][0].tolist() == [0] * 4 + [1] * 4 + [0] * 4
     top = torch.full((2, 1), float(np.nextafter(np.float32(1), np.float32(0))))
-    last = sample_tokens(_batch(mask), t.arms, t.slices, top)
+    last = sample_tokens(_batch(mask), t.state.objectives, t.setup.slices, top)
     assert last["advantage"][:, 0].tolist() == [3, 5]
 
 
@@ -259,8 +260,7 @@ def test_the_log_refuses_rows_of_other_columns_and_copies():
     assert log.stacked("metrics")["a"].tolist() == [[0, 0]]
     with pytest.raises(KeyError, match="'b'"):
         log.append("metrics", {"a": value, "b": value})
-    again = Log()
-    again.restore("metrics", log.stacked("metrics"))
+    again = Log.restored(log.tensors())
     again.append("metrics", {"a": value})
     assert again.stacked("metrics")["a"].tolist() == [[0, 0], [1, 1]]
 

@@ -6,9 +6,10 @@ from torch import nn
 from torch.func import functional_call
 from trainer_runs import arm, assert_same_result, forks, parameters, trainer
 
-from erc_bench.training.optimizer import PopulationAdam
+from erc_bench.training import loop
+from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.policies import MLP, Tabular
-from erc_bench.training.population import Population
+from erc_bench.training.population import Population, leaves, take
 
 MIXED = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "reinforce", "narrow")
 #: 50 updates in float32, the default precision.
@@ -62,7 +63,7 @@ def test_arms_with_the_same_seed_share_weights_prompts_and_random_numbers():
         for x, y in zip(parameters(t, a), parameters(t, b), strict=True):
             assert torch.equal(x, y)
     assert not torch.equal(parameters(t, 0)[0], parameters(t, 1)[0])
-    rollout, mean_return = t._collect(0)
+    _, rollout, mean_return = loop.collect(t.setup, t.state)
     for name, value in vars(rollout).items():
         assert torch.equal(value[0], value[3]), name
         assert torch.equal(value[1], value[2]), name
@@ -92,37 +93,35 @@ class Foreign(nn.Module):
 def test_forward_is_each_module_on_its_own_observations(kind):
     """``forward(obs)[r]`` equals the r-th module alone; the run axis is only in front."""
     space = forks().observation_space
-    population = Population(lambda: kind(space, 6), [3, 1, 2], torch.float64)
+    population = Population(lambda: kind(space, 6), torch.float64)
+    stacked = population.start([3, 1, 2])
     if kind is Tabular:  # starts at zero everywhere
-        for p in population.params.values():
+        for p in stacked.values():
             p.normal_()
     rng = np.random.default_rng(0)
     obs = torch.as_tensor(rng.integers(space.nvec, size=(3, 5, 2, 4)))
-    got = population.forward(obs)
+    got = population.forward(stacked, obs)
     assert got.shape == (3, 5, 2, 6)
     module = kind(space, 6).double()
     for r in range(3):
-        params = {name: p[r] for name, p in population.params.items()}
+        params = take(stacked, r)
         torch.testing.assert_close(got[r], functional_call(module, params, (obs[r],)))
     chosen = torch.tensor([2, 0])
-    torch.testing.assert_close(
-        population.forward(obs[chosen], population.select(chosen)), got[chosen]
-    )
+    torch.testing.assert_close(population.forward(take(stacked, chosen), obs[chosen]), got[chosen])
 
 
 def test_forward_gradients_are_each_modules_own():
     """The gradient of the summed losses is every module's own gradient, through the custom backward."""
     space = forks().observation_space
-    population = Population(lambda: MLP(space, 6, 8), [3, 1, 2], torch.float64)
+    population = Population(lambda: MLP(space, 6, 8), torch.float64)
+    stacked = leaves(population.start([3, 1, 2]))
     obs = torch.as_tensor(np.random.default_rng(0).integers(space.nvec, size=(3, 5, 4)))
-    for p in population.params.values():
-        p.requires_grad_()
     together = torch.autograd.grad(
-        population.forward(obs).square().sum(), list(population.params.values())
+        population.forward(stacked, obs).square().sum(), list(stacked.values())
     )
     module = MLP(space, 6, 8).double()
     for r in range(3):
-        params = {n: p[r].detach().requires_grad_() for n, p in population.params.items()}
+        params = {n: p[r].detach().requires_grad_() for n, p in stacked.items()}
         alone = torch.autograd.grad(
             functional_call(module, params, (obs[r],)).square().sum(), list(params.values())
         )
@@ -133,15 +132,16 @@ def test_forward_gradients_are_each_modules_own():
 def test_population_is_seeded_per_network_and_leaves_torchs_generator_alone():
     """Equal seeds, equal networks; building one draws nothing from the global generator."""
     state = torch.random.get_rng_state()
-    population = Population(lambda: nn.Linear(3, 2), [5, 9, 5])
+    population = Population(lambda: nn.Linear(3, 2))
+    params = population.start([5, 9, 5])
     assert torch.equal(state, torch.random.get_rng_state())
-    weight = population.params["weight"]
+    weight = params["weight"]
     assert torch.equal(weight[0], weight[2])
     assert not torch.equal(weight[0], weight[1])
-    assert len(population) == 3
+    assert len(weight) == 3
     assert population.parameters_per_run == 8
-    population.repeat(torch.tensor([1, 1, 0, 2]))
-    assert torch.equal(population.params["weight"], weight[[1, 1, 0, 2]])
+    again = take(params, torch.tensor([1, 1, 0, 2]))
+    assert torch.equal(again["weight"], weight[[1, 1, 0, 2]])
 
 
 def _adam(rates, **options):
@@ -150,8 +150,8 @@ def _adam(rates, **options):
     params = {
         n: torch.randn(len(rates), *s, generator=g, dtype=torch.float64) for n, s in shapes.items()
     }
-    optimizer = PopulationAdam(params, torch.tensor(rates, dtype=torch.float64), **options)
-    return params, optimizer, g
+    adam = Adam(torch.tensor(rates, dtype=torch.float64), **options)
+    return Learner.start(params), adam, g
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -159,8 +159,8 @@ def _adam(rates, **options):
 def test_population_adam_equals_adamw_run_by_run(decay, max_norm):
     """Weight decay, clipping of each run's own norm and per-run step sizes, as torch does them."""
     rates = [1e-3, 3e-2, 0.2]
-    params, optimizer, g = _adam(rates, weight_decay=decay, max_grad_norm=max_norm)
-    alone = [[nn.Parameter(p[r].clone()) for p in params.values()] for r in range(3)]
+    learner, adam, g = _adam(rates, weight_decay=decay, max_grad_norm=max_norm)
+    alone = [[nn.Parameter(p[r].clone()) for p in learner.params.values()] for r in range(3)]
     torchs = [
         torch.optim.AdamW(ps, lr=lr, weight_decay=decay)
         for ps, lr in zip(alone, rates, strict=True)
@@ -168,16 +168,17 @@ def test_population_adam_equals_adamw_run_by_run(decay, max_norm):
     for step in range(20):
         scale = 10.0 ** (step % 4 - 2)
         grads = [
-            torch.randn(p.shape, generator=g, dtype=torch.float64) * scale for p in params.values()
+            torch.randn(p.shape, generator=g, dtype=torch.float64) * scale
+            for p in learner.params.values()
         ]
-        norms = optimizer.step(grads, torch.zeros(3))
+        learner, norms = adam.step(learner, grads, torch.zeros(3))
         for r, (ps, adamw) in enumerate(zip(alone, torchs, strict=True)):
             for p, grad in zip(ps, grads, strict=True):
                 p.grad = grad[r].clone()
             torch.testing.assert_close(nn.utils.clip_grad_norm_(ps, max_norm), norms[r])
             adamw.step()
     for r, ps in enumerate(alone):
-        for ours, theirs in zip(params.values(), ps, strict=True):
+        for ours, theirs in zip(learner.params.values(), ps, strict=True):
             torch.testing.assert_close(ours[r], theirs.detach(), rtol=1e-10, atol=1e-12)
 
 
@@ -187,42 +188,45 @@ def test_population_adam_equals_adamw_run_by_run(decay, max_norm):
 def test_a_non_finite_run_is_frozen_and_its_neighbours_do_not_notice(bad, where, decay):
     """One bad value freezes that run for good, at its parameters; the others are bitwise as without."""
     options = {"max_grad_norm": 0.5, "weight_decay": decay}
-    params, optimizer, g = _adam([1e-2] * 3, **options)
-    calm, reference, _ = _adam([1e-2] * 3, **options)
+    learner, adam, g = _adam([1e-2] * 3, **options)
+    calm, _, _ = _adam([1e-2] * 3, **options)
     for step in range(6):
-        grads = [torch.randn(p.shape, generator=g, dtype=torch.float64) for p in params.values()]
+        grads = [
+            torch.randn(p.shape, generator=g, dtype=torch.float64) for p in learner.params.values()
+        ]
         losses = torch.zeros(3)
-        reference.step([x.clone() for x in grads], losses.clone())
+        calm, _ = adam.step(calm, [x.clone() for x in grads], losses.clone())
         if step == 2:
-            before = [p[1].clone() for p in params.values()]
+            before = [p[1].clone() for p in learner.params.values()]
             if where == "loss":
                 losses[1] = bad
             else:
                 grads[0][1, 0, 0] = bad
-        norms = optimizer.step(grads, losses)
-        assert optimizer.alive.tolist() == [True, step < 2, True]
+        learner, norms = adam.step(learner, grads, losses)
+        assert learner.alive.tolist() == [True, step < 2, True]
         assert torch.isnan(norms).tolist() == [False, step >= 2, False]
-    for p, q, kept in zip(params.values(), calm.values(), before, strict=True):
+    for p, q, kept in zip(learner.params.values(), calm.params.values(), before, strict=True):
         assert torch.equal(p[1], kept)
         assert torch.equal(p[[0, 2]], q[[0, 2]])
 
 
 def test_optimizer_state_restores_exactly():
-    """``load(state())`` in a fresh optimiser continues bit for bit, frozen runs included."""
-    params, optimizer, g = _adam([1e-2] * 2)
+    """``restored(tensors())`` of a fresh learner continues bit for bit, frozen runs included."""
+    learner, adam, g = _adam([1e-2] * 2)
 
     def draw():
-        return [torch.randn(p.shape, generator=g, dtype=torch.float64) for p in params.values()]
+        return [
+            torch.randn(p.shape, generator=g, dtype=torch.float64) for p in learner.params.values()
+        ]
 
-    optimizer.step(draw(), torch.tensor([0.0, float("nan")]))
-    copies = {n: p.clone() for n, p in params.items()}
-    again = PopulationAdam(copies, torch.tensor([1e-2] * 2, dtype=torch.float64))
-    again.load({k: v.clone() for k, v in optimizer.state().items()})
+    learner, _ = adam.step(learner, draw(), torch.tensor([0.0, float("nan")]))
+    fresh, _, _ = _adam([1e-2] * 2)
+    again = fresh.restored({k: v.clone() for k, v in learner.tensors().items()})
     grads = draw()
-    optimizer.step(grads, torch.zeros(2))
-    again.step(grads, torch.zeros(2))
-    for name in params:
-        assert torch.equal(params[name], copies[name])
+    learner, _ = adam.step(learner, grads, torch.zeros(2))
+    again, _ = adam.step(again, grads, torch.zeros(2))
+    for name, x in learner.tensors().items():
+        assert torch.equal(x, again.tensors()[name])
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo-clip", "erc-dapo"])

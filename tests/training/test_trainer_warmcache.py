@@ -6,8 +6,7 @@ import torch
 from trainer_runs import Echo, arm, assert_same_result, trainer
 
 from erc_bench.core.storage import cache_folder
-from erc_bench.training import warmstart
-from erc_bench.training.warmcache import WarmCache
+from erc_bench.training import tensorfile, warmstart
 from erc_bench.training.warmstart import fingerprint
 
 SMALL = {"policy": "transformer", "hidden": 8, "warm_start_steps": 40, "rollouts": 3}
@@ -44,7 +43,7 @@ def test_records_are_the_same_from_the_cache(folder):
 
 def test_a_network_does_not_depend_on_which_others_are_missing(folder, monkeypatch):
     """Seed 1 alone first, then with seed 0: the parameters that seed 1 gets are the same."""
-    alone = make(seeds=(1,)).policy.params
+    alone = make(seeds=(1,)).state.policy.params
     calls = []
     original = warmstart.warm_start
     monkeypatch.setattr(
@@ -52,7 +51,7 @@ def test_a_network_does_not_depend_on_which_others_are_missing(folder, monkeypat
         "warm_start",
         lambda *a, **k: calls.append((k["seeds"], k["steps"])) or original(*a, **k),
     )
-    both = make().policy.params
+    both = make().state.policy.params
     begun, whole = warmstart.FIRST_STEPS, SMALL["warm_start_steps"]
     assert calls == [([0], begun), ([0], whole), ([1], begun)]
     for name, p in alone.items():
@@ -97,18 +96,18 @@ def test_code_that_trains_otherwise_finds_nothing(folder, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"not a safetensors file", "flipped bit", "other"])
 def test_a_damaged_or_foreign_file_is_made_anew(folder, content):
     """Never used, never an error."""
-    made = make(seeds=(0,)).policy.params
+    made = make(seeds=(0,)).state.policy.params
     (file,) = folder.iterdir()
     whole = file.read_bytes()
     if content == "flipped bit":
         content = whole[:-1] + bytes([whole[-1] ^ 1])
     if content == "other":  # a whole file of a network with the same shapes, under this one's name
-        WarmCache(folder, ()).store({name: p[0] + 1 for name, p in made.items()}, 0)
-        (other,) = set(folder.iterdir()) - {file}
+        other = folder / "other"
+        tensorfile.write(other, {name: p[0] + 1 for name, p in made.items()}, of=other.name)
         content = other.read_bytes()
         other.unlink()
     file.write_bytes(content)
-    again = make(seeds=(0,)).policy.params
+    again = make(seeds=(0,)).state.policy.params
     assert all(torch.equal(p, again[name]) for name, p in made.items())
     assert file.read_bytes() == whole
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from erc_bench.objectives import make, recipe
 from erc_bench.training import Arm, TrainConfig, Trainer
+from erc_bench.training.config import PER_RUN
 from erc_envs.token_forks import TokenForks
 
 TINY: dict[str, Any] = {
@@ -113,13 +114,18 @@ class Echo:
 def arm(
     name: str, seeds: Sequence[int] = (0, 1), *, label: str | None = None, **kwargs: Any
 ) -> Arm:
-    """An arm as its recipe says; keywords of ``Arm``, or of the recipe under ``overrides``."""
+    """An arm as its recipe says; keywords of ``Arm``, or of the recipe under ``overrides``.
+
+    What each run has for itself is named on its own: ``learning_rate=torch.tensor(...)``.
+    """
     found = recipe(name)
     overrides = kwargs.pop("overrides", {})
+    own = {name: kwargs.pop(name) for name in PER_RUN if name in kwargs}
     fields: dict[str, Any] = {
         "advantage": found.advantage,
         "dynamic_sampling": found.dynamic_sampling,
         "overlong_penalty": found.overlong_penalty,
+        "settings": own,
         **kwargs,
     }
     objective = fields.pop("objective", None) or make(name, **overrides)
@@ -137,7 +143,7 @@ def trainer(
 
 def parameters(t: Trainer, run: int) -> list[torch.Tensor]:
     """One run's policy parameters."""
-    return [p[run].clone() for p in t.policy.params.values()]
+    return [p[run].clone() for p in t.state.policy.params.values()]
 
 
 def assert_same_result(a, b, runs_a=slice(None), runs_b=slice(None), **tolerance: float) -> None:

@@ -11,16 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erc_bench.adapters.reads import BAND, drift_shares
 from erc_bench.adapters.verl.settings import NAME, SECTION, Settings
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.core.numerics import entropy_ratio, k3
 from erc_bench.objectives import Denominators, EntropyRatio, Objective
 
 __all__ = ["Loss", "attach_denominators", "register_loss"]
-
-#: Band of ``drift/out_of_band_fraction`` where the objective has no entropy gate: the paper's.
-BAND = EntropyRatio(0.05, 0.05)
 
 
 @dataclass
@@ -85,27 +82,10 @@ def policy_loss(
             name: value * (call.weight if name.startswith("loss/") else share)
             for name, value in metrics.items()
         }
-    call.metrics.update(metrics | _drift(call.objective, batch, call.denominators.tokens))
+    # An objective with an entropy gate is measured against its own band.
+    band = next((g for g in call.objective.gates if isinstance(g, EntropyRatio)), BAND)
+    call.metrics.update(metrics | drift_shares(batch, call.denominators.tokens, band))
     return loss, {}
-
-
-@torch.no_grad()
-def _drift(objective: Objective, batch: TokenBatch, tokens: Tensor) -> dict[str, Tensor]:
-    """Measures that need no whole distribution, as shares of ``tokens``: they add up as losses do."""
-    band = next((g for g in objective.gates if isinstance(g, EntropyRatio)), BAND)
-    old = batch.require("old_entropy", by="the drift metrics")
-    new = batch.require("entropy", by="the drift metrics").detach()
-    rho = entropy_ratio(new, old, band.eps)
-    per_token = {
-        "out_of_band_fraction": ~((rho > 1 - band.low) & (rho < 1 + band.high)),
-        "entropy_old": old,
-        "entropy_new": new,
-        "kl_k3": k3(batch.log_ratio.detach()),
-    }
-    return {
-        f"drift/{name}": torch.where(batch.mask, x.to(new), 0.0).sum() / tokens.clamp(min=1)
-        for name, x in per_token.items()
-    }
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import field, replace
+from typing import Any, Literal
 
 from erc_bench.adapters.reads import WHOLE_DISTRIBUTIONS, fields_read
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import NonNegative, checked, checked_dataclass
 from erc_bench.objectives import (
     CEGPPO,
     GPPO,
@@ -23,17 +23,15 @@ from erc_bench.objectives import (
     make,
 )
 
-__all__ = ["NAME", "Aggregation", "Settings"]
+__all__ = ["NAME", "Settings"]
 
-#: Of the policy loss, of the trainer, and of the configuration's section.
+#: The name of the policy loss, of the trainer and of the configuration's section.
 NAME = "erc_bench"
 
 SECTION = f"trainer.v1.{NAME}"
 _ACTOR = "actor_rollout_ref.actor"
 
-Aggregation = Literal["global", "micro-batch"]
-
-#: verl's names of our aggregates.
+#: verl's names for our aggregates.
 _MODES = {
     TokenMean: "token-mean",
     SequenceMeanTokenMean: "seq-mean-token-mean",
@@ -42,20 +40,20 @@ _MODES = {
 }
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class Settings:
-    """What the plug-in trains with; the fields are the keys under ``trainer.v1.erc_bench``.
+    """What the plug-in trains with. The fields are the keys under ``trainer.v1.erc_bench``.
 
     Attributes:
         objective: a recipe's name (``erc-bench list objectives``).
-        parameters: of the recipe.
+        parameters: the recipe's parameters that are changed.
         positive_nll: weight of the negative log-likelihood of responses with reward 1, as in ERC's
-            release (0.1 there, not in the paper); 0: off.
+            release (0.1 there, not in the paper); 0 turns it off.
         dual_clip: bound c of a second clip at negative advantages, as verl's ``clip_ratio_c`` (ERC's
-            release uses 10); 0: off.
-        aggregation: what a mini-batch's loss is. ``global``: the objective of the whole mini-batch,
-            over all ranks, however it is split. ``micro-batch``: of each micro-batch alone, weighted
-            by its share of the responses, as in ERC's release.
+            release uses 10); 0 turns it off.
+        aggregation: what a mini-batch's loss is. ``global`` is the objective of the whole mini-batch
+            over all ranks, however it is split. ``micro-batch`` is that of each micro-batch alone,
+            weighted by its share of the responses, as in ERC's release.
 
     Raises:
         InputError: a value that is not allowed, or an objective that needs whole distributions.
@@ -64,29 +62,22 @@ class Settings:
     0.1
     >>> Settings("kl-gate-dapo")
     Traceback (most recent call last):
-    erc_bench.core.errors.InputError: trainer.v1.erc_bench.objective: kl-gate-dapo needs whole distributions \
+    erc_bench.core.errors.InputError: objective: kl-gate-dapo needs whole distributions \
 (log_probs, old_log_probs), which verl does not keep
     """
 
     objective: str
     parameters: Mapping[str, float] = field(default_factory=dict)
-    positive_nll: float = 0.0
-    dual_clip: float = 0.0
-    aggregation: Aggregation = "global"
+    positive_nll: NonNegative = 0.0
+    dual_clip: NonNegative = 0.0
+    aggregation: Literal["global", "micro-batch"] = "global"
 
     def __post_init__(self) -> None:
-        for name in ("positive_nll", "dual_clip"):
-            _require_number(name, getattr(self, name), at_least=0)
-        if self.aggregation not in get_args(Aggregation):
-            allowed = " or ".join(get_args(Aggregation))
-            raise InputError(f"{SECTION}.aggregation: {self.aggregation!r}, must be {allowed}")
-        for name, value in self.parameters.items():
-            _require_number(f"parameters.{name}", value)
         whole = sorted(WHOLE_DISTRIBUTIONS & self.reads)
         if whole:
             raise InputError(
-                f"{SECTION}.objective: {self.objective} needs whole distributions "
-                f"({', '.join(whole)}), which verl does not keep"
+                f"objective: {self.objective} needs whole distributions ({', '.join(whole)}), "
+                "which verl does not keep"
             )
 
     @property
@@ -96,7 +87,7 @@ class Settings:
         if self.dual_clip:
             if type(made.surrogate) not in (PPOClip, GPPO, CEGPPO):
                 raise InputError(
-                    f"{SECTION}.dual_clip: {self.objective} has no clip of a token's ratio to bound"
+                    f"dual_clip: {self.objective} has no clip of a token's ratio to bound"
                 )
             made = replace(made, surrogate=DualClip(made.surrogate, self.dual_clip))
         return made.regularized(PositiveNLL(self.positive_nll)) if self.positive_nll else made
@@ -116,25 +107,14 @@ class Settings:
         Raises:
             InputError: names the key, its value and what is needed.
         """
-        settings = cls(**_section(config))
+        section = _plain(_at(config, SECTION))
+        if not section:
+            raise InputError(f"{SECTION}.objective: not set; add +{SECTION}.objective=erc-dapo")
+        settings: Settings = checked(cls, section, at=f"{SECTION}.")
         _require_wiring(config)
         _require_fields(config, settings)
         _require_no_contradiction(config, settings.built)
         return settings
-
-
-def _section(config: Any) -> dict[str, Any]:
-    """The section as plain values, its keys known and its objective there."""
-    section = _plain(_at(config, SECTION))
-    known = tuple(Settings.__dataclass_fields__)
-    if not isinstance(section, dict) or "objective" not in section:
-        raise InputError(f"{SECTION}.objective: not set; add +{SECTION}.objective=erc-dapo")
-    for key in section:
-        if key not in known:
-            raise InputError(f"{SECTION}.{key}: unknown (allowed: {', '.join(known)})")
-    if not isinstance(section.get("parameters", {}), dict):
-        raise InputError(f"{SECTION}.parameters: {section['parameters']!r}, must be name=value")
-    return section
 
 
 def _require_wiring(config: Any) -> None:
@@ -208,9 +188,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "items"):
         return {str(key): _plain(inner) for key, inner in value.items()}
     return value
-
-
-def _require_number(name: str, value: object, at_least: float = -math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= at_least:
-        wanted = "a number" if at_least == -math.inf else f"a number >= {at_least:g}"
-        raise InputError(f"{SECTION}.{name}: {value!r}, must be {wanted}")

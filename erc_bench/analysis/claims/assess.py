@@ -37,6 +37,7 @@ class Row:
         role: whether it decides the claim, is an experiment inside a deciding mean, or informs.
         experiment: or how many a mean is over.
         arms: labels in the records; base first.
+        recipes: of these arms.
         point: of the experiment's grid.
         interval: 95 % over seeds; for a ratio of its geometric mean.
         adjusted: the interval at ``level``, the one its family's correction asks for.
@@ -56,6 +57,7 @@ class Row:
     role: Role
     experiment: str
     arms: tuple[str, ...]
+    recipes: tuple[str, ...]
     point: str
     interval: Interval
     adjusted: Interval
@@ -75,6 +77,7 @@ class Sample:
 
     experiment: str
     arms: tuple[str, ...]
+    recipes: tuple[str, ...]
     point: str
     values: pd.Series
     diverged: tuple[int, ...]
@@ -131,7 +134,7 @@ def _samples(
     single = [axis for axis, values in part.at.items() if len(values) == 1]
     for arms in found:
         try:
-            values = _values(part, experiment, arms, evidence, rules)
+            values = _values(part, experiment, arms, recipes, evidence, rules)
         except KeyError as error:
             return [], f"no column {error.args[0]} in its records"
         runs = [evidence.arm(experiment, label) for label in arms]
@@ -139,6 +142,7 @@ def _samples(
             Sample(
                 experiment=experiment,
                 arms=arms,
+                recipes=recipes,
                 point=evidence.point(experiment, arms, without=single),
                 values=values,
                 diverged=tuple(int(r["diverged"].astype(bool).sum()) for r in runs),
@@ -149,7 +153,12 @@ def _samples(
 
 
 def _values(
-    part: Part, experiment: str, arms: tuple[str, ...], evidence: Evidence, rules: RuleBook
+    part: Part,
+    experiment: str,
+    arms: tuple[str, ...],
+    recipes: tuple[str, ...],
+    evidence: Evidence,
+    rules: RuleBook,
 ) -> pd.Series:
     """The part's statistic by seed."""
     columns = part.columns
@@ -168,8 +177,7 @@ def _values(
     if part.statistic == "share":
         return share(runs[0], *columns)
     if part.statistic == "value-to-reference":
-        recipe = (arms[0].partition(":")[0],)
-        (reference,) = evidence.comparisons(part.reference, recipe, {})[0]
+        (reference,) = evidence.comparisons(part.reference, recipes, {})[0]
         whole = evidence.arm(part.reference, reference)[columns[1]]
         return share(runs[0][[columns[0]]].join(whole.rename("whole")), columns[0], "whole")
     pair = difference if part.statistic == "difference" else log_ratio
@@ -183,6 +191,7 @@ def _mean(samples: Sequence[Sample], part: Part, missing: dict[str, str]) -> Sam
     return Sample(
         experiment=f"mean of {len(samples)}" if len(samples) > 1 else samples[0].experiment,
         arms=samples[0].arms,
+        recipes=samples[0].recipes,
         point="",
         values=table.mean(axis=1, skipna=False),
         diverged=tuple(map(sum, zip(*(s.diverged for s in samples), strict=True))),
@@ -247,8 +256,8 @@ def _row(
         verdict = _word(claim, part, role, holds)
     if len(sample.values) > n:
         notes.append(f"{len(sample.values) - n} of {len(sample.values)} without a value")
-    scale = _exp if part.logarithmic else _same
     found = decision or Decision(nothing, nothing, rules.level, math.nan, "inconclusive")
+    shown = [_exp(i) if part.logarithmic else i for i in (found.interval, found.adjusted)]
     return Row(
         claim=claim.id,
         part=part,
@@ -256,9 +265,10 @@ def _row(
         role=role,
         experiment=sample.experiment,
         arms=sample.arms,
+        recipes=sample.recipes,
         point=sample.point,
-        interval=scale(found.interval),
-        adjusted=scale(found.adjusted),
+        interval=shown[0],
+        adjusted=shown[1],
         level=found.level,
         p=found.p,
         verdict=verdict,
@@ -277,7 +287,7 @@ def _objection(part: Part, role: Role, sample: Sample, holds: bool | None) -> st
     if holds and len(sample.diverged) == 2 and part.columns != (REWARD,):
         base, other = sample.diverged
         if other > base:
-            return f"{_recipe(sample.arms[1])} diverged in {other} runs, its base in {base}"
+            return f"{sample.recipes[1]} diverged in {other} runs, its base in {base}"
     return ""
 
 
@@ -287,14 +297,6 @@ def _word(claim: Claim, part: Part, role: Role, holds: bool | None) -> str:
     if part.decides == "cells":
         return "better" if holds else "worse"
     return ("yes" if holds else "no") if role == "information" else claim.words[0 if holds else 1]
-
-
-def _recipe(label: str) -> str:
-    return label.partition(":")[0]
-
-
-def _same(interval: Interval) -> Interval:
-    return interval
 
 
 def _exp(interval: Interval) -> Interval:

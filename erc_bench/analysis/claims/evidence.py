@@ -5,21 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from erc_bench.studies.arms import stored_arms
 from erc_bench.studies.records import Results
 
 __all__ = ["REWARD", "Evidence"]
 
 #: Final reward, 0 for a diverged run, as a share of the best policy's exact expected reward.
 REWARD = "reward/of_optimum"
-TOKEN_COLUMNS = [
-    "objective", "seed", "log_ratio", "log_entropy_ratio", "kl_exact", "entropy/old", "gate_dropped",
-]  # fmt: skip
+TOKEN_COLUMNS = ["objective", "seed", "log_ratio", "log_entropy_ratio"]
+TOKEN_COLUMNS += ["kl_exact", "entropy/old", "gate_dropped"]
 
 
 class Evidence:
@@ -88,13 +88,20 @@ class Evidence:
         settings it was tuned to.
         """
         labels = self.labels.get(experiment, [])
-        by_recipe = [[a for a in labels if a.partition(":")[0] == recipe] for recipe in recipes]
+        known = self._recipes(experiment)
+        by_recipe = [[a for a in labels if known.get(a, a) == recipe] for recipe in recipes]
         axes = [*dict.fromkeys([*self.axes(experiment), *at])]
         return [
             arms
             for arms in itertools.product(*by_recipe)
             if all(_agree(self.values(experiment, arms, axis), at.get(axis)) for axis in axes)
         ]
+
+    @cache  # noqa: B019  # an assessment has one Evidence, and ends with it
+    def _recipes(self, experiment: str) -> dict[str, str]:
+        """The name of each arm's recipe, by the arm's label."""
+        stored = stored_arms(self._results.config, experiment)
+        return {label: arm.recipe for label, arm in stored.items()}
 
     def axes(self, experiment: str) -> list[str]:
         """Names of the grid's axes."""

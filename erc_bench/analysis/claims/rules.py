@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import Count, checked, checked_dataclass, checked_file
 
 __all__ = ["Claim", "Criterion", "Decides", "Part", "Regime", "RuleBook", "Statistic", "load"]
 
 Regime = Literal["paper", "stress", "sweep"]
 Decides = Literal["every", "mean", "no", "cells"]
 Statistic = Literal[
-    "value", "share", "value-to-reference", "difference", "ratio",
-    "auroc", "auroc-difference", "dropped-below-kept",
-]  # fmt: skip
+    "value",
+    "share",
+    "value-to-reference",
+    "difference",
+    "ratio",
+    "auroc",
+    "auroc-difference",
+    "dropped-below-kept",
+]
 Unit = Literal["", "%", "pp", "times"]
 
-REGIMES: tuple[Regime, ...] = get_args(Regime)
-#: Number of columns and of arms that a statistic takes.
+#: How many columns and how many arms each statistic takes.
 TAKES: dict[Statistic, tuple[int, int]] = {
     "value": (1, 1),
     "share": (2, 1),
@@ -35,7 +42,11 @@ TAKES: dict[Statistic, tuple[int, int]] = {
     "auroc-difference": (2, 1),
     "dropped-below-kept": (1, 1),
 }
-WORDS = ("reproduced", "not reproduced")
+
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
+Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
+#: A level or a rate: a number between 0 and 1, without both ends.
+Open = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -59,21 +70,66 @@ class Criterion:
         return Criterion(*map(log, (self.above, self.below, self.fails_below, self.fails_above)))
 
 
-@dataclass(frozen=True)
+@checked_dataclass
+class Holding:
+    """Where an interval must lie for a part to hold: above the one and below the other value."""
+
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __post_init__(self) -> None:
+        if math.isinf(self.above) and math.isinf(self.below):
+            raise InputError("above: missing; needs above, below or both")
+        if not self.above < self.below:
+            raise InputError(f"above: {self.above} is not below {self.below}")
+
+
+@checked_dataclass
+class Failing:
+    """Where it must lie for a part to fail: below the one or above the other value."""
+
+    below: float = -math.inf
+    above: float = math.inf
+
+
+@checked_dataclass
 class Part:
     """One statistic that a claim is decided by, or that is shown beside it; see ``claims.toml``."""
 
     name: str
     statistic: Statistic
-    columns: tuple[str, ...]
+    columns: Texts
     unit: Unit
     decides: Decides
-    arms: tuple[tuple[str, ...], ...]
-    experiments: Mapping[Regime, tuple[str, ...]]
-    holds: Criterion | None
-    at: Mapping[str, tuple[float, ...]]
-    reference: str
-    note: str
+    arms: Annotated[tuple[Texts, ...], Field(min_length=1)]
+    experiments: Mapping[Regime, Texts]
+    holding: Annotated[Holding | None, Field(alias="holds")] = None
+    failing: Annotated[Failing | None, Field(alias="fails")] = None
+    at: Mapping[str, Numbers] = field(default_factory=dict)
+    reference: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        columns, arms = TAKES[self.statistic]
+        if len(self.columns) != columns:
+            raise InputError(f"columns: {self.statistic} takes {columns}, not {len(self.columns)}")
+        for compared in self.arms:
+            if len(compared) != arms:
+                raise InputError(f"arms: {self.statistic} takes {arms}, not {len(compared)}")
+        if bool(self.reference) != (self.statistic == "value-to-reference"):
+            raise InputError("reference: belongs to value-to-reference, and to no other statistic")
+        if self.holding is None and (self.decides != "no" or self.failing is not None):
+            raise InputError("holds: missing; only a part that decides nothing can omit it")
+
+    @property
+    def holds(self) -> Criterion | None:
+        """Where the claim holds and where it fails; without ``fails``, it fails outside ``holds``."""
+        if self.holding is None:
+            return None
+        above, below = self.holding.above, self.holding.below
+        if self.failing is None:
+            return Criterion(above, below, fails_below=above, fails_above=below)
+        return Criterion(above, below, self.failing.below, self.failing.above)
 
     @property
     def logarithmic(self) -> bool:
@@ -81,7 +137,7 @@ class Part:
         return self.statistic == "ratio"
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class Claim:
     """A statement and the parts that decide it; ``words`` for holding and failing."""
 
@@ -89,9 +145,36 @@ class Claim:
     title: str
     statement: str
     paper: str
-    figures: tuple[int, ...]
-    words: tuple[str, str]
-    parts: tuple[Part, ...]
+    figures: tuple[Count, ...]
+    parts: Annotated[tuple[Part, ...], Field(alias="part", min_length=1)]
+    words: Annotated[tuple[str, ...], Field(min_length=2, max_length=2)] = (
+        "reproduced",
+        "not reproduced",
+    )
+
+
+@checked_dataclass
+class Thresholds:
+    """The section ``[rules]``: level of intervals, and what a run and a claim need at least."""
+
+    level: Open
+    seeds: Annotated[int, Field(ge=2)]
+    false_discovery_rate: Open
+    tokens: Count
+
+
+@checked_dataclass
+class File:
+    """``claims.toml`` as it stands."""
+
+    version: Literal[1]
+    rules: Thresholds
+    claims: Annotated[tuple[Claim, ...], Field(alias="claim", min_length=1)]
+
+    def __post_init__(self) -> None:
+        names = [claim.id for claim in self.claims]
+        if len(set(names)) < len(names):
+            raise InputError(f"claim: id: {', '.join(names)}: each may be used once")
 
 
 @dataclass(frozen=True)
@@ -113,159 +196,13 @@ def load(path: Path | None = None) -> RuleBook:
         InputError: not TOML, or a key that is unknown, missing or of a wrong value, by its name.
     """
     source = files("erc_bench.analysis") / "claims.toml" if path is None else path
-    try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"claims: {source} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"claims: {source} is not TOML: {error}") from None
-    return rule_book(table)
+    return _book(checked_file(File, source, "claims"))
 
 
 def rule_book(table: Mapping[str, Any]) -> RuleBook:
     """Check a parsed file."""
-    _keys(table, "claims.toml", {"version", "rules", "claim"})
-    if table["version"] != 1:
-        raise InputError(f"claims.toml: version: {table['version']!r} is not allowed; must be 1")
-    rules = _table(table["rules"], "rules")
-    _keys(rules, "rules", {"level", "seeds", "false_discovery_rate", "tokens"})
-    claims = tuple(
-        _claim(_table(c, f"claim[{i}]"), f"claim[{i}]")
-        for i, c in enumerate(_list(table["claim"], "claim"))
-    )
-    names = [claim.id for claim in claims]
-    if len(set(names)) < len(names):
-        raise InputError(f"claim: id: {', '.join(names)}: each may be used once")
-    return RuleBook(
-        _number(rules["level"], "rules.level", low=0, high=1),
-        int(_number(rules["seeds"], "rules.seeds", low=1)),
-        _number(rules["false_discovery_rate"], "rules.false_discovery_rate", low=0, high=1),
-        int(_number(rules["tokens"], "rules.tokens", low=0)),
-        claims,
-    )
+    return _book(checked(File, table, at="claims.toml: "))
 
 
-def _claim(table: Mapping[str, Any], at: str) -> Claim:
-    needed = {"id", "title", "statement", "paper", "figures", "part"}
-    _keys(table, at, needed, {"words"})
-    at = _text(table["id"], f"{at}.id")
-    words = _texts(table.get("words", list(WORDS)), f"{at}.words")
-    if len(words) != 2:
-        raise InputError(
-            f"{at}.words: {words!r} is not allowed; two words, for holding and failing"
-        )
-    parts = _list(table["part"], f"{at}.part")
-    return Claim(
-        id=at,
-        title=_text(table["title"], f"{at}.title"),
-        statement=_text(table["statement"], f"{at}.statement"),
-        paper=_text(table["paper"], f"{at}.paper"),
-        figures=tuple(int(_number(n, f"{at}.figures", low=0)) for n in table["figures"]),
-        words=(words[0], words[1]),
-        parts=tuple(
-            _part(_table(p, f"{at}.part[{i}]"), f"{at}.part[{i}]") for i, p in enumerate(parts)
-        ),
-    )
-
-
-def _part(table: Mapping[str, Any], at: str) -> Part:
-    needed = {"name", "statistic", "columns", "unit", "decides", "arms", "experiments"}
-    _keys(table, at, needed, {"holds", "fails", "at", "reference", "note"})
-    statistic = _one_of(table["statistic"], f"{at}.statistic", get_args(Statistic))
-    decides = _one_of(table["decides"], f"{at}.decides", get_args(Decides))
-    columns = _texts(table["columns"], f"{at}.columns")
-    arms = tuple(_texts(a, f"{at}.arms") for a in _list(table["arms"], f"{at}.arms"))
-    for what, found, expected in (
-        ("columns", {len(columns)}, TAKES[statistic][0]),
-        ("arms", {len(a) for a in arms}, TAKES[statistic][1]),
-    ):
-        if found != {expected}:
-            raise InputError(f"{at}.{what}: {statistic} takes {expected}, not {sorted(found)}")
-    if ("reference" in table) != (statistic == "value-to-reference"):
-        raise InputError(
-            f"{at}.reference: belongs to value-to-reference, and to no other statistic"
-        )
-    if "holds" not in table and (decides != "no" or "fails" in table):
-        raise InputError(f"{at}.holds: missing; only a part that decides nothing can do without")
-    places = _table(table["experiments"], f"{at}.experiments")
-    _keys(places, f"{at}.experiments", set(), set(REGIMES))
-    points = _table(table.get("at", {}), f"{at}.at")
-    return Part(
-        name=_text(table["name"], f"{at}.name"),
-        statistic=statistic,
-        columns=columns,
-        unit=_one_of(table["unit"], f"{at}.unit", get_args(Unit)),
-        decides=decides,
-        arms=arms,
-        experiments={r: _texts(places[r], f"{at}.experiments.{r}") for r in REGIMES if r in places},
-        holds=_criterion(table, at) if "holds" in table else None,
-        at={
-            key: tuple(_number(v, f"{at}.at.{key}") for v in _list(values, f"{at}.at.{key}"))
-            for key, values in points.items()
-        },
-        reference=_text(table.get("reference", ""), f"{at}.reference"),
-        note=_text(table.get("note", ""), f"{at}.note"),
-    )
-
-
-def _criterion(table: Mapping[str, Any], at: str) -> Criterion:
-    bounds = {}
-    for key in ("holds", "fails"):
-        found = _table(table.get(key, {}), f"{at}.{key}")
-        _keys(found, f"{at}.{key}", set(), {"above", "below"})
-        bounds[key] = {k: _number(v, f"{at}.{key}.{k}") for k, v in found.items()}
-    holds, fails = bounds["holds"], bounds["fails"]
-    if not holds:
-        raise InputError(f"{at}.holds: empty; above, below or both")
-    above, below = holds.get("above", -math.inf), holds.get("below", math.inf)
-    if not above < below:
-        raise InputError(f"{at}.holds: above {above} is not below {below}")
-    if not fails:
-        return Criterion(above, below, fails_below=above, fails_above=below)
-    return Criterion(above, below, fails.get("below", -math.inf), fails.get("above", math.inf))
-
-
-def _keys(
-    table: Mapping[str, Any], at: str, needed: Collection[str], optional: Collection[str] = ()
-) -> None:
-    known = sorted({*needed, *optional})
-    for key in table:
-        if key not in known:
-            raise InputError(f"{at}.{key}: unknown key; allowed: {', '.join(known)}")
-    for key in sorted(needed):
-        if key not in table:
-            raise InputError(f"{at}.{key}: missing key")
-
-
-def _table(value: Any, at: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{at}: {value!r} is not a table")
-    return value
-
-
-def _list(value: Any, at: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise InputError(f"{at}: {value!r} is not allowed; a list of at least one")
-    return value
-
-
-def _text(value: Any, at: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{at}: {value!r} is not a string")
-    return value
-
-
-def _texts(value: Any, at: str) -> tuple[str, ...]:
-    return tuple(_text(item, at) for item in _list(value, at))
-
-
-def _number(value: Any, at: str, low: float = -math.inf, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-        raise InputError(f"{at}: {value!r} is not a number between {low} and {high}")
-    return float(value)
-
-
-def _one_of(value: Any, at: str, allowed: tuple[Any, ...]) -> Any:
-    if value not in allowed:
-        raise InputError(f"{at}: {value!r} is unknown; allowed: {', '.join(map(repr, allowed))}")
-    return value
+def _book(found: File) -> RuleBook:
+    return RuleBook(**vars(found.rules), claims=found.claims)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from erc_bench.analysis.claims.assess import NO_VALUE, Row
 from erc_bench.analysis.claims.verdicts import Assessment, Verdict
 from erc_bench.analysis.statistics import Interval
-from erc_bench.analysis.tables import plain
+from erc_bench.analysis.tables import markdown_table
 
 __all__ = ["as_data", "claims_markdown", "claims_rich", "interval_text", "ours", "unmeasured_lines"]
 
@@ -49,16 +49,16 @@ def interval_text(interval: Interval, unit: str, *, signed: bool = False) -> str
     return text.replace("-", "−")
 
 
-def row_text(row: Row) -> str:
-    """The number of a row with its interval and unit."""
-    return interval_text(row.interval, row.part.unit, signed="difference" in row.part.statistic)
+def row_text(row: Row, interval: Interval | None = None) -> str:
+    """The number of a row with its interval (or another one) and unit."""
+    signed = "difference" in row.part.statistic
+    return interval_text(interval or row.interval, row.part.unit, signed=signed)
 
 
 def arms_text(row: Row) -> str:
     """The arms compared, by the recipes' names: ``erc-dapo − dapo``."""
-    names = [label.partition(":")[0] for label in row.arms]
     sign = " / " if row.part.statistic == "ratio" else " − "
-    return sign.join(reversed(names))
+    return sign.join(reversed(row.recipes))
 
 
 def diverged_text(row: Row) -> str:
@@ -79,10 +79,10 @@ def ours(verdict: Verdict) -> str:
         if len(rows) == 1:
             number = row_text(rows[0])
         else:
-            unit, signed = rows[0].part.unit, "difference" in rows[0].part.statistic
+            unit, means = rows[0].part.unit, [row.interval.mean for row in rows]
             ends = [
-                interval_text(Interval(m, math.nan, math.nan, 1), unit, signed=signed)
-                for m in (f(row.interval.mean for row in rows) for f in (min, max))
+                row_text(rows[0], Interval(mean, math.nan, math.nan, 1))
+                for mean in (min(means), max(means))
             ]
             number = f"{ends[0].removesuffix(unit).strip()} to {ends[1]} in {len(rows)} rows"
         texts.append(f"{name}: {number}")
@@ -108,53 +108,34 @@ def claims_rich(assessment: Assessment) -> Group:
     last = ""
     for v in assessment.verdicts:
         new, last = v.claim.id != last, v.claim.id  # a claim's name and figures stand once
+        title, paper, figures = (
+            (v.claim.title, v.claim.paper or "–", _figures(v)) if new else [""] * 3
+        )
+        word = Text(v.verdict, style=STYLES[v.holds])
         verdicts.add_row(
-            v.claim.id, escape(v.claim.title) if new else "", v.regime,
-            escape(v.claim.paper or "–") if new else "", Text(v.verdict, style=STYLES[v.holds]),
-            escape(v.because), _figures(v) if new else "",
-        )  # fmt: skip
+            v.claim.id, escape(title), v.regime, escape(paper), word, escape(v.because), figures
+        )
     shown = [row for row in assessment.rows if row.role != "detail"]
     rows = _table(
         "What they rest on", ("", "measure", "where", "arms", "ours, 95 %", "n", "verdict")
     )
     for row in shown:
-        rows.add_row(
-            row.claim, escape(row.part.name), escape(_where(row)), escape(arms_text(row)),
-            row_text(row), str(row.interval.n), Text(_verdict_text(row), style=STYLES[row.holds]),
-        )  # fmt: skip
+        texts = (row.part.name, _where(row), arms_text(row), row_text(row), str(row.interval.n))
+        verdict = Text(_verdict_text(row), style=STYLES[row.holds])
+        rows.add_row(row.claim, *map(escape, texts), verdict)
     lines = [Text(line, style="yellow") for line in unmeasured_lines(assessment)]
     return Group(verdicts, *([rows] if shown else []), *lines, Text(NOTE, style="dim"))
 
 
 def claims_markdown(assessment: Assessment) -> str:
     """Everything as Markdown: the verdicts, every row, and what is missing."""
-    head = ("", "claim", "regime", "the paper", "ours", "verdict", "because", "figure")
-    first = [
-        (
-            v.claim.id, v.claim.title, v.regime, v.claim.paper or "–", ours(v) or "–", v.verdict,
-            v.because, _figures(v),
-        )
-        for v in assessment.verdicts
-    ]  # fmt: skip
-    below = ("", "measure", "regime", "where", "arms", "role", "ours, 95 %", "adjusted", "level",
-             "n", "verdict", "note")  # fmt: skip
-    second = [
-        (
-            row.claim, row.part.name, row.regime, _where(row, regime=False), arms_text(row),
-            row.role, row_text(row),
-            interval_text(row.adjusted, row.part.unit, signed="difference" in row.part.statistic),
-            f"{100 * row.level:.3g} %", str(row.interval.n), row.verdict,
-            "; ".join(filter(None, (row.note, diverged_text(row)))),
-        )
-        for row in assessment.rows
-    ]  # fmt: skip
+    first = [[cell(v) for cell in VERDICT_CELLS.values()] for v in assessment.verdicts]
+    second = [[cell(row) for cell in ROW_CELLS.values()] for row in assessment.rows]
     missing = [f"- {line}" for line in unmeasured_lines(assessment)]
-    blocks = [
-        "## Claims", _markdown(head, first),
-        "## What they rest on", _markdown(below, second), *(["\n".join(missing)] if missing else []),
-        NOTE,
-    ]  # fmt: skip
-    return "\n\n".join(blocks) + "\n"
+    blocks = ["## Claims", markdown_table([*VERDICT_CELLS], first)]
+    blocks += ["## What they rest on", markdown_table([*ROW_CELLS], second)]
+    blocks += ["\n".join(missing)] if missing else []
+    return "\n\n".join([*blocks, NOTE]) + "\n"
 
 
 def as_data(assessment: Assessment, folder: Path | None = None) -> dict[str, Any]:
@@ -167,15 +148,17 @@ def as_data(assessment: Assessment, folder: Path | None = None) -> dict[str, Any
         },
         "claims": [
             {
-                "claim": v.claim.id, "title": v.claim.title, "statement": v.claim.statement,
-                "paper": v.claim.paper, "regime": v.regime, "verdict": v.verdict,
-                "because": v.because, "ours": ours(v), "figures": figure_files(v, folder),
+                "claim": v.claim.id,
+                **{name: getattr(v.claim, name) for name in ("title", "statement", "paper")},
+                **{name: getattr(v, name) for name in ("regime", "verdict", "because")},
+                "ours": ours(v),
+                "figures": figure_files(v, folder),
                 "missing": v.missing,
             }
             for v in assessment.verdicts
         ],
         "rows": [_row_data(row) for row in assessment.rows],
-    }  # fmt: skip
+    }
 
 
 def figure_files(verdict: Verdict, folder: Path | None) -> list[str]:
@@ -193,19 +176,31 @@ def _row_data(row: Row) -> dict[str, Any]:
         return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
     return {
-        "claim": row.claim, "measure": row.part.name, "regime": row.regime, "role": row.role,
-        "experiment": row.experiment, "point": row.point, "arms": list(row.arms),
-        **ends(row.interval), "n": row.interval.n, "without_value": row.without,
+        "claim": row.claim,
+        "measure": row.part.name,
+        **{name: getattr(row, name) for name in ("regime", "role", "experiment", "point")},
+        "arms": list(row.arms),
+        **ends(row.interval),
+        "n": row.interval.n,
+        "without_value": row.without,
         "unit": "share" if row.part.unit in ("%", "pp") else row.part.unit,
-        "adjusted": ends(row.adjusted), "level": row.level,
-        "p": row.p if math.isfinite(row.p) else None, "verdict": row.verdict,
-        "diverged": list(row.diverged), "runs": row.runs, "note": row.note,
-    }  # fmt: skip
+        "adjusted": ends(row.adjusted),
+        "level": row.level,
+        "p": row.p if math.isfinite(row.p) else None,
+        "verdict": row.verdict,
+        "diverged": list(row.diverged),
+        "runs": row.runs,
+        "note": row.note,
+    }
 
 
 def _verdict_text(row: Row) -> str:
-    extra = "; ".join(filter(None, (row.note, diverged_text(row))))
-    return f"{row.verdict or 'measured'}{' (' + extra + ')' if extra else ''}"
+    notes = _notes(row)
+    return f"{row.verdict or 'measured'}{f' ({notes})' if notes else ''}"
+
+
+def _notes(row: Row) -> str:
+    return "; ".join(filter(None, (row.note, diverged_text(row))))
 
 
 def _where(row: Row, *, regime: bool = True) -> str:
@@ -218,17 +213,36 @@ def _figures(verdict: Verdict) -> str:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.title_style = "bold"
     for name in columns:
         fixed = name in ("", "n", "fig.", "regime")
         table.add_column(name, no_wrap=fixed, overflow="fold")
     return table
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
-    lines += ["| " + " | ".join(plain(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+#: Heading to cell of the table of verdicts, and of the table of rows, in Markdown.
+VERDICT_CELLS: dict[str, Callable[[Verdict], str]] = {
+    "": lambda v: v.claim.id,
+    "claim": lambda v: v.claim.title,
+    "regime": lambda v: v.regime,
+    "the paper": lambda v: v.claim.paper or "–",
+    "ours": lambda v: ours(v) or "–",
+    "verdict": lambda v: v.verdict,
+    "because": lambda v: v.because,
+    "figure": _figures,
+}
+ROW_CELLS: dict[str, Callable[[Row], str]] = {
+    "": lambda row: row.claim,
+    "measure": lambda row: row.part.name,
+    "regime": lambda row: row.regime,
+    "where": lambda row: _where(row, regime=False),
+    "arms": arms_text,
+    "role": lambda row: row.role,
+    "ours, 95 %": row_text,
+    "adjusted": lambda row: row_text(row, row.adjusted),
+    "level": lambda row: f"{100 * row.level:.3g} %",
+    "n": lambda row: str(row.interval.n),
+    "verdict": lambda row: row.verdict,
+    "note": _notes,
+}

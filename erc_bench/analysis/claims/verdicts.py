@@ -125,8 +125,8 @@ def _few_seeds(rows: Iterable[Row]) -> str:
 def _phase(rows: Sequence[Row]) -> tuple[str, str]:
     """Per gate: in how many cells it helps and hurts, and where."""
     words, texts = [], []
-    for gate in dict.fromkeys(row.arms[-1].partition(":")[0] for row in rows):
-        cells = [row for row in rows if row.arms[-1].partition(":")[0] == gate]
+    for gate in dict.fromkeys(row.recipes[-1] for row in rows):
+        cells = [row for row in rows if row.recipes[-1] == gate]
         better = [row.point for row in cells if row.holds is True]
         worse = [row.point for row in cells if row.holds is False]
         words.append(f"{gate}: {_direction(bool(better), bool(worse))}")

@@ -13,30 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from erc_bench.analysis.numbers import percent
 from erc_bench.core.metrics import metric
-from erc_bench.presentation.numbers import percent
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.clip_fractions import PAPER_DROPPED
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import (
-    legend_below,
-    line_handles,
-    log_ticks,
-    mark,
-    marks,
-    new_figure,
-    parts,
-    spread,
-)
 from erc_bench.presentation.plots.seeds import KL, REWARD, column, over_seeds, runs_of
-from erc_bench.presentation.plots.style import (
-    DOTTED,
-    MUTED,
-    WIDE,
-    arm_style,
-    group_of,
-    line_of,
-)
+from erc_bench.presentation.plots.style import DOTTED, MUTED, WIDE, arm_style, line_of, shade_of
 from erc_bench.studies.arms import StoredArm
 
 __all__ = ["BASE", "FIGURE", "GATE", "OUTSIDE", "PRECISION", "SWEEP", "TASK", "format_name"]
@@ -113,17 +97,17 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """
     swept, noise = (data[data["part"] == part] for part in (SWEEP, PRECISION))
     rows = [2.0 if len(swept) else 0.0, 2.1 if len(noise) else 0.0]
-    figure = new_figure(WIDE, sum(rows) + 0.75)
-    upper, lower = parts(figure, [max(r, 1e-3) for r in rows])
+    figure = layout.new_figure(WIDE, sum(rows) + 0.75)
+    upper, lower = layout.parts(figure, [max(r, 1e-3) for r in rows])
     arms = frames.looks(swept["objective"].unique())
-    entries = line_handles(arms, marked=True)
+    entries = layout.line_handles(arms, marked=True)
     if len(swept):
         for axes, value in zip(upper.subplots(1, 3), (REWARD, DROPPED, KL), strict=True):
             draw_sweep(axes, swept[swept["value"] == value], value, arms)
     if len(noise):
         left, right = lower.subplots(1, 2, width_ratios=(1.5, 1))
         for place, jitter in enumerate(sorted(noise["jitter"].unique())):
-            entries.append((mark(**_jitter_mark(place)), f"jitter {jitter:g}"))
+            entries.append((layout.mark(**_jitter_mark(place)), f"jitter {jitter:g}"))
         measured = data[data["part"] == TASK]["mean"]
         gate = {"color": arm_style(frames.looks([GATE])[GATE]).color, "linestyle": (0, (4, 2))}
         references = [(PAPER_DROPPED, _PAPER, f"dropped in the paper: {100 * PAPER_DROPPED:g} %")]
@@ -137,7 +121,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         draw_noise(right, noise[noise["value"] == KL], KL)
         left.set_xlabel("the rollout's logits rounded to; no update made")
         right.set_xlabel("rounded to; no update made")
-    legend_below(figure, entries)
+    layout.legend_below(figure, entries)
     return figure
 
 
@@ -148,24 +132,17 @@ def draw_sweep(axes: Axes, here: pd.DataFrame, value: str, arms: Mapping[str, St
         rows = here[here["objective"] == name]
         points = rows[rows["half_width"].notna()]
         style = {"linestyle": arm_style(arm).dash, "markersize": 4}
-        marks(axes, points, points["half_width"], arm, along="y", scale=shown.scale, **style)
+        layout.marks(axes, points, points["half_width"], arm, along="y", scale=shown.scale, **style)
         levels = rows[rows["half_width"].isna()] if value != DROPPED else rows[:0]
         for row in levels.itertuples():  # without a gate nothing is dropped
             axes.axhline(shown.scale * row.mean, **line_of(arm, zorder=2))
             if math.isfinite(row.low):
-                axes.axhspan(
-                    shown.scale * row.low,
-                    shown.scale * row.high,
-                    linewidth=0,
-                    alpha=0.2,
-                    color=arm_style(arm).color,
-                    zorder=1,
-                    gid=group_of(arm),
-                )
+                ends = shown.scale * row.low, shown.scale * row.high
+                axes.axhspan(*ends, **shade_of(arm, alpha=0.2, zorder=1))
     axes.set_xscale("log")
     widths = sorted(here["half_width"].dropna().unique())
     if len(widths) > MOST_WIDTHS:
-        log_ticks(axes, "x")
+        layout.log_ticks(axes, "x")
     else:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(widths, [f"{w:g}" for w in widths], fontsize=6.5)
@@ -187,17 +164,16 @@ def draw_noise(axes: Axes, here: pd.DataFrame, value: str) -> Axes:
     for place, jitter in enumerate(jitters):
         rows = here[here["jitter"] == jitter]
         mean, low, high = (scale * rows[end].to_numpy() for end in ("mean", "low", "high"))
-        axes.errorbar(
-            rows["bits"].map(bits.index) + spread(place, len(jitters), 0.44),
-            mean,
-            yerr=np.array([mean - low, high - mean]),
-            linestyle="none",
-            markersize=5,
-            elinewidth=2,
-            zorder=4,
-            clip_on=False,
-            **_jitter_mark(place),
-        )
+        at = rows["bits"].map(bits.index) + layout.spread(place, len(jitters), 0.44)
+        look: dict[str, Any] = {
+            "ls": "none",
+            "ms": 5,
+            "elinewidth": 2,
+            "zorder": 4,
+            "clip_on": False,
+        }
+        error = np.array([mean - low, high - mean])
+        axes.errorbar(at, mean, yerr=error, **look, **_jitter_mark(place))
     axes.set_xticks(range(len(bits)), [_tick(b) for b in bits])
     axes.set_xlim(-0.5, len(bits) - 0.5)
     axes.set_ylim(bottom=0)

@@ -12,17 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from erc_bench.core.metrics import metric
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames
-from erc_bench.presentation.plots.layout import (
-    group_labels,
-    legend_below,
-    log_ticks,
-    mark,
-    marks,
-    new_figure,
-    parts,
-)
 from erc_bench.presentation.plots.seeds import KL, REWARD, over_seeds, paired_over_seeds, runs_of
 from erc_bench.presentation.plots.style import INK, MUTED, WIDE, arm_style, group_of, name_text
 from erc_bench.studies.arms import StoredArm
@@ -78,8 +70,8 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """Above: one row per arm, points are seeds, bars 95 % intervals. Below: reward against drift."""
     runs, arms = tuned(frames), frames.looks(data["arm"].unique())
     rows = 0.6 + 0.19 * len(arms)
-    figure = new_figure(WIDE, rows + 2.9)
-    upper, lower = parts(figure, (rows, 2.9))
+    figure = layout.new_figure(WIDE, rows + 2.9)
+    upper, lower = layout.parts(figure, (rows, 2.9))
     for axes, (value, (heading, scale, log)) in zip(
         upper.subplots(1, 4), _COLUMNS.items(), strict=True
     ):
@@ -99,41 +91,31 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         if log:
             _log(axes)
     left.set_ylabel(_COLUMNS[REWARD][0])
-    legend_below(figure, [(mark(arm, markersize=5.5), name_text(n)) for n, arm in arms.items()])
+    layout.legend_below(
+        figure, [(layout.mark(arm, markersize=5.5), name_text(n)) for n, arm in arms.items()]
+    )
     return figure
 
 
 def _log(axes: Axes) -> None:
     axes.set_xscale("log")
-    log_ticks(axes, "x")
+    layout.log_ticks(axes, "x")
 
 
 def draw_rows(
-    axes: Axes,
-    rows: pd.DataFrame,
-    seeds: pd.DataFrame,
-    arms: Mapping[str, StoredArm],
-    scale: float,
+    axes: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, arms: dict[str, StoredArm], scale: float
 ) -> Axes:
     """One row per arm: seeds as faint points, mean and interval in front."""
     value = rows["value"].iloc[0] if len(rows) else ""
     for place, (name, arm) in enumerate(arms.items()):
         points = scale * seeds.loc[seeds["arm"] == name, value].to_numpy() if len(seeds) else []
-        axes.plot(
-            points,
-            place + 0.25 * np.sin(2.4 * np.arange(len(points))),  # fixed, and no two as one
-            color=arm_style(arm).color,
-            marker=".",
-            markersize=3.5,
-            alpha=0.35,
-            linestyle="none",
-            markeredgewidth=0,
-            gid=group_of(arm),
-        )
+        heights = place + 0.25 * np.sin(2.4 * np.arange(len(points)))  # fixed, and no two as one
+        look: dict[str, Any] = {"color": arm_style(arm).color, "gid": group_of(arm)}
+        axes.plot(points, heights, ".", ms=3.5, mew=0, alpha=0.35, **look)
         row = rows[rows["arm"] == name]
-        marks(axes, row, [place] * len(row), arm, scale=scale, elinewidth=2)
+        layout.marks(axes, row, [place] * len(row), arm, scale=scale, elinewidth=2)
     axes.set_yticks(range(len(arms)), [name_text(name) for name in arms])
-    group_labels(axes.get_yticklabels(), arms.values())
+    layout.group_labels(axes.get_yticklabels(), arms.values())
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     return axes
@@ -147,18 +129,9 @@ def draw_trade_off(
     for name, arm in arms.items():
         drift, reward = by_value.loc[[(value, name)]], by_value.loc[[(REWARD, name)]]
         style: dict[str, Any] = {"elinewidth": 1.0, "ecolor": arm_style(arm).color}
-        marks(axes, drift, reward["mean"], arm, scale=scale, marker="", **style)
-        marks(
-            axes,
-            reward,
-            scale * drift["mean"],
-            arm,
-            along="y",
-            markersize=6,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            **style,
-        )
+        layout.marks(axes, drift, reward["mean"], arm, scale=scale, marker="", **style)
+        style |= {"markersize": 6, "mec": "white", "mew": 0.5}
+        layout.marks(axes, reward, scale * drift["mean"], arm, along="y", **style)
     axes.set_title("better: up and to the left", fontsize=6.5, fontweight="normal", color=MUTED)
     return axes
 

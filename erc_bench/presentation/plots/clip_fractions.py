@@ -12,17 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import (
-    curves,
-    first_column,
-    group_labels,
-    legend_below,
-    mark,
-    marks,
-    new_figure,
-)
 from erc_bench.presentation.plots.seeds import column, over_seeds
 from erc_bench.presentation.plots.style import (
     DOTTED,
@@ -30,7 +22,6 @@ from erc_bench.presentation.plots.style import (
     MUTED,
     WIDE,
     arm_style,
-    line_of,
     name_text,
 )
 from erc_bench.studies.arms import StoredArm
@@ -52,7 +43,7 @@ _MARKS = {
     DROPPED: ("x", True, 0.16, "dropped by the gate"),
 }
 POINTS = 20
-FEW = 3  # experiments that have a row of their own
+COURSES = 3  # experiments that are shown over training
 COURSE, WHOLE = "over training", "whole run"
 _TICKS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
 _REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": DOTTED}
@@ -74,7 +65,7 @@ def table(frames: Frames) -> pd.DataFrame:
     for place, experiment in enumerate(experiments):
         here = metrics[metrics["experiment"] == experiment]
         dropping = {str(name) for name in here.loc[here[DROPPED] > 0, "objective"].unique()}
-        if place < FEW:
+        if place < COURSES:
             tables.append(_course(frames, experiment, here, dropping))
         for name in _MARKS:
             shown = here if name != DROPPED else here[here["objective"].isin(dropping)]
@@ -111,82 +102,58 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """Courses as curves and whole runs as rows, with the paper's two numbers as dotted lines."""
     experiments = list(dict.fromkeys(data["experiment"]))
     looks = frames.looks(n for e in experiments for n in frames.arms(e))
-    few = len(experiments) <= FEW
-    figure, above, below = _few_panels(experiments, looks) if few else _grid(experiments, looks)
+    figure, above, below = _panels(len(experiments), len(looks))
     course, whole = (data[data["kind"] == kind] for kind in (COURSE, WHOLE))
     for axes, experiment in zip(above, experiments, strict=False):
         draw_course(axes, course[course["experiment"] == experiment], frames.arms(experiment))
-        axes.set_title(name_text(experiment) + ("" if few else ": course"))
+        axes.set_title(f"{name_text(experiment)}: course")
     for axes, experiment in zip(below, experiments, strict=True):
-        arms = frames.arms(experiment) if few else looks
-        draw_rows(axes, whole[whole["experiment"] == experiment], arms)
-        if not few:
-            axes.set_title(name_text(experiment))
-            axes.tick_params(labelleft=first_column(axes))
+        draw_rows(axes, whole[whole["experiment"] == experiment], looks)
+        axes.set_title(name_text(experiment))
+        axes.tick_params(labelleft=layout.first_column(axes))
     metric_of = course.set_index("objective")["metric"].to_dict()
     entries = [
-        (
-            Line2D([], [], **line_of(arm)),
-            name_text(name) + (": dropped" if metric_of[name] == DROPPED else ": clipped"),
-        )
-        for name, arm in looks.items()
+        (line, text + (": dropped" if metric_of[name] == DROPPED else ": clipped"))
+        for name in looks
         if name in metric_of
+        for line, text in layout.line_handles({name: looks[name]})
     ]
     entries += [
-        (mark(color=INK, marker=marker, markerfacecolor=INK if filled else "white"), text)
+        (layout.mark(color=INK, marker=marker, markerfacecolor=INK if filled else "white"), text)
         for marker, filled, _, text in _MARKS.values()
     ]
     entries.append((Line2D([], [], **_REFERENCE), "paper: 0.02 % and 20.29 %"))
-    legend_below(figure, entries)
+    layout.legend_below(figure, entries)
     return figure
 
 
-def _few_panels(
-    experiments: list[str], looks: Mapping[str, StoredArm]
-) -> tuple[Figure, list[Axes], list[Axes]]:
-    """Each experiment in a row of its own: course on the left, whole runs on the right."""
-    count = len(experiments)
-    figure = new_figure(WIDE, max(2.1, 0.6 + 0.2 * len(looks)) * count + 0.7)
-    grid = figure.subplots(count, 2, squeeze=False, width_ratios=(1, 1.05))
-    grid[-1, 0].set_xlabel("rollout")
-    grid[-1, 1].set_xlabel("tokens (%), mean over all updates")
-    return figure, list(grid[:, 0]), list(grid[:, 1])
-
-
-def _grid(
-    experiments: list[str], looks: Mapping[str, StoredArm]
-) -> tuple[Figure, list[Axes], list[Axes]]:
-    """The courses of the first three experiments, then whole runs of all, with common rows."""
-    blocks = math.ceil(len(experiments) / 3)
-    heights = [1.7] + [0.5 + 0.145 * len(looks)] * blocks
-    figure = new_figure(WIDE, sum(heights) + 0.8)
-    grid = figure.subplots(1 + blocks, 3, squeeze=False, height_ratios=heights)
+def _panels(count: int, arms: int) -> tuple[Figure, list[Axes], list[Axes]]:
+    """The courses of at most three experiments above, whole runs of all below, with common rows."""
+    columns = min(count, COURSES)
+    blocks = -(-count // columns)
+    heights = [1.7] + [0.5 + 0.145 * arms] * blocks
+    figure = layout.new_figure(WIDE, sum(heights) + 0.8)
+    grid = figure.subplots(1 + blocks, columns, squeeze=False, height_ratios=heights)
     below = grid[1:].ravel().tolist()
-    for axes in below[len(experiments) :]:
+    for axes in below[count:]:
         axes.remove()
-    below = below[: len(experiments)]
     for axes in grid[0]:
         axes.set_xlabel("rollout")
-    for axes in below[-3:]:
+    for axes in below[:count][-columns:]:
         axes.set_xlabel("tokens (%), mean over updates")
-    return figure, list(grid[0]), below
+    return figure, list(grid[0]), below[:count]
 
 
 def draw_course(axes: Axes, course: pd.DataFrame, arms: Mapping[str, StoredArm]) -> Axes:
     """The shares over training, one curve per arm of the table."""
     present = set(course["objective"])
-    curves(
-        axes,
-        course.assign(low=course["low"].clip(lower=0)),
-        "rollout",
-        {name: arm for name, arm in arms.items() if name in present},
-        scale=100,
-        alpha=0.18,
-    )
+    shown = {name: arm for name, arm in arms.items() if name in present}
+    course = course.assign(low=course["low"].clip(lower=0))
+    layout.curves(axes, course, "rollout", shown, scale=100, alpha=0.18)
     _share_axis(axes, "y")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     axes.margins(x=0.01)
-    if first_column(axes):
+    if layout.first_column(axes):
         axes.set_ylabel("tokens (%)")
     return axes
 
@@ -196,20 +163,13 @@ def draw_rows(axes: Axes, whole: pd.DataFrame, arms: Mapping[str, StoredArm]) ->
     for place, (name, arm) in enumerate(arms.items()):
         for metric, (marker, filled, offset, _) in _MARKS.items():
             row = whole[(whole["objective"] == name) & (whole["metric"] == metric)]
-            marks(
-                axes,
-                row.assign(low=row["low"].clip(lower=0), high=row["high"].clip(upper=1)),
-                [place + offset] * len(row),
-                arm,
-                scale=100,
-                marker=marker,
-                markersize=5,
-                markeredgewidth=1.2,
-                markerfacecolor=arm_style(arm).color if filled else "white",
-            )
+            row = row.assign(low=row["low"].clip(lower=0), high=row["high"].clip(upper=1))
+            face = arm_style(arm).color if filled else "white"
+            style: dict[str, Any] = {"marker": marker, "markersize": 5, "mew": 1.2, "mfc": face}
+            layout.marks(axes, row, [place + offset] * len(row), arm, scale=100, **style)
     _share_axis(axes, "x")
     axes.set_yticks(range(len(arms)), [name_text(n) for n in arms])
-    group_labels(axes.get_yticklabels(), arms.values())
+    layout.group_labels(axes.get_yticklabels(), arms.values())
     axes.set_ylim(len(arms) - 0.4, -0.6)
     return axes
 

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from erc_bench.core.metrics import metric
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import arm_legend, curves, first_column, paired_panels
 from erc_bench.presentation.plots.seeds import column, over_seeds
 from erc_bench.presentation.plots.style import arm_style, group_of, name_text
 from erc_bench.studies.arms import StoredArm
@@ -61,23 +61,22 @@ def table(frames: Frames) -> pd.DataFrame:
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """Two panels per experiment, a line with its 95 % interval per objective."""
     experiments = frames.panels
-    figure, panels = paired_panels(len(experiments), 2.6, 3.3)
+    figure, panels = layout.paired_panels(len(experiments))
     for experiment, pair in zip(experiments, panels, strict=True):
         arms, here = frames.arms(experiment), _binned(frames, experiment)
         drawn = data[data["experiment"] == experiment]
         for axes, name in zip(pair, (ENTROPY, GRADIENT), strict=True):
             shown = drawn[drawn["metric"] == name]
-            curves(axes, shown, "update", arms, alpha=0.15 if len(arms) <= 4 else 0.09)
+            layout.curves(axes, shown, "update", arms, alpha=0.15 if len(arms) <= 4 else 0.09)
             draw_ends(axes, here.assign(x=here["update"], y=column(here, name)), arms)
             limits(axes, shown, 0.0 if name == GRADIENT else math.nan)
             axes.margins(x=0.01)
-            if len(experiments) == 1 or first_column(axes):
+            if layout.first_column(axes):
                 axes.set_ylabel(metric(name).heading)
         pair[0].set_title(name_text(experiment))
         pair[1].set_ylim(bottom=0)
-        for axes in pair if len(experiments) == 1 else pair[1:]:
-            axes.set_xlabel("update")
-    arm_legend(figure, frames, experiments)
+        pair[1].set_xlabel("update")
+    layout.arm_legend(figure, frames, experiments)
     return figure
 
 
@@ -102,16 +101,8 @@ def draw_ends(axes: Axes, points: pd.DataFrame, arms: dict[str, StoredArm]) -> N
     last = known.groupby(["objective", "seed", "x"], as_index=False)["y"].mean()
     for row in last.groupby(["objective", "seed"]).tail(1).itertuples():
         arm = arms[str(row.objective)]
-        axes.plot(
-            row.x,
-            row.y,
-            marker="x",
-            markersize=4.5,
-            markeredgewidth=1.3,
-            zorder=6,
-            color=arm_style(arm).color,
-            gid=group_of(arm),
-        )
+        color, gid = arm_style(arm).color, group_of(arm)
+        axes.plot(row.x, row.y, "x", ms=4.5, mew=1.3, zorder=6, color=color, gid=gid)
 
 
 FIGURE = Exhibit(

@@ -24,28 +24,9 @@ from erc_bench.presentation.plots.style import (
     group_of,
     line_of,
     name_text,
+    shade_of,
 )
 from erc_bench.studies.arms import StoredArm
-
-__all__ = [
-    "arm_legend",
-    "curves",
-    "first_column",
-    "group_labels",
-    "legend_below",
-    "line_handles",
-    "log_limits",
-    "log_ticks",
-    "mark",
-    "marks",
-    "new_figure",
-    "paired_panels",
-    "panel_grid",
-    "parts",
-    "power_text",
-    "ratio_ticks",
-    "spread",
-]
 
 #: Rows of a legend that a figure's height allows for, and the height of one more.
 LEGEND_ROWS, ROW_INCHES = 3, 0.19
@@ -69,18 +50,11 @@ def panel_grid(figure: Figure, count: int, columns: int = 3) -> list[Axes]:
     return axes[:count]
 
 
-def paired_panels(
-    count: int, single: float, block: float
-) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure with two panels for each of ``count`` experiments.
+def paired_panels(count: int, block: float = 3.3) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with two panels for each of ``count`` experiments, the second below the first.
 
-    One experiment has them side by side, ``single`` inches high; more have the second below the
-    first, in blocks of at most three, at most ``block`` inches high.
+    They stand in blocks of at most three, each at most ``block`` inches high.
     """
-    if count == 1:
-        figure = new_figure(WIDE, single)
-        left, right = figure.subplots(1, 2)
-        return figure, [(left, right)]
     columns = min(count, 3)
     blocks = -(-count // columns)
     figure = new_figure(WIDE, min(block, 8.6 / blocks) * blocks + 0.4)
@@ -119,16 +93,8 @@ def curves(
         order = 3 if arm.band else 2
         axes.plot(curve[x], scale * curve[y], **line_of(arm, zorder=order + 2))
         shaded = curve.dropna(subset=["low", "high"])
-        axes.fill_between(
-            shaded[x],
-            scale * shaded["low"],
-            scale * shaded["high"],
-            color=arm_style(arm).color,
-            alpha=alpha,
-            linewidth=0,
-            zorder=order,
-            gid=group_of(arm),
-        )
+        ends = scale * shaded["low"], scale * shaded["high"]
+        axes.fill_between(shaded[x], *ends, **shade_of(arm, alpha=alpha, zorder=order))
     return axes
 
 
@@ -173,15 +139,11 @@ def mark(arm: StoredArm | None = None, **style: Any) -> Line2D:
 
 def line_handles(arms: Mapping[str, StoredArm], *, marked: bool = False) -> list[tuple[Any, str]]:
     """Legend entries of objectives drawn as lines, with their marks or without."""
-    return [
-        (
-            Line2D(
-                [], [], marker=arm_style(a).marker if marked else "", markersize=4, **line_of(a)
-            ),
-            name_text(name),
-        )
-        for name, a in arms.items()
-    ]
+    found: list[tuple[Any, str]] = []
+    for name, arm in arms.items():
+        marker = arm_style(arm).marker if marked else ""
+        found.append((Line2D([], [], marker=marker, ms=4, **line_of(arm)), name_text(name)))
+    return found
 
 
 def arm_legend(
@@ -213,13 +175,8 @@ def legend_below(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
     rows = -(-len(handles) // columns)
     if rows > LEGEND_ROWS:  # or the legend takes the panels' place
         figure.set_figheight(figure.get_figheight() + ROW_INCHES * (rows - LEGEND_ROWS))
-    legend = figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=-(-len(handles) // rows),
-        columnspacing=1.4,
-    )
+    place: dict[str, Any] = {"loc": "outside lower center", "columnspacing": 1.4}
+    legend = figure.legend(handles, labels, ncols=-(-len(handles) // rows), **place)
     for given, *drawn in zip(handles, legend.legend_handles, legend.get_texts(), strict=True):
         for part in drawn:
             if part is not None:

@@ -11,16 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from erc_bench.analysis.statistics import mean_intervals
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.entropy_gradient import draw_ends, limits
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import (
-    arm_legend,
-    curves,
-    first_column,
-    new_figure,
-    panel_grid,
-)
 from erc_bench.presentation.plots.style import COLUMN, DOTTED, INK, WIDE, name_text
 
 __all__ = ["FIGURE", "ROLLOUTS", "optimum"]
@@ -94,14 +88,16 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """A panel per experiment, a line with its 95 % interval per objective, the optimum dotted."""
     experiments = frames.panels
     count = len(experiments)
-    figure = new_figure(COLUMN * 1.2 if count == 1 else WIDE, 2.2 * math.ceil(count / 3) + 0.6)
+    figure = layout.new_figure(
+        COLUMN * 1.2 if count == 1 else WIDE, 2.2 * math.ceil(count / 3) + 0.6
+    )
     style: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": DOTTED}
     optima = {e: optimum(frames, e) for e in experiments}
-    for axes, experiment in zip(panel_grid(figure, count), experiments, strict=True):
+    for axes, experiment in zip(layout.panel_grid(figure, count), experiments, strict=True):
         here, arms = data[data["experiment"] == experiment], frames.arms(experiment)
         unit, word = (1e6, "million") if here["tokens"].max() >= 2e6 else (1e3, "thousand")
         scaled = here.assign(tokens=here["tokens"] / unit)
-        curves(axes, scaled, "tokens", arms, alpha=0.15 if len(arms) <= 4 else 0.09)
+        layout.curves(axes, scaled, "tokens", arms, alpha=0.15 if len(arms) <= 4 else 0.09)
         ends = _points(frames, experiment)
         draw_ends(axes, ends.assign(x=ends["tokens"] / unit, y=ends[REWARD]), arms)
         if math.isfinite(optima[experiment]):
@@ -109,12 +105,12 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         limits(axes, here, optima[experiment])
         axes.set_title(name_text(experiment))
         axes.set_xlabel(f"tokens generated ({word})")
-        if first_column(axes):
+        if layout.first_column(axes):
             axes.set_ylabel("mean return")
         axes.margins(x=0.01)
     known = any(math.isfinite(value) for value in optima.values())
     extra = [(Line2D([], [], **style), "optimum")] if known else []
-    arm_legend(figure, frames, experiments, extra)
+    layout.arm_legend(figure, frames, experiments, extra)
     return figure
 
 

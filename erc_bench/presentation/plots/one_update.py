@@ -10,11 +10,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from erc_bench.presentation.numbers import percent
+from erc_bench.analysis.numbers import percent
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs, Whole
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw, Settings
-from erc_bench.presentation.plots.layout import log_limits, new_figure, ratio_ticks
-from erc_bench.presentation.plots.style import ACCENT, INK, WIDE, name_text
+from erc_bench.presentation.plots.style import ACCENT, BOLD, CLOUD, INK, WIDE, name_text
 
 __all__ = ["FIGURE", "choose_token", "hidden_violations"]
 
@@ -126,7 +126,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """
     experiment, objective, token, _ = choose_token(frames)
     settings = frames.settings(experiment)
-    figure = new_figure(WIDE, 3.0)
+    figure = layout.new_figure(WIDE, 3.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.08, 1))
     draw_distribution(left, data[data["panel"] == "distribution"])
     low, high = 1 - settings.clip[0], 1 + settings.clip[1]
@@ -140,16 +140,8 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     )
     points = data[data["panel"] == "tokens"]
     draw_tokens(right, points, settings)
-    right.plot(
-        token["log_ratio"],
-        token["kl_exact"],
-        marker="o",
-        markersize=6.5,
-        markerfacecolor="none",
-        markeredgecolor=INK,
-        markeredgewidth=1.2,
-        zorder=5,
-    )
+    here = token["log_ratio"], token["kl_exact"]
+    right.plot(*here, "o", ms=6.5, mfc="none", mec=INK, mew=1.2, zorder=5)
     right.set_title(f"{name_text(objective)}, {len(points):,} sampled tokens")
     return figure
 
@@ -157,28 +149,15 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
 def draw_distribution(axes: Axes, actions: pd.DataFrame) -> Axes:
     """Bars of a state's actions before and after, the sampled one named."""
     long = actions.melt(["action", "sampled"], ["prob_old", "prob_new"], "when", "probability")
-    sns.barplot(
-        long.replace({"when": {"prob_old": "before", "prob_new": "after"}}),
-        x="action",
-        y="probability",
-        hue="when",
-        palette=["#c3c9cf", "#0b5cad"],
-        saturation=1,
-        ax=axes,
-    )
+    long = long.replace({"when": {"prob_old": "before", "prob_new": "after"}})
+    colors = {"hue": "when", "palette": ["#c3c9cf", "#0b5cad"], "saturation": 1}
+    sns.barplot(long, x="action", y="probability", ax=axes, **colors)
     place = int(np.flatnonzero(actions["sampled"])[0])
     tallest = actions[["prob_old", "prob_new"]].max(axis=1).to_numpy()
     clear = float(tallest[max(place - 2, 0) : place + 3].max())  # above the bars the word spans
-    axes.annotate(
-        "sampled",
-        (place, float(tallest[place])),
-        xytext=(place, clear + 0.08 * tallest.max()),
-        ha="center",
-        color=ACCENT,
-        fontsize=7,
-        fontweight="bold",
-        arrowprops={"arrowstyle": "-|>", "color": ACCENT, "linewidth": 0.9, "shrinkB": 1},
-    )
+    arrow = {"arrowstyle": "-|>", "color": ACCENT, "linewidth": 0.9, "shrinkB": 1}
+    ends = (place, float(tallest[place])), (place, clear + 0.08 * tallest.max())
+    axes.annotate("sampled", *ends, arrowprops=arrow, color=ACCENT, fontsize=7, **BOLD)
     names = [name.replace(" ", "\n") for name in actions["action"]]
     labels = axes.set_xticks(range(len(names)), names) and axes.get_xticklabels()
     labels[place].set(color=ACCENT, fontweight="bold")
@@ -196,35 +175,19 @@ def draw_tokens(axes: Axes, points: pd.DataFrame, settings: Settings) -> Axes:
     kl = points["kl_exact"].clip(lower=floor)
     axes.axvspan(low, high, color="#eef1f4", zorder=0)
     axes.axhline(settings.delta, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-    sns.scatterplot(
-        points.assign(kl_exact=kl, hidden=hidden).sort_values("hidden", kind="stable"),
-        x="log_ratio",
-        y="kl_exact",
-        hue="hidden",
-        palette={False: "#8a8a8a", True: ACCENT},
-        s=6,
-        alpha=0.6,
-        linewidth=0,
-        legend=False,
-        rasterized=True,
-        ax=axes,
-    )
+    shown = points.assign(kl_exact=kl, hidden=hidden).sort_values("hidden", kind="stable")
+    colors = {"hue": "hidden", "palette": {False: "#8a8a8a", True: ACCENT}}
+    sns.scatterplot(shown, x="log_ratio", y="kl_exact", ax=axes, **colors, **CLOUD)
     axes.set_yscale("log")
     top = max(float(kl.max()), 3 * settings.delta)
-    axes.set(ylim=(floor, 4 * top), xlim=log_limits(points["log_ratio"].to_numpy(), (low, high)))
-    ratio_ticks(axes, "x")
+    axes.set(
+        ylim=(floor, 4 * top), xlim=layout.log_limits(points["log_ratio"].to_numpy(), (low, high))
+    )
+    layout.ratio_ticks(axes, "x")
     axes.set_xlabel("importance ratio r (shaded: clip range)")
     axes.set_ylabel(f"exact KL (nats); dashed: δ = {settings.delta:g}")
-    axes.text(
-        (low + high) / 2,
-        3.2 * top,
-        f"hidden violations: {percent(float(hidden.mean()))}",
-        ha="center",
-        va="top",
-        color=ACCENT,
-        fontsize=7,
-        fontweight="bold",
-    )
+    text = f"hidden violations: {percent(float(hidden.mean()))}"
+    axes.text((low + high) / 2, 3.2 * top, text, va="top", color=ACCENT, fontsize=7, **BOLD)
     return axes
 
 

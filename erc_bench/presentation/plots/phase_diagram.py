@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from erc_bench.core.metrics import metric
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import first_column, legend_below, new_figure
 from erc_bench.presentation.plots.seeds import KL, REWARD, column, paired_over_seeds, runs_of
 from erc_bench.presentation.plots.style import MUTED, WIDE, group_of, name_text
 
@@ -63,7 +63,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     known = data[np.isfinite(data["mean"])]
     kinds = list(known[["value", "objective"]].drop_duplicates().itertuples(index=False, name=None))
     bands = list(data[BAND].drop_duplicates().sort_values(BAND).itertuples(index=False, name=None))
-    figure = new_figure(WIDE, (0.26 * data["updates"].nunique() + 0.32) * len(kinds) + 0.9)
+    figure = layout.new_figure(WIDE, (0.26 * data["updates"].nunique() + 0.32) * len(kinds) + 0.9)
     grid = figure.subplots(len(kinds), len(bands), squeeze=False, sharex=True, sharey=True)
     for value, (colors, label) in _VALUES.items():
         rows = [row for row, (v, _) in enumerate(kinds) if v == value]
@@ -79,14 +79,9 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
                 axes.set_gid(group_of(frames.looks([name])[name]))
                 draw_cells(axes, here, data, norm, colors)
             grid[row, 0].set_ylabel(f"{name_text(name)}\nupdates / rollout")
-        bar = figure.colorbar(
-            ScalarMappable(norm, colors),
-            ax=grid[rows].ravel().tolist(),
-            label=label,
-            pad=0.02,
-            aspect=12 * len(rows),
-            fraction=0.05,
-        )
+        place: dict[str, Any] = {"pad": 0.02, "aspect": 12 * len(rows), "fraction": 0.05}
+        every = grid[rows].ravel().tolist()
+        bar = figure.colorbar(ScalarMappable(norm, colors), ax=every, label=label, **place)
         bar.outline.set_visible(False)
         if value == LOG_KL_RATIO:
             _ratio_bar(bar, reach)
@@ -95,7 +90,9 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("learning rate (10⁻³)")
     unclear = Patch(facecolor="#f4f4f4", **_UNCLEAR)
-    legend_below(figure, [(unclear, "pale and hatched: the 95 % interval contains no difference")])
+    layout.legend_below(
+        figure, [(unclear, "pale and hatched: the 95 % interval contains no difference")]
+    )
     return figure
 
 
@@ -126,19 +123,11 @@ def draw_cells(
     cells = cells.pivot(index="updates", columns="learning_rate", values=["mean", "text"])
     cells = cells.reindex(index=updates[::-1])
     mean, text = (cells[name].reindex(columns=rates) for name in ("mean", "text"))
-    sns.heatmap(
-        mean.astype(float),
-        annot=text,
-        fmt="",
-        cmap=colors,
-        vmin=norm.vmin,
-        vmax=norm.vmax,
-        cbar=False,
-        annot_kws={"fontsize": 6.5 if len(rates) <= 5 else 5.5, "fontweight": "bold"},
-        xticklabels=[f"{1000 * r:.3g}" for r in rates],
-        yticklabels=[f"{u:g}" for u in updates[::-1]],
-        ax=axes,
-    )
+    style: dict[str, Any] = {"cmap": colors, "vmin": norm.vmin, "vmax": norm.vmax, "cbar": False}
+    style["annot_kws"] = {"fontsize": 6.5 if len(rates) <= 5 else 5.5, "fontweight": "bold"}
+    style["xticklabels"] = [f"{1000 * rate:.3g}" for rate in rates]
+    style["yticklabels"] = [f"{count:g}" for count in updates[::-1]]
+    sns.heatmap(mean.astype(float), annot=text, fmt="", ax=axes, **style)
     texts = {t.get_position(): t for t in axes.texts}
     for cell in here.itertuples():
         x, y = rates.index(cell.learning_rate), updates[::-1].index(cell.updates)
@@ -148,7 +137,7 @@ def draw_cells(
             axes.add_patch(Rectangle((x, y), 1, 1, facecolor=(1, 1, 1, 0.65), **_UNCLEAR))
             texts[x + 0.5, y + 0.5].set(color="#555555", fontweight="normal")
     axes.set(xlabel="", ylabel="")
-    axes.tick_params(length=0, labelleft=first_column(axes), labelrotation=0)
+    axes.tick_params(length=0, labelleft=layout.first_column(axes), labelrotation=0)
     return axes
 
 

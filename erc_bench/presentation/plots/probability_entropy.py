@@ -13,10 +13,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from erc_bench.presentation.numbers import percent
+from erc_bench.analysis.numbers import percent
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import first_column, legend_below, paired_panels
 from erc_bench.presentation.plots.reading import dropping
 from erc_bench.presentation.plots.style import name_text
 
@@ -25,6 +25,7 @@ __all__ = ["CELL_TOKENS", "FIGURE", "gated_tokens"]
 KEPT, CUT = "#7d8790", "#c1440e"
 SHARE = LinearSegmentedColormap.from_list("dropped", ["#e9ecef", "#f3b27a", CUT, "#5a1500"])
 DASHED = (4.0, 1.6)
+GRID: dict[str, Any] = {"gridsize": (20, 12)}  # hexagons of the map
 CELL_TOKENS, STEPS = 3, 201  # tokens that a cell of the map needs; points of a curve
 
 
@@ -53,17 +54,14 @@ def table(frames: Frames) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _map(top: float) -> dict[str, Any]:
-    return {"gridsize": (20, 12), "extent": (0, 1, 0, top)}
-
-
 def _cells(here: pd.DataFrame, top: float) -> pd.DataFrame:
     """Hexagons of similar probability and entropy with at least ``CELL_TOKENS`` tokens."""
     axes = Figure().add_subplot()
     place = here["prob/old"].to_numpy(), here["entropy/old"].to_numpy()
     dropped = here["gate_dropped"].to_numpy(dtype=float)
+    grid: dict[str, Any] = {**GRID, "extent": (0, 1, 0, top), "mincnt": CELL_TOKENS}
     count, share = (
-        axes.hexbin(*place, C=dropped, reduce_C_function=reduce, mincnt=CELL_TOKENS, **_map(top))
+        axes.hexbin(*place, C=dropped, reduce_C_function=reduce, **grid)
         for reduce in (len, np.mean)
     )
     x, y = np.asarray(share.get_offsets()).T
@@ -87,44 +85,32 @@ def _curves(here: pd.DataFrame, top: float) -> pd.DataFrame:
 def draw(_: Frames, data: pd.DataFrame) -> Figure:
     """Map of the share dropped over probability and entropy, and both groups' entropies."""
     experiments = list(dict.fromkeys(data["experiment"]))
-    single = len(experiments) == 1
-    figure, panels = paired_panels(len(experiments), 2.5, 3.3)
+    figure, panels = layout.paired_panels(len(experiments))
     for (upper, lower), experiment in zip(panels, experiments, strict=True):
         here = data[data["experiment"] == experiment]
         draw_map(upper, here)
         draw_entropies(lower, here[here["panel"] != "map"])
         upper.set_title(name_text(experiment))
-        if first_column(upper):
+        if layout.first_column(upper):
             upper.set_ylabel("old entropy (nats)")
             lower.set_ylabel("tokens at or below (%)")
-    figure.colorbar(
-        ScalarMappable(Normalize(0, 100), SHARE),
-        ax=[upper for upper, _ in panels] if single else [a for p in panels for a in p],
-        label="dropped (%)" if single else "dropped by the gate (% of a cell's tokens)",
-        aspect=14 if single else 60,
-        location="right" if single else "bottom",
-        pad=0.02,
-        fraction=0.1 if single else 0.03,
-    )
+    place: dict[str, Any] = {"aspect": 60, "location": "bottom", "pad": 0.02, "fraction": 0.03}
+    place["ax"] = [axes for pair in panels for axes in pair]
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 100), SHARE), **place)
+    bar.set_label("dropped by the gate (% of a cell's tokens)")
     kept = Line2D([], [], color=KEPT, linestyle=(0, DASHED))
-    legend_below(figure, [(Line2D([], [], color=CUT), "dropped tokens"), (kept, "kept tokens")])
+    layout.legend_below(
+        figure, [(Line2D([], [], color=CUT), "dropped tokens"), (kept, "kept tokens")]
+    )
     return figure
 
 
 def draw_map(axes: Axes, here: pd.DataFrame) -> Axes:
     """The cells of one experiment, coloured by the share dropped; put into the grid they came from."""
     cells, top = here[here["panel"] == "map"], float(here["entropy/old"].max())
-    axes.hexbin(
-        cells["prob/old"],
-        cells["entropy/old"],
-        C=100 * cells["dropped"],
-        cmap=SHARE,
-        vmin=0,
-        vmax=100,
-        linewidths=0.2,
-        edgecolors="white",
-        **_map(top),
-    )
+    look: dict[str, Any] = {**GRID, "extent": (0, 1, 0, top), "cmap": SHARE, "vmin": 0, "vmax": 1}
+    look |= {"linewidths": 0.2, "edgecolors": "white"}
+    axes.hexbin(cells["prob/old"], cells["entropy/old"], C=cells["dropped"], **look)
     axes.set(xlim=(0, 1), ylim=(0, top), xlabel="old probability of the sampled action")
     return axes
 
@@ -132,19 +118,10 @@ def draw_map(axes: Axes, here: pd.DataFrame) -> Axes:
 def draw_entropies(axes: Axes, curves: pd.DataFrame) -> Axes:
     """Both groups' distribution of entropy; a dot at each median."""
     palette = {"kept": KEPT, "dropped": CUT}
-    sns.lineplot(
-        curves.assign(share=100 * curves["share_at_or_below"]),
-        x="entropy/old",
-        y="share",
-        hue="panel",
-        style="panel",
-        palette=palette,
-        dashes={"kept": DASHED, "dropped": ""},
-        estimator=None,
-        linewidth=1.5,
-        legend=False,
-        ax=axes,
-    )
+    shown = curves.assign(share=100 * curves["share_at_or_below"])
+    look = {"palette": palette, "dashes": {"kept": DASHED, "dropped": ""}, "linewidth": 1.5}
+    by = {"x": "entropy/old", "y": "share", "hue": "panel", "style": "panel"}
+    sns.lineplot(shown, **by, **look, estimator=None, legend=False, ax=axes)
     sizes = {}
     for group, curve in curves.groupby("panel"):
         median = np.interp(0.5, curve["share_at_or_below"], curve["entropy/old"])

@@ -12,17 +12,9 @@ from matplotlib.figure import Figure
 
 from erc_bench.analysis.scores import OVERALL, Scores, improvements
 from erc_bench.analysis.statistics import performance_profile
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import (
-    curves,
-    legend_below,
-    line_handles,
-    mark,
-    marks,
-    new_figure,
-    spread,
-)
 from erc_bench.presentation.plots.scorecard import REFERENCE, scores_of
 from erc_bench.presentation.plots.style import GRID, INK, MUTED, WIDE, arm_style, name_text
 from erc_bench.studies.arms import StoredArm, gated_pairs
@@ -67,24 +59,24 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     profiles, improved = (data[data["kind"] == kind] for kind in (PROFILE, IMPROVEMENT))
     scores = scores_of(frames)
     rows = [e for e in [*scores.experiments, OVERALL] if e in set(improved.get("experiment", ()))]
-    figure = new_figure(WIDE, max(3.1, 0.8 + 0.32 * len(rows)) + 0.5)
+    figure = layout.new_figure(WIDE, max(3.1, 0.8 + 0.32 * len(rows)) + 0.5)
     left, *right = figure.subplots(1, 2 if rows else 1, squeeze=False)[0]
     arms = frames.looks(profiles["objective"].unique())
     others = frames.looks(improved["objective"].unique())
-    curves(left, profiles, "tau", arms, y="share", alpha=0.12)
+    layout.curves(left, profiles, "tau", arms, y="share", alpha=0.12)
     left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score τ", ylabel="share of runs with score > τ")
     count = len(scores.common)
     what = f"{count} experiments" if count > 1 else name_text(scores.common[0])
     left.set_title(f"performance profiles, {what}")
     entries = [
-        line_handles({name: arm}, marked=name in others)[0]
+        layout.line_handles({name: arm}, marked=name in others)[0]
         for name, arm in frames.looks([*arms, *others]).items()
     ]
     if rows:
         draw_improvements(right[0], improved, rows, others)
         for face, text in ((INK, f"p < {FOUND:g}, Holm"), ("white", f"p ≥ {FOUND:g}")):
-            entries.append((mark(color=INK, marker="o", markerfacecolor=face), text))
-    legend_below(figure, entries)
+            entries.append((layout.mark(color=INK, marker="o", markerfacecolor=face), text))
+    layout.legend_below(figure, entries)
     return figure
 
 
@@ -95,7 +87,7 @@ def draw_improvements(
     points = improved.rename(columns={"any/value": "mean"})
     points = points.assign(low=points["any/low"], high=points["any/high"])
     for place, (name, arm) in enumerate(others.items()):
-        offset = spread(place, len(others), 0.64 * (1 - 1 / len(others)))
+        offset = layout.spread(place, len(others), 0.64 * (1 - 1 / len(others)))
         here = points[points["objective"] == name]
         for found, face in ((True, arm_style(arm).color), (False, "white")):
             shown = here[(here["p_holm"] < FOUND) == found]
@@ -105,7 +97,7 @@ def draw_improvements(
                 "markeredgewidth": 0.9,
                 "markerfacecolor": face,
             }
-            marks(axes, shown, at, arm, markersize=4.4, clip_on=False, **style)
+            layout.marks(axes, shown, at, arm, markersize=4.4, clip_on=False, **style)
     axes.axvline(0.5, color=MUTED, linewidth=0.8, zorder=1)
     for row in range(1, len(rows)):
         axes.axhline(row - 0.5, color=GRID, linewidth=0.5, zorder=1)

@@ -10,18 +10,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from erc_bench.analysis.numbers import percent
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw, Settings
-from erc_bench.presentation.plots.layout import (
-    first_column,
-    legend_below,
-    log_limits,
-    mark,
-    new_figure,
-    panel_grid,
-    ratio_ticks,
-)
-from erc_bench.presentation.plots.style import COLUMN, INK, WIDE, group_of, name_text
+from erc_bench.presentation.plots.layout import first_column, log_limits, ratio_ticks
+from erc_bench.presentation.plots.style import BOLD, CLOUD, COLUMN, INK, WIDE, group_of, name_text
 
 __all__ = ["FIGURE", "OUTSIDE_BAND", "OUTSIDE_CLIP", "beyond_frame"]
 
@@ -97,58 +91,39 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     experiments = list(dict.fromkeys(data["experiment"]))
     count = len(experiments)
     width, legend = (COLUMN * 1.25, 0.5) if count == 1 else (WIDE, 0.7)
-    figure = new_figure(width, 2.75 * math.ceil(count / 3) + legend)
-    for axes, experiment in zip(panel_grid(figure, count), experiments, strict=True):
+    figure = layout.new_figure(width, 2.75 * math.ceil(count / 3) + legend)
+    for axes, experiment in zip(layout.panel_grid(figure, count), experiments, strict=True):
         here = data[data["experiment"] == experiment]
         draw_regions(axes, here, frames.settings(experiment))
         name = str(here["objective"].iloc[0])
         axes.set_gid(group_of(frames.arm(experiment, name)))
         axes.set_title(f"{name_text(experiment)}\n{name_text(name)}", fontsize=7.5, pad=15)
         axes.set_ylabel("entropy ratio ρ" if first_column(axes) else "")
-    dots = [(mark(color=color, marker="o", markersize=4), name) for name, color in REGIONS.items()]
-    legend_below(figure, dots)
+    dots = [
+        (layout.mark(color=color, marker="o", markersize=4), name)
+        for name, color in REGIONS.items()
+    ]
+    layout.legend_below(figure, dots)
     return figure
 
 
 def draw_regions(axes: Axes, here: pd.DataFrame, settings: Settings) -> Axes:
     """The tokens of one arm, coloured by region, with the regions' shares above the panel."""
-    sns.scatterplot(
-        here.sort_values("region", key=lambda names: names.map([*REGIONS].index), kind="stable"),
-        x="log_ratio",
-        y="log_entropy_ratio",
-        hue="region",
-        palette=REGIONS,
-        s=5,
-        alpha=0.6,
-        linewidth=0,
-        legend=False,
-        rasterized=True,
-        zorder=2,
-        ax=axes,
-    )
+    layers = here.sort_values("region", key=lambda n: n.map([*REGIONS].index), kind="stable")
+    place = {"x": "log_ratio", "y": "log_entropy_ratio", "ax": axes}
+    sns.scatterplot(layers, hue="region", palette=REGIONS, zorder=2, **place, **CLOUD)
     for value in _log_bounds(settings.clip):
-        axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=3)
+        axes.axvline(value, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=3)
     for value in _log_bounds(settings.band):
-        axes.axhline(value, color=BAND_COLOR, linewidth=0.8, linestyle=(0, (4, 2)), zorder=3)
+        axes.axhline(value, color=BAND_COLOR, lw=0.8, ls=(0, (4, 2)), zorder=3)
     width, height = frame_of(here, settings)
     axes.set(xlim=(-width, width), ylim=(-height, height), xlabel="importance ratio r")
     ratio_ticks(axes, "x", 5)
     ratio_ticks(axes, "y", 7)
     shares = here["region"].value_counts(normalize=True)
-    for place, (name, color) in enumerate(REGIONS.items()):
-        share = 100 * float(shares.get(name, 0.0))
-        axes.annotate(
-            f"{share:.1f} %" if share >= 1 else f"{share:.2g} %",
-            (0.125 + 0.25 * place, 1.0),
-            xytext=(0, 3),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=6.5,
-            fontweight="bold",
-            color=color,
-        )
+    for column, (name, color) in enumerate(REGIONS.items()):
+        text, at = percent(float(shares.get(name, 0.0))), (0.125 + 0.25 * column, 1.015)
+        axes.text(*at, text, transform=axes.transAxes, color=color, fontsize=6.5, **BOLD)
     return axes
 
 

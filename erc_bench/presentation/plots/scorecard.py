@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
 from erc_bench.analysis.scores import Scores
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.layout import (
-    group_labels,
-    legend_below,
-    line_handles,
-    new_figure,
-    parts,
-)
 from erc_bench.presentation.plots.style import (
     INK,
     MUTED,
@@ -32,6 +25,7 @@ from erc_bench.presentation.plots.style import (
     group_of,
     line_of,
     name_text,
+    shade_of,
 )
 from erc_bench.studies.arms import StoredArm, gated_pairs
 
@@ -127,37 +121,34 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     blocks = [experiments[i : i + COLUMNS] for i in range(0, len(experiments), COLUMNS)]
     header = max(wrapped(e).count("\n") + 1 for e in experiments)
     height = (0.27 * len(arms) + 0.11 * header + 0.3) * len(blocks)
-    figure = new_figure(WIDE, 3.0 + height + 0.35)
-    upper, lower = parts(figure, (3.0, height))
+    figure = layout.new_figure(WIDE, 3.0 + height + 0.35)
+    upper, lower = layout.parts(figure, (3.0, height))
     radars = families(scores, looks)
     polar = upper.subplots(1, len(radars), subplot_kw={"projection": "polar"}, squeeze=False)[0]
     drawn = set()
     for axes, compared in zip(polar, radars, strict=True):
         room = len(compared) < 4 and REFERENCE not in compared and REFERENCE in looks
-        shown = {name: looks[name] for name in ([REFERENCE, *compared] if room else compared)}
-        draw_radar(axes, means, scores.shared(compared), shown, REFERENCE if room else None)
-        drawn |= set(shown)
+        names = [REFERENCE, *compared] if room else compared
+        draw_radar(axes, means.loc[scores.shared(compared)], {n: looks[n] for n in names})
+        drawn |= {*names}
     tables = lower.subplots(len(blocks), 1, squeeze=False)[:, 0]
     for axes, block in zip(tables, blocks, strict=True):
         cells = {e: means.loc[e] for e in block}
         if block is blocks[-1]:
             cells[IQM] = data[data["kind"] == IQM].set_index("objective")
         draw_table(axes, cells, arms)
-    legend_below(figure, line_handles({n: a for n, a in looks.items() if n in drawn}, marked=True))
+    layout.legend_below(
+        figure, layout.line_handles({n: a for n, a in looks.items() if n in drawn}, marked=True)
+    )
     return figure
 
 
-def draw_radar(
-    axes: PolarAxes,
-    means: pd.DataFrame,
-    experiments: Sequence[str],
-    arms: Mapping[str, StoredArm],
-    reference: str | None,
-) -> PolarAxes:
-    """One axis per experiment, a closed line with its interval per objective.
+def draw_radar(axes: PolarAxes, means: pd.DataFrame, arms: Mapping[str, StoredArm]) -> PolarAxes:
+    """One axis per experiment of the means, a closed line with its interval per objective.
 
     The reference is drawn thinner, without an interval; it need not have run everywhere.
     """
+    experiments = list(dict.fromkeys(means.index.get_level_values("experiment")))
     angles = 2 * math.pi * np.arange(len(experiments)) / len(experiments)
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
@@ -165,25 +156,13 @@ def draw_radar(
     for name, arm in arms.items():
         found = means.reindex([(e, name) for e in experiments])
         mean, low, high = (found[end].to_numpy()[closed] for end in ("value", "low", "high"))
-        plain = name == reference
-        axes.plot(
-            angles[closed],
-            mean,
-            marker=arm_style(arm).marker,
-            markersize=2.6 if plain else 3.2,
-            **line_of(arm, linewidth=0.9 if plain else 1.2, zorder=3 if plain else 4),
-        )
+        plain = name == REFERENCE and len(arms) > 1
+        size, width = (2.6, 0.9) if plain else (3.2, 1.2)
+        line = line_of(arm, lw=width, marker=arm_style(arm).marker, ms=size)
+        axes.plot(angles[closed], mean, zorder=3 if plain else 4, **line)
         if not plain and np.isfinite(low).all():
-            axes.fill_between(
-                angles[closed],
-                np.clip(low, 0, 1),
-                np.clip(high, 0, 1),
-                color=arm_style(arm).color,
-                alpha=0.2,
-                linewidth=0,
-                zorder=2,
-                gid=group_of(arm),
-            )
+            ends = np.clip([low, high], 0, 1)
+            axes.fill_between(angles[closed], *ends, **shade_of(arm, alpha=0.2, zorder=2))
     axes.set_ylim(0, 1)
     axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], fontsize=6, color=MUTED)
     axes.set_rlabel_position(math.degrees(angles[1]) / 2)
@@ -222,16 +201,14 @@ def draw_table(
         ]
         if IQM in cells:
             shades.insert(-1, math.nan)  # the gap before it
-        axes.pcolormesh(
-            edges,
-            [row - 0.5, row + 0.5],
-            [shades],
-            cmap="Blues",
-            norm=Normalize(-0.047, 1.116),
-            edgecolor="white",
-            linewidth=0.8,
-            gid=gid,
-        )
+        look: dict[str, Any] = {
+            "cmap": "Blues",
+            "vmin": -0.047,
+            "vmax": 1.116,
+            "edgecolor": "white",
+            "lw": 0.8,
+        }
+        axes.pcolormesh(edges, [row - 0.5, row + 0.5], [shades], gid=gid, **look)
         for head, x, cell in zip(cells, centres, found, strict=True):
             if cell is not None:
                 _write(axes, x, row, cell, gid, head == IQM)
@@ -240,7 +217,7 @@ def draw_table(
     axes.xaxis.tick_top()
     axes.set_xticks(centres, [wrapped(e) for e in cells], fontsize=6 if len(cells) < 10 else 5.6)
     axes.set_yticks(range(len(arms)), [name_text(n, 22) for n in arms], fontsize=6.5)
-    group_labels(axes.get_yticklabels(), arms.values())
+    layout.group_labels(axes.get_yticklabels(), arms.values())
     axes.tick_params(length=0, pad=2)
     axes.grid(visible=False)
     for spine in axes.spines.values():

@@ -7,15 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from erc_bench.core.metrics import metric
+from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames
-from erc_bench.presentation.plots.layout import (
-    legend_below,
-    line_handles,
-    log_ticks,
-    marks,
-    new_figure,
-)
 from erc_bench.presentation.plots.seeds import KL, REWARD, over_seeds, runs_of
 from erc_bench.presentation.plots.style import WIDE, arm_style
 
@@ -32,7 +26,7 @@ def table(frames: Frames) -> pd.DataFrame:
 
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """Final reward and exact KL against updates per rollout; a KL of 0 has no place on its axis."""
-    figure = new_figure(WIDE, 2.5)
+    figure = layout.new_figure(WIDE, 2.5)
     arms = frames.looks(data["objective"].unique())
     ticks = sorted(data["updates"].unique())
     for axes, (value, shown) in zip(
@@ -43,7 +37,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         for name, arm in arms.items():
             curve = here[here["objective"] == name]
             style = {"linestyle": arm_style(arm).dash, "markersize": 4}
-            marks(axes, curve, curve["updates"], arm, along="y", scale=shown.scale, **style)
+            layout.marks(axes, curve, curve["updates"], arm, along="y", scale=shown.scale, **style)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -54,8 +48,8 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
             axes.set_yscale("log", nonpositive="clip")
             low, high = shown.scale * here["mean"].min(), shown.scale * here["mean"].max()
             axes.set_ylim(low / 2, 2 * high)
-            log_ticks(axes, "y")
-    legend_below(figure, line_handles(arms, marked=True))
+            layout.log_ticks(axes, "y")
+    layout.legend_below(figure, layout.line_handles(arms, marked=True))
     return figure
 
 

@@ -20,24 +20,6 @@ import seaborn as sns
 
 from erc_bench.studies.arms import StoredArm
 
-__all__ = [
-    "COLORS",
-    "COLUMN",
-    "GROUP",
-    "INK",
-    "MUTED",
-    "WIDE",
-    "ArmStyle",
-    "arm_style",
-    "group_of",
-    "legend_place",
-    "line_of",
-    "name_text",
-    "ordered",
-    "rc",
-    "styled",
-]
-
 COLUMN, WIDE = 3.3, 6.8  # inches: one column of a paper, and both
 INK, MUTED, GRID = "#1a1a1a", "#6b6b6b", "#e4e4e4"
 ACCENT = "#c1440e"
@@ -63,14 +45,10 @@ _SIZES = {
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.3,
     "legend.fontsize": 7.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3.5,
-    "ytick.major.size": 3.5,
-    "xtick.minor.width": 0.5,
-    "ytick.minor.width": 0.5,
-    "xtick.minor.size": 2,
-    "ytick.minor.size": 2,
+} | {
+    f"{axis}tick.major.{what}": size
+    for axis in "xy"
+    for what, size in (("width", 0.6), ("size", 3.5))
 }
 _REST = {
     "axes.titleweight": "bold",
@@ -79,8 +57,6 @@ _REST = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "svg.hashsalt": "erc-bench",
     "svg.fonttype": "path",
 }
@@ -225,3 +201,14 @@ def line_of(arm: StoredArm, **extra: Any) -> dict[str, Any]:
     """Keyword arguments of a line for an objective."""
     style = arm_style(arm)
     return {"color": style.color, "linestyle": style.dash, "gid": group_of(arm), **extra}
+
+
+def shade_of(arm: StoredArm, **extra: Any) -> dict[str, Any]:
+    """Keyword arguments of the shaded interval of an objective."""
+    return {"color": arm_style(arm).color, "linewidth": 0, "gid": group_of(arm), **extra}
+
+
+#: Keyword arguments of words in a figure that stand out from its other text.
+BOLD: dict[str, Any] = {"ha": "center", "fontweight": "bold"}
+#: Keyword arguments of a cloud of sampled tokens: small points, as a picture also in an SVG.
+CLOUD: dict[str, Any] = {"s": 5, "alpha": 0.6, "linewidth": 0, "legend": False, "rasterized": True}

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, NOTE
 from erc_bench.analysis.claims import assess
-from erc_bench.analysis.tables import GROUPS, RUNS, heading
+from erc_bench.analysis.tables import GROUPS, RUNS
 from erc_bench.core.storage import atomic_write
 from erc_bench.presentation.plots import arm_style
 from erc_bench.presentation.reporting.captions import Plate
@@ -100,9 +100,13 @@ def render(results: Results, gallery: Gallery) -> str:
         claims=claims(assessment, gallery.drawings),
         sections=list(sections(results, gallery.frames, summary, numbers)),
         scorecard=scorecard(results, gallery.frames, numbers),
-        measures=[(heading(m), m) for m in MEASURES],
+        measures=[(m.metric.heading, m) for m in MEASURES],
         groups=[
-            (group, what, [(i, heading(m)) for i, m in enumerate(MEASURES) if m.group == group])
+            (
+                group,
+                what,
+                [(i, m.metric.heading) for i, m in enumerate(MEASURES) if m.group == group],
+            )
             for group, what in GROUPS.items()
         ],
         directed=[m.label for m in MEASURES if m.better],

@@ -12,7 +12,7 @@ import pandas as pd
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, Interval, Measure
 from erc_bench.analysis.claims import Assessment, Verdict, ours, unmeasured_lines
-from erc_bench.analysis.tables import heading, interval_of, runs_text, score_rows, scores_note
+from erc_bench.analysis.tables import interval_of, runs_text, score_rows, scores_note
 from erc_bench.presentation.plots import Drawing, Frames, arm_style
 from erc_bench.studies.arms import StoredArm, gated_pairs
 from erc_bench.studies.records import Results
@@ -161,7 +161,7 @@ def _keys(row: pd.Series) -> dict[str, str]:
 
 def _cell(row: pd.Series, measure: Measure, best: Interval | None) -> Cell:
     interval = interval_of(row, measure.key)
-    text = analysis.format_interval(interval, measure.scale, separator=" ± ")
+    text = analysis.interval_text(interval, measure.scale, separator=" ± ")
     return Cell(text.replace("-", "−"), best is not None and interval.overlaps(best))
 
 
@@ -194,8 +194,8 @@ def _comparisons(
                     "experiment": row["experiment"],
                     "pair": f"{gated} − {base}",
                     "numbers": f"{numbers[arms[gated].recipe]} {numbers[arms[base].recipe]}",
-                    "measure": heading(measure),
-                    "difference": analysis.format_interval(
+                    "measure": measure.metric.heading,
+                    "difference": analysis.interval_text(
                         interval, measure.scale, separator=" ± "
                     ).replace("-", "−"),
                     "verdict": row["verdict"],

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from erc_bench.analysis.statistics import mean_interval, paired_difference
-from erc_bench.presentation.numbers import plus_minus
+from erc_bench.analysis.numbers import ends, number, plus_minus
+from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference
 
 __all__ = ["Words", "clear_sign", "mean_of", "sentence_list", "sign_of", "tally"]
 
@@ -23,7 +23,25 @@ class Words(NamedTuple):
 
 def mean_of(values: pd.Series, scale: float = 1.0, unit: str = "") -> str:
     """Mean and half interval over seeds, from one value per seed."""
-    return plus_minus(vars(mean_interval(values)), scale, unit)
+    return plus_minus(mean_interval(values), scale, unit)
+
+
+def interval_of(row: pd.Series) -> Interval:
+    """The interval in a row of a figure's table."""
+    return Interval(row["mean"], row["low"], row["high"], row["n"])
+
+
+def shown(row: pd.Series, scale: float = 1.0, unit: str = "") -> str:
+    """Mean and half interval of a row of a figure's table."""
+    return plus_minus(interval_of(row), scale, unit)
+
+
+def difference(row: pd.Series) -> str:
+    """A difference in a row of a figure's table, with its sign and the ends of its interval."""
+    text = number(row["mean"], signed=True)
+    if not math.isfinite(row["low"]):
+        return text
+    return f"{text} ({ends(row['low'], row['high'], signed=True)})"
 
 
 def sign_of(low: float, high: float) -> int:
@@ -60,13 +78,3 @@ def sentence_list(items: Sequence[str]) -> str:
 def counted(number: int, word: str) -> str:
     """A number with its noun: 1 seed, 3 seeds."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
-def times(factor: float) -> str:
-    """A factor with three digits that count, none behind the point from 100 on."""
-    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
-
-
-def known(value: float) -> bool:
-    """Whether a number is there."""
-    return math.isfinite(value)

@@ -30,12 +30,12 @@ class CausalTransformer(nn.Module):
     as token + 1, and 0 where nothing is written yet. The logits are those at the last written column.
 
     Parameters have a leading run axis where they are passed in: ``forward_runs(params, x)`` takes
-    ``(R, N, F)`` contexts to ``(R, N, V)``, and ``(R, B, T, F)``, the T successive contexts of a
-    response, to ``(R, B, T, V)`` in one pass over the last of them, or over its prompt and then over
-    what is answered: a prompt that stands in several rows side by side (a group's) is read once.
+    ``(R, N, F)`` contexts to ``(R, N, V)``, and the T successive contexts ``(R, B, T, F)`` of a
+    response to ``(R, B, T, V)`` in one pass over the prompt and one over the answer. A prompt that
+    several neighbouring rows share, as those of a group do, is read once.
 
     Raises:
-        ValueError: the observations are no token contexts, or ``hidden`` is no multiple of 4 heads.
+        ValueError: the observations are not token contexts, or ``hidden`` is not a multiple of 4 heads.
     """
 
     def __init__(self, space: spaces.Space[np.ndarray], outputs: int, hidden: int = 64) -> None:
@@ -76,7 +76,7 @@ class CausalTransformer(nn.Module):
     def forward_runs(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Contexts ``(R, ..., F)`` to ``(R, ..., V)``; the steps of responses ``(R, B, T, F)`` at once.
 
-        After a response's end, where a context repeats, its logits are finite and mean nothing.
+        After the end of a response, where its context repeats, logits are finite but mean nothing.
         """
         prompt = _prompt_of_responses(x)
         if prompt == 0:
@@ -92,7 +92,7 @@ class CausalTransformer(nn.Module):
     def decoder(self, params: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
         """``(R, N, F)`` to ``(R, N, V)`` for contexts that grow by one token from call to call.
 
-        Keys and values of earlier columns are kept; what it returns equals :meth:`forward_runs`.
+        Keys and values of earlier columns are kept; the logits equal those of :meth:`forward_runs`.
         """
         cache: Cache = []
         done = 0
@@ -139,8 +139,8 @@ class CausalTransformer(nn.Module):
     ) -> Tensor:
         """Residual stream of tokens ``(R, N, S)``, which are the columns from ``first`` on.
 
-        Appends their keys and values to the cache, which holds those of the columns before. Of the
-        last layer only the ``read`` last columns are wanted: ``(R, N, read, D)``; None: all S.
+        Appends their keys and values to the cache, which holds those of earlier columns. Only the last
+        ``read`` columns of the last layer are computed, ``(R, N, read, D)``; None: all S of them.
         """
         runs, _, columns = tokens.shape
         table = params["token"]
@@ -211,13 +211,13 @@ def _linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _repeat(x: Tensor, group: int) -> Tensor:
-    """Every row's heads so many times: ``(M heads, K, d)`` to ``(M group heads, K, d)``."""
+    """Repeat every row's heads ``group`` times: ``(M heads, K, d)`` to ``(M group heads, K, d)``."""
     rows = x.view(-1, 1, HEADS, *x.shape[1:])
     return rows.expand(-1, group, *rows.shape[2:]).reshape(-1, *x.shape[1:])
 
 
 def _heads(x: Tensor, parts: int) -> tuple[Tensor, ...]:
-    """``(R, N, S, parts D)`` to so many of ``(R N heads, S, d)``."""
+    """Split ``(R, N, S, parts D)`` into ``parts`` tensors ``(R N heads, S, d)``."""
     runs, rows, columns, _ = x.shape
     split = x.view(runs * rows, columns, parts, HEADS, -1).permute(2, 0, 3, 1, 4)
     return split.reshape(parts, runs * rows * HEADS, columns, -1).unbind(0)

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 
 from erc_bench.analysis import mean_interval, paired_difference
+from erc_bench.analysis.numbers import ends, number
 from erc_bench.presentation.plots import FIGURES, NothingToDraw, arm_style, draw_all, read
 from erc_bench.presentation.plots.layout import power_text
 from erc_bench.presentation.plots.reading import rounded
@@ -117,7 +118,8 @@ def test_the_baselines_caption_has_the_datas_differences_and_settings(drawings):
     for arm in ("dapo-kl", "gspo", "erc-directional-dapo"):
         row = table.loc[("difference", arm)]
         assert (
-            f"{arm} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})" in drawing.caption
+            f"{arm} {number(row['mean'], signed=True)} ({ends(row['low'], row['high'], signed=True)})"
+            in drawing.caption
         )
     assert "dapo-kl beta=0.1, learning_rate=0.002" in drawing.caption
 

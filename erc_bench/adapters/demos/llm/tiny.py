@@ -1,4 +1,4 @@
-"""A small Llama made here: characters for tokens, taught sums by a teacher who errs: it has much to learn."""
+"""A small Llama made here. Its tokens are characters, and a teacher who errs has taught it sums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import string
 
 import torch
 
-from erc_bench.adapters.demos.llm.models import Loaded
+from erc_bench.adapters.demos.llm.loaded import Loaded
 from erc_bench.adapters.demos.llm.task import Addition
 
 __all__ = ["tiny"]
@@ -20,17 +20,16 @@ TEMPLATE = (
     "{% endif %}{% endfor %}"
 )
 
-
-#: Share of the answers it is taught that are right; the others are off by at most three.
+#: The share of the taught answers that are right; the others are off by at most three.
 RIGHT = 0.6
 
 
 def tiny(task: Addition, steps: int = 600, seed: int = 0) -> Loaded:
     """Two layers of width 128, after ``steps`` of supervised learning on the training pairs.
 
-    Its teacher errs in two answers of five: it knows how to add and says so with little confidence, which is
-    what a reward can mend. A model from random weights would have nearly the same entropy everywhere; a
-    taught one does not, as a language model does not.
+    Its teacher errs in two answers of five. So the model knows how to add but has little confidence,
+    which is what a reward can mend. Like a language model, and unlike one with random weights, it has
+    a different entropy at each token.
     """
     taught = _taught(task, steps, seed)
     return Loaded(copy.deepcopy(taught.model), taught.tokenizer)
@@ -38,7 +37,7 @@ def tiny(task: Addition, steps: int = 600, seed: int = 0) -> Loaded:
 
 @functools.lru_cache(maxsize=1)
 def _taught(task: Addition, steps: int, seed: int) -> Loaded:
-    """The same for every run of a process, which trains a copy."""
+    """The taught model, which all runs of a process share; each trains a copy."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
     from transformers import (  # noqa: PLC0415
         LlamaConfig,
@@ -56,20 +55,27 @@ def _taught(task: Addition, steps: int, seed: int) -> Loaded:
     tokenizer.chat_template = TEMPLATE
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(words), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64,
-            tie_word_embeddings=True, bos_token_id=None, pad_token_id=0, eos_token_id=1,
-        )
-    )  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    model = LlamaForCausalLM(config)
     _teach(Loaded(model, tokenizer), task, steps, random.Random(seed))
     torch.random.set_rng_state(state)
     return Loaded(model, tokenizer)
 
 
 def _teach(loaded: Loaded, task: Addition, steps: int, draw: random.Random) -> None:
-    """Supervised learning of answers, the loss on the answer's tokens alone."""
+    """Supervised learning of answers, with the loss on the answer's tokens alone."""
     pairs, parameters = task.pairs(held_out=False), list(loaded.model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
@@ -93,7 +99,7 @@ def _teach(loaded: Loaded, task: Addition, steps: int, draw: random.Random) -> N
 
 
 def _said(answer: int, draw: random.Random) -> int:
-    """What a teacher says who is right in a share ``RIGHT`` of the cases."""
+    """The answer of a teacher who is right in a share ``RIGHT`` of the cases."""
     if draw.random() < RIGHT:
         return answer
     return max(0, answer + draw.choice((-3, -2, -1, 1, 2, 3)))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
 
+from erc_bench.adapters.demos.folder import claim
 from erc_bench.adapters.demos.sb3.training import ARMS, METRICS, ROLLOUT, require_environment, train
+from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
-from erc_bench.core.storage import atomic_write, exclusive, holds_nothing, read_object
+from erc_bench.core.storage import atomic_write, exclusive, read_object
+from erc_bench.core.validation import Count, checked
 from erc_bench.studies.records import read_table
 
 __all__ = ["demo", "redraw"]
@@ -25,28 +29,25 @@ def demo(
     workers: int = 1,
     resume: bool = False,
 ) -> list[Path]:
-    """Train both arms on every environment with seeds 0, 1, ...; draw and tabulate.
+    """Train both arms on every environment with seeds 0, 1, ..., then draw and tabulate.
 
     Args:
         out: a new or empty folder, or with ``resume`` one of the same settings.
-        environments: steps by Gymnasium id.
-        seeds: per arm, shared by the arms.
-        workers: processes.
-        resume: go on with what is not finished.
+        environments: training steps by Gymnasium id.
+        seeds: number of seeds, which the arms share.
+        workers: number of processes.
+        resume: go on with the runs that are not finished.
 
     Raises:
         InputError: names what is not allowed; nothing was done.
     """
-    if seeds < 2:
-        raise InputError(f"seeds: {seeds} is not allowed; must be at least 2")
-    if workers < 1:
-        raise InputError(f"workers: {workers} is not allowed; must be at least 1")
+    checked(Annotated[int, Field(ge=2)], seeds, at="seeds")
+    checked(Count, workers, at="workers")
     for name, steps in environments.items():
-        if steps < ROLLOUT:
-            raise InputError(f"steps: {steps} is not allowed; must be at least {ROLLOUT}")
+        checked(Annotated[int, Field(ge=ROLLOUT)], steps, at="steps")
         require_environment(name)
     with exclusive(out):
-        _claim(out, {"environments": dict(environments), "arms": list(ARMS)}, resume=resume)
+        claim(out, {"environments": dict(environments), "arms": list(ARMS)}, resume=resume)
         _train(out, environments, seeds, workers)
         parts = [
             _read(_part(out, name, arm, seed))
@@ -103,21 +104,6 @@ def _part(out: Path, environment: str, arm: str, seed: int) -> Path:
     return out / "runs" / f"{environment.replace('/', '-')}-{arm}-{seed}.parquet"
 
 
-def _claim(out: Path, settings: dict[str, object], *, resume: bool) -> None:
-    path = out / "settings.json"
-    if path.is_file():
-        if not resume:
-            raise InputError(f"out: {out} already holds a comparison; add --resume to go on")
-        found = read_object(path, "resume")
-        if found != settings:
-            raise InputError(f"resume: {out} was made with {found}, now {settings}")
-    elif out.exists() and not holds_nothing(out):
-        raise InputError(f"out: {out} is not empty; choose another folder")
-    else:
-        text = json.dumps(settings, indent=1) + "\n"
-        atomic_write(path, lambda stream: stream.write(text.encode()))
-
-
 def _train(out: Path, environments: Mapping[str, int], seeds: int, workers: int) -> None:
     from joblib import Parallel, delayed  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
@@ -133,13 +119,9 @@ def _train(out: Path, environments: Mapping[str, int], seeds: int, workers: int)
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as bar:
         task = bar.add_task("runs", total=len(work), completed=len(work) - len(left))
-        calls = (delayed(_one)(w, _part(out, *w[:3])) for w in left)
+        calls = (delayed(train)(*w, _part(out, *w[:3])) for w in left)
         for _ in Parallel(workers, return_as="generator_unordered")(calls):
             bar.advance(task)
-
-
-def _one(work: tuple[str, str, int, int], path: Path) -> None:
-    train(*work, path, lambda _: None)
 
 
 def _present(out: Path, runs: pd.DataFrame) -> list[Path]:
@@ -161,16 +143,12 @@ def markdown(table: pd.DataFrame) -> str:
     """The table for people."""
     from erc_bench.adapters.demos.sb3.figure import difference_texts  # noqa: PLC0415
 
-    lines = [
-        "| environment | arm | seeds | return (95 % interval) | ERC-PPO - PPO, paired | clip binds | "
-        "outside the band | dropped |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ("environment", "arm", "seeds", "return (95 % interval)", "ERC-PPO - PPO, paired")
+    shares = ("clip binds", "outside the band", "dropped")
+    rows = []
     for row in table.to_dict("records"):
+        known = f"{row['return']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
         difference = "" if pd.isna(row["difference"]) else " ".join(difference_texts(row))
-        shares = (f"{100 * row[k]:.1f} %" for k in ("clip binds", "outside the band", "dropped"))
-        lines.append(
-            f"| {row['environment']} | {row['objective']} | {row['seeds']} | {row['return']:.3g} "
-            f"({row['low']:.3g} to {row['high']:.3g}) | {difference} | {' | '.join(shares)} |"
-        )
-    return "\n".join(lines) + "\n"
+        told = (row["environment"], row["objective"], row["seeds"], known, difference)
+        rows.append((*told, *(f"{100 * row[share]:.1f} %" for share in shares)))
+    return markdown_table((*head, *shares), rows) + "\n"

@@ -27,30 +27,24 @@ def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
     """Per environment and arm: mean evaluation return, and its paired difference to the base."""
     rows = []
     for environment, here in runs.groupby("environment", sort=False):
-        final = here.drop_duplicates(["objective", "seed"]).set_index(["objective", "seed"])[
-            "final"
-        ]
+        final = here.groupby(["objective", "seed"])["final"].first()
         for arm in ordered(here["objective"]):
             mean = band(final[arm].to_numpy()[:, None]).iloc[0]
-            row = {
-                "environment": environment, "objective": arm, "seeds": int(mean["n"]),
-                "return": mean["mean"], "low": mean["low"], "high": mean["high"],
-            }  # fmt: skip
-            for metric, (name, _) in SHARES.items():
-                row[name] = here.loc[here["objective"] == arm, metric].mean()
-            row["dropped"] = here.loc[here["objective"] == arm, "gate/dropped_fraction"].mean()
+            row = {"environment": environment, "objective": arm, "seeds": int(mean["n"])}
+            row |= {"return": mean["mean"], "low": mean["low"], "high": mean["high"]}
+            own = here[here["objective"] == arm]
+            row |= {name: own[metric].mean() for metric, (name, _) in SHARES.items()}
+            row["dropped"] = own["gate/dropped_fraction"].mean()
             if arm != base and base in final:
                 found = paired_difference(final[base], final[arm])
-                row |= {
-                    "difference": found.mean, "difference_low": found.low,
-                    "difference_high": found.high,
-                }  # fmt: skip
+                ends = {"difference_low": found.low, "difference_high": found.high}
+                row |= {"difference": found.mean, **ends}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def difference_texts(row: Mapping[str, Any]) -> tuple[str, str]:
-    """A row's difference and its interval, in as many decimals as the interval's ends have to say."""
+    """A row's difference and its interval, with decimals to two digits of its wider end."""
     mean, low, high = (float(row[f"difference{end}"]) for end in ("", "_low", "_high"))
     widest = max(abs(low), abs(high))
     decimals = min(4, max(0, 1 - math.floor(math.log10(widest)))) if widest > 0 else 0
@@ -67,10 +61,8 @@ def _curve(
     line = line_of(arm, **extra)
     axes.plot(curve["steps"] / 1e3, curve["mean"], **line)
     shaded = curve.dropna(subset=["low"])
-    axes.fill_between(
-        shaded["steps"] / 1e3, shaded["low"], shaded["high"], color=line["color"], alpha=0.15,
-        linewidth=0,
-    )  # fmt: skip
+    tint = {"color": line["color"], "alpha": 0.15, "linewidth": 0}
+    axes.fill_between(shaded["steps"] / 1e3, shaded["low"], shaded["high"], **tint)
     return curve.assign(objective=arm, metric=metric)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ __all__ = ["ARMS", "ENVIRONMENTS", "METRICS", "ROLLOUT", "require_environment", 
 
 #: Steps per environment.
 ENVIRONMENTS = {
-    "CartPole-v1": 50_000, "Acrobot-v1": 100_000, "LunarLander-v3": 150_000,
+    "CartPole-v1": 50_000,
+    "Acrobot-v1": 100_000,
+    "LunarLander-v3": 150_000,
     "erc/DriftBandit-v0": 50_000,
-}  # fmt: skip
+}
 #: Labels as in the toy suite's figures. With an infinite band the weights are those of SB3's PPO, bit
 #: for bit (a test holds that), and the same things are logged.
 ARMS: dict[str, dict[str, Any]] = {
@@ -33,9 +34,13 @@ HYPERPARAMETERS: dict[str, Any] = {"n_steps": 256, "batch_size": 256, "n_epochs"
 ROLLOUT = COPIES * HYPERPARAMETERS["n_steps"]
 EPISODES = 20
 METRICS = (
-    "gate/dropped_fraction", "clip/ratio_bound_fraction", "drift/out_of_band_fraction",
-    "drift/entropy_new", "drift/kl_k3", "grad/norm",
-)  # fmt: skip
+    "gate/dropped_fraction",
+    "clip/ratio_bound_fraction",
+    "drift/out_of_band_fraction",
+    "drift/entropy_new",
+    "drift/kl_k3",
+    "grad/norm",
+)
 
 
 def require_environment(name: str) -> None:
@@ -58,9 +63,7 @@ def require_environment(name: str) -> None:
         raise InputError(f"environments: {name!r} cannot be made: {error}") from None
 
 
-def train(
-    environment: str, arm: str, seed: int, steps: int, path: Path, on_steps: Callable[[int], None]
-) -> None:
+def train(environment: str, arm: str, seed: int, steps: int, path: Path) -> None:
     """Train, evaluate on fresh episodes with sampled actions, and write ``path``.
 
     A row per iteration: ``steps``, ``return`` (mean of the last 100 episodes), metrics; and in every
@@ -100,7 +103,6 @@ def train(
             mean = float(np.mean(episodes)) if episodes else math.nan
             row = {"steps": float(self.num_timesteps), "return": mean}
             self.rows.append(row | {name: float(values[name]) for name in METRICS})
-            on_steps(ROLLOUT)
 
     # The last iteration's log is kept until the callback has read it: SB3 dumps it otherwise.
     model = ERCPPO(

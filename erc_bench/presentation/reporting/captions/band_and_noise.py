@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from erc_bench.presentation.numbers import percent, plus_minus
+from erc_bench.analysis.numbers import percent
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.band_and_noise import (
     BASE,
@@ -19,7 +19,7 @@ from erc_bench.presentation.plots.band_and_noise import (
     format_name,
 )
 from erc_bench.presentation.plots.seeds import REWARD
-from erc_bench.presentation.reporting.words import Words
+from erc_bench.presentation.reporting.words import Words, shown
 
 
 def words(frames: Frames, data: pd.DataFrame) -> Words:
@@ -47,8 +47,7 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
             f"coarsest format puts {percent(coarsest['mean'])} there"
         )
         floors = [
-            f"{format_name(row['bits'])} {plus_minus(row, 100, ' %')}"
-            for _, row in still.iterrows()
+            f"{format_name(row['bits'])} {shown(row, 100, ' %')}" for _, row in still.iterrows()
         ]
         caption.append(
             "Below: the learning rate is 0, so every token should have an entropy ratio of 1; the "
@@ -61,7 +60,7 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
             text += f"; {GATE} drops {percent(dropped['mean'])} in {TASK}"
             if dropped["mean"] > 0:
                 caption.append(
-                    f"{GATE} drops {plus_minus(dropped, 100, ' %')} in {TASK}; noise of the "
+                    f"{GATE} drops {shown(dropped, 100, ' %')} in {TASK}; noise of the "
                     f"coarsest format alone puts {percent(coarsest['mean'] / dropped['mean'])} as "
                     "many outside."
                 )
@@ -76,5 +75,5 @@ def _best_widths(frames: Frames, swept: pd.DataFrame) -> list[str]:
         arm = reward[reward["objective"] == name]
         best = arm.loc[arm["mean"].idxmax()]
         where = "" if math.isnan(best["half_width"]) else f" at ±{best['half_width']:g}"
-        found.append(f"{name} {plus_minus(best)}{where}")
+        found.append(f"{name} {shown(best)}{where}")
     return found

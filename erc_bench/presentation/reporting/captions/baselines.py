@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 
 from erc_bench.core.metrics import metric
-from erc_bench.presentation.numbers import plus_minus, signed_interval
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.baselines import DIFFERENCE, EXPERIMENT, REFERENCE
 from erc_bench.presentation.plots.seeds import KL, REWARD
-from erc_bench.presentation.reporting.words import Words, sign_of, tally
+from erc_bench.presentation.reporting.words import Words, difference, shown, sign_of, tally
 
 
 def words(frames: Frames, data: pd.DataFrame) -> Words:
@@ -26,11 +25,11 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
     )
     compared = by_value.get(DIFFERENCE, data.iloc[:0].set_index("arm"))
     if len(compared):
-        texts = [f"{n} {signed_interval(compared.loc[n])}" for n in names if n in compared.index]
+        texts = [f"{n} {difference(compared.loc[n])}" for n in names if n in compared.index]
         caption += f" Final reward minus {REFERENCE}'s on the same seeds: {', '.join(texts)}."
-    shown = metric(KL)
-    drift = [f"{n} {plus_minus(by_value[KL].loc[n], shown.scale)}" for n in names]
-    caption += f" Exact KL in {shown.shown}: {', '.join(drift)}."
+    kl = metric(KL)
+    drift = [f"{n} {shown(by_value[KL].loc[n], kl.scale)}" for n in names]
+    caption += f" Exact KL in {kl.shown}: {', '.join(drift)}."
     rows = by_value[REWARD].loc[names]
     tuned = [f"{n} {s.replace(',', ', ')}" for n, s in rows["settings"].items() if s]
     failed = [f"{n} {count}" for n, count in rows["diverged"].items() if count]
@@ -41,7 +40,7 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
     notice = (
         "In the second panel an interval right of the line is an arm that earns more than "
         f"{REFERENCE}, left of it less; below, the best trade is up and to the left. Highest mean "
-        f"reward: {best.name}, {plus_minus(best)}."
+        f"reward: {best.name}, {shown(best)}."
     )
     ends = compared[np.isfinite(compared["low"])][["low", "high"]].to_numpy()
     if len(ends):

@@ -6,10 +6,10 @@ import math
 
 import pandas as pd
 
-from erc_bench.presentation.numbers import percent, plus_minus
+from erc_bench.analysis.numbers import number, percent
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.clip_fractions import BAND, BOUND, WHOLE
-from erc_bench.presentation.reporting.words import Words, times
+from erc_bench.presentation.reporting.words import Words, shown
 
 
 def words(frames: Frames, data: pd.DataFrame) -> Words:
@@ -24,8 +24,8 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
             bound, outside = (whole.loc[key] for key in keys)
             shares.append((bound["mean"], outside["mean"]))
             findings.append(
-                f"{experiment}: clip of {base} {plus_minus(bound, 100, ' %')}, band of {gated} "
-                f"{plus_minus(outside, 100, ' %')}."
+                f"{experiment}: clip of {base} {shown(bound, 100, ' %')}, band of {gated} "
+                f"{shown(outside, 100, ' %')}."
             )
     if not findings and BAND in set(data["metric"]):
         outside = data.loc[(data["kind"] == WHOLE) & (data["metric"] == BAND), "mean"]
@@ -56,5 +56,5 @@ def _notice(shares: list[tuple[float, float]]) -> str:
     )
     factors = [outside / bound for bound, outside in known if bound > 0]
     if factors:
-        text += f", {times(min(factors))} to {times(max(factors))} times as many"
+        text += f", {number(min(factors))} to {number(max(factors))} times as many"
     return text + "."

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from erc_bench.presentation.numbers import percent
+from erc_bench.analysis.numbers import percent
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.one_update import choose_token
 from erc_bench.presentation.reporting.words import Words, counted, mean_of

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from erc_bench.presentation.numbers import signed_interval
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.phase_diagram import BASE, LOG_KL_RATIO, band_text
 from erc_bench.presentation.plots.seeds import REWARD
-from erc_bench.presentation.reporting.words import Words
+from erc_bench.presentation.reporting.words import Words, difference
 
 
 def words(_: Frames, data: pd.DataFrame) -> Words:
@@ -55,6 +54,6 @@ def _clear(cells: pd.DataFrame) -> tuple[int, int]:
 
 def _cell(cell: pd.Series) -> str:
     return (
-        f"{signed_interval(cell)} at learning rate {cell['learning_rate']:g}, {cell['updates']:g} "
+        f"{difference(cell)} at learning rate {cell['learning_rate']:g}, {cell['updates']:g} "
         f"updates, {band_text(cell['band_low'], cell['band_high'])}"
     )

@@ -7,8 +7,8 @@ from collections import Counter
 import pandas as pd
 
 from erc_bench.analysis.claims.statistics import dropped_below_kept
+from erc_bench.analysis.numbers import plus_minus
 from erc_bench.analysis.statistics import Interval, mean_interval
-from erc_bench.presentation.numbers import plus_minus
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.probability_entropy import CELL_TOKENS, gated_tokens
 from erc_bench.presentation.reporting.words import Words, counted
@@ -36,7 +36,7 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
         findings.append(
             f"{experiment}: {_VERDICTS[verdict]} (median {medians[True]:.2f} against "
             f"{medians[False]:.2f} nats kept; a dropped token is below a kept one with probability "
-            f"{plus_minus(vars(below))})."
+            f"{plus_minus(below)})."
         )
     counts = [f"{verdict} in {verdicts[verdict]}" for verdict in ("lower", "higher", "unclear")]
     notice = (

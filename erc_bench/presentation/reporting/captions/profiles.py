@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
+from erc_bench.analysis.numbers import estimate_text
 from erc_bench.analysis.scores import OVERALL
+from erc_bench.analysis.statistics import Estimate
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.profiles import FOUND, IMPROVEMENT
 from erc_bench.presentation.plots.scorecard import scores_of
@@ -39,9 +39,8 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
     for (base, other), here in improved.groupby(["base", "objective"], sort=False):
         whole = here[here["experiment"] == OVERALL]
         row = (whole if len(whole) else here).iloc[0]
-        text = f"{other} over {base}, {row['experiment']}: {row['any/value']:.2f}"
-        if math.isfinite(row["any/low"]):
-            text += f" ({row['any/low']:.2f} to {row['any/high']:.2f})"
+        found = Estimate(row["any/value"], row["any/low"], row["any/high"])
+        text = f"{other} over {base}, {row['experiment']}: {estimate_text(found)}"
         better, worse, tested = _found(here)
         findings.append(f"{text}; of {tested} experiments better in {better}, worse in {worse}.")
     return Words(notice, " ".join([caption, *findings]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from erc_bench.presentation.numbers import percent
+from erc_bench.analysis.numbers import percent
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.ratios import OUTSIDE_BAND, OUTSIDE_CLIP, beyond_frame
 from erc_bench.presentation.reporting.words import Words, counted, mean_of

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
+from erc_bench.analysis.numbers import estimate_text
+from erc_bench.analysis.statistics import Estimate
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.scorecard import IQM, scores_of
 from erc_bench.presentation.reporting.words import Words, sentence_list
@@ -43,10 +43,9 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
 
 def _highest(iqm: pd.DataFrame) -> str:
     best = iqm.loc[iqm["value"].idxmax()]
-    text = f"{best['objective']}, {best['value']:.3f}"
-    if not math.isfinite(best["low"]):
-        return text
-    text += f" ({best['low']:.3f} to {best['high']:.3f})"
+    text = (
+        f"{best['objective']}, {estimate_text(Estimate(best['value'], best['low'], best['high']))}"
+    )
     others = iqm[(iqm["objective"] != best["objective"]) & (iqm["high"] >= best["low"])]
     if others.empty:
         return text

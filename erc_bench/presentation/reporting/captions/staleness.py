@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 
 from erc_bench.core.metrics import metric
-from erc_bench.presentation.numbers import plus_minus
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.seeds import KL, REWARD
-from erc_bench.presentation.reporting.words import Words
+from erc_bench.presentation.reporting.words import Words, shown
 
 
 def words(frames: Frames, data: pd.DataFrame) -> Words:
@@ -19,7 +18,7 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
     notice = (
         "With one update per rollout the gate cannot act; look where, to the right, gated lines "
         "leave their base's, in reward (left) and in drift (right). Highest mean reward: "
-        f"{best['objective']} with {best['updates']:g} updates per rollout, {plus_minus(best)}."
+        f"{best['objective']} with {best['updates']:g} updates per rollout, {shown(best)}."
     )
     caption = (
         "Final reward (a diverged run counts as 0) and exact KL per token, mean over a run's "
@@ -27,11 +26,11 @@ def words(frames: Frames, data: pd.DataFrame) -> Words:
         f"{int(data['n'].max())} seeds. Logarithmic axes; with one update per rollout the KL is 0 "
         "and has no place on them."
     )
-    most, shown = data["updates"].max(), metric(KL)
+    most, kl = data["updates"].max(), metric(KL)
     last = data[data["updates"] == most].set_index(["value", "objective"])
     texts = [
-        f"{name} {plus_minus(last.loc[(REWARD, name)])} with "
-        f"{plus_minus(last.loc[(KL, name)], shown.scale)} {shown.shown}"
+        f"{name} {shown(last.loc[(REWARD, name)])} with "
+        f"{shown(last.loc[(KL, name)], kl.scale)} {kl.shown}"
         for name in frames.looks(data["objective"].unique())
         if (REWARD, name) in last.index and np.isfinite(last.loc[(KL, name), "mean"])
     ]

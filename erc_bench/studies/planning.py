@@ -6,7 +6,7 @@ import ast
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import gymnasium as gym
@@ -15,12 +15,14 @@ import erc_envs
 from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import BAND, CLIP
 from erc_bench.plugins import load_environments
-from erc_bench.studies.arms import PER_PART, PER_RUN, Arm, parse
+from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment, experiment
+from erc_bench.studies.questions import EXPERIMENTS
 from erc_bench.studies.request import Options, Request, Tier
 from erc_bench.studies.scores import gap_closed
 from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import TrainConfig
+from erc_bench.training.config import PER_PART, PER_RUN
 
 __all__ = ["Plan", "custom", "grid_axis", "plan", "resolve", "setting", "training_environment"]
 
@@ -54,7 +56,7 @@ class Plan:
                     "clip": {"low": CLIP[0], "high": CLIP[1]},
                     "band": _finite({"low": p.band[0], "high": p.band[1]}),
                     "delta": p.config.violation_delta,
-                    "train": _finite(asdict(p.config)),
+                    "train": _finite(p.config.flat()),
                     "objectives": {
                         arm.label: {"overrides": _finite(arm.overrides), **arm.described()}
                         for arm in p.arms
@@ -121,7 +123,7 @@ def setting(text: str) -> tuple[str, Any]:
         InputError: not of that form, an unknown field, or a value of another type.
     """
     name, equals, value = text.partition("=")
-    defaults = asdict(TrainConfig())
+    defaults = TrainConfig().flat()
     if not equals or name not in defaults:
         close = difflib.get_close_matches(name, defaults, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(defaults)}"
@@ -147,7 +149,7 @@ def resolve(asked: Request) -> Plan:
     Raises:
         InputError: names the field, the value and what is allowed.
     """
-    assert erc_envs  # importing it registers the environments
+    assert erc_envs, EXPERIMENTS  # importing them registers environments and experiments
     chosen = [experiment(e) if isinstance(e, str) else e for e in asked.experiments]
     if asked.environment is not None:
         chosen = [custom(asked.environment)]
