@@ -16,14 +16,7 @@ from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 from erc_bench.presentation.plots.seeds import column, over_seeds
-from erc_bench.presentation.plots.style import (
-    DOTTED,
-    INK,
-    MUTED,
-    WIDE,
-    arm_style,
-    name_text,
-)
+from erc_bench.presentation.plots.style import DOTTED, INK, MUTED, WIDE, arm_style, name_text
 from erc_bench.studies.arms import StoredArm
 
 __all__ = ["BAND", "BOUND", "FIGURE", "PAPER_DROPPED"]

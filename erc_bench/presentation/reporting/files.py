@@ -100,11 +100,7 @@ def table_bytes(data: pd.DataFrame) -> tuple[str, bytes]:
 
 
 def write_figures(
-    results: Results,
-    folder: Path | str,
-    gallery: Gallery | None = None,
-    *,
-    data: bool = False,
+    results: Results, folder: Path | str, gallery: Gallery | None = None, *, data: bool = False
 ) -> list[Path]:
     """Draw every figure the records allow, and write it with what it shows as a tidy table.
 

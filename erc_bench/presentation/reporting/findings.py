@@ -14,15 +14,7 @@ from erc_bench.presentation.plots import ordered
 from erc_bench.studies.arms import StoredArm, gated_pairs, stored_arms
 from erc_bench.studies.records import Results
 
-__all__ = [
-    "Findings",
-    "Strip",
-    "counts",
-    "findings",
-    "headlines",
-    "known_arms",
-    "strips",
-]
+__all__ = ["Findings", "Strip", "counts", "findings", "headlines", "known_arms", "strips"]
 
 
 def known_arms(results: Results, summary: pd.DataFrame) -> dict[str, StoredArm]:

@@ -153,10 +153,7 @@ def _keys(row: pd.Series) -> dict[str, str]:
         for group in ("learning", "drift")
     }
     failed = float(row["diverged"]) / float(row["seeds"])
-    return {
-        "learning": sort_keys([failed, *means["learning"]]),
-        "drift": sort_keys(means["drift"]),
-    }
+    return {"learning": sort_keys([failed, *means["learning"]]), "drift": sort_keys(means["drift"])}
 
 
 def _cell(row: pd.Series, measure: Measure, best: Interval | None) -> Cell:
