@@ -16,7 +16,15 @@ from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames
 from erc_bench.presentation.plots.seeds import KL, REWARD, over_seeds, paired_over_seeds, runs_of
-from erc_bench.presentation.plots.style import INK, MUTED, WIDE, arm_style, group_of, name_text
+from erc_bench.presentation.plots.style import (
+    INK,
+    MUTED,
+    WIDE,
+    arm_style,
+    group_of,
+    name_text,
+    settings_text,
+)
 from erc_bench.studies.arms import StoredArm
 
 __all__ = ["DIFFERENCE", "EXPERIMENT", "FIGURE", "REFERENCE"]
@@ -50,20 +58,12 @@ def table(frames: Frames) -> pd.DataFrame:
         tables.append(paired.assign(value=DIFFERENCE))
     data = pd.concat(tables, ignore_index=True)
     label = runs.drop_duplicates("arm").set_index("arm")["objective"]
-    settings = {arm: _settings(frames.arm(EXPERIMENT, str(name))) for arm, name in label.items()}
+    settings = {
+        arm: settings_text(frames.arm(EXPERIMENT, str(name))) for arm, name in label.items()
+    }
     failed = runs.groupby("arm")["diverged"].sum().astype(int)
     data = data.assign(settings=data["arm"].map(settings), diverged=data["arm"].map(failed))
     return data[["value", "arm", "settings", "mean", "low", "high", "n", "diverged"]]
-
-
-def _settings(arm: StoredArm) -> str:
-    """What was tuned, in the order of the manifest; equal ends of a pair are one setting."""
-    found = dict(arm.overrides)
-    for name in [key for key in found if key.endswith("_low")]:
-        pair = name.removesuffix("_low")
-        if found.get(f"{pair}_high") == found[name]:
-            found = {pair if k == name else k: v for k, v in found.items() if k != f"{pair}_high"}
-    return ",".join(f"{k}={v:g}" for k, v in found.items())
 
 
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:

@@ -170,6 +170,20 @@ def ordered(arms: Iterable[StoredArm]) -> list[StoredArm]:
     return sorted(arms, key=legend_place)
 
 
+def settings_text(arm: StoredArm) -> str:
+    """What differs from the recipe, in the manifest's order; equal ends of a pair are one setting.
+
+    >>> settings_text(StoredArm("x", "erc-dapo", "dapo", overrides={"band_low": 0.1, "band_high": 0.1}))
+    'band=0.1'
+    """
+    found = dict(arm.overrides)
+    for name in [key for key in found if key.endswith("_low")]:
+        pair = name.removesuffix("_low")
+        if found.get(f"{pair}_high") == found[name]:
+            found = {pair if k == name else k: v for k, v in found.items() if k != f"{pair}_high"}
+    return ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in found.items())
+
+
 #: Settings of a point of a grid as they are called where there is little room.
 _SHORT = {"learning_rate": "lr", "temperature": "temp", "minibatches": "mb", "epochs": "ep"}
 

@@ -14,6 +14,7 @@ from erc_bench.analysis import MEASURES, Interval, Measure
 from erc_bench.analysis.claims import Assessment, Verdict, ours, unmeasured_lines
 from erc_bench.analysis.tables import interval_of, runs_text, score_rows, scores_note
 from erc_bench.presentation.plots import Drawing, Frames, arm_style
+from erc_bench.presentation.plots.style import settings_text
 from erc_bench.studies.arms import StoredArm, gated_pairs
 from erc_bench.studies.records import Results
 
@@ -42,6 +43,8 @@ class Row:
     """An objective in an experiment's table."""
 
     name: str
+    recipe: str
+    settings: str  # what differs from the recipe
     number: int  # of its recipe, which the filter goes by
     color: str
     keys: dict[str, str]  # numbers to sort by, per group of columns
@@ -106,6 +109,7 @@ def scorecard(results: Results, frames: Frames, numbers: Mapping[str, int]) -> d
         table.append(
             {
                 "name": name,
+                "settings": "",
                 "number": numbers[looks[name].recipe],
                 "color": arm_style(looks[name]).color,
                 "keys": sort_keys([scores.iqm(name).value, *means]),
@@ -133,6 +137,8 @@ def sections(
             rows=[
                 Row(
                     name=name,
+                    recipe=arm.recipe,
+                    settings=settings_text(arm),
                     number=numbers[arm.recipe],
                     color=arm_style(arm).color,
                     keys=_keys(by_name[name]),
