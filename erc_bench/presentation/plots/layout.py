@@ -57,7 +57,8 @@ def paired_panels(count: int, block: float = 3.3) -> tuple[Figure, list[tuple[Ax
     """
     columns = min(count, 3)
     blocks = -(-count // columns)
-    figure = new_figure(WIDE, min(block, 8.6 / blocks) * blocks + 0.4)
+    width = WIDE if count > 1 else 1.4 * COLUMN
+    figure = new_figure(width, min(block, 8.6 / blocks) * blocks + 0.4)
     grid = figure.subplots(2 * blocks, columns, squeeze=False)
     upper, lower = grid[0::2].ravel(), grid[1::2].ravel()
     for axes in (*upper[count:], *lower[count:]):
