@@ -23,10 +23,10 @@ from erc_bench.presentation.plots.seeds import KL, REWARD, column, over_seeds, r
 from erc_bench.presentation.plots.style import DOTTED, MUTED, WIDE, arm_style, line_of, shade_of
 from erc_bench.studies.arms import StoredArm
 
-__all__ = ["BASE", "FIGURE", "GATE", "OUTSIDE", "PRECISION", "SWEEP", "TASK", "format_name"]
+__all__ = ["FIGURE", "GATE", "OUTSIDE", "PRECISION", "SWEEP", "TASK", "format_name"]
 
 SWEEP, PRECISION, TASK = "beta_sweep", "precision", "forking_tokens"
-BASE, GATE = "dapo", "erc-dapo"
+GATE = "erc-dapo"
 DROPPED, OUTSIDE = "mean/gate/dropped_fraction", "mean/drift/out_of_band_fraction"
 _SHOWN = {REWARD: metric("reward/final")} | {v: metric(v) for v in (DROPPED, KL, OUTSIDE)}
 #: Number formats by their significand bits.

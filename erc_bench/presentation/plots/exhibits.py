@@ -65,8 +65,8 @@ class Exhibit:
 
     Attributes:
         number: as claims and readers call it.
-        topic: what it shows, in one word for file names; its words are in the module of this name in
-            ``reporting.captions``.
+        topic: what it shows, in one word for file names; the function of this name in
+            ``reporting.captions`` writes the words about it.
         title: its heading.
         table: the tidy table that is drawn and stored beside the figure.
         draw: draws that table.

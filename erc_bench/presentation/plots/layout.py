@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from erc_bench.presentation.plots.frames import Frames
 from erc_bench.presentation.plots.style import (
+    COLUMN,
     MUTED,
     WIDE,
     arm_style,

@@ -18,12 +18,12 @@ from erc_bench.core.metrics import metric
 from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.seeds import KL, REWARD, column, paired_over_seeds, runs_of
+from erc_bench.presentation.plots.seeds import BASE, KL, REWARD, column, paired_over_seeds, runs_of
 from erc_bench.presentation.plots.style import MUTED, WIDE, group_of, name_text
 
-__all__ = ["BASE", "FIGURE", "LOG_KL_RATIO", "band_text"]
+__all__ = ["FIGURE", "LOG_KL_RATIO", "band_text"]
 
-EXPERIMENT, BASE, GATED = "phase_diagram", "dapo", ("erc-dapo", "erc-directional-dapo")
+EXPERIMENT, GATED = "phase_diagram", ("erc-dapo", "erc-directional-dapo")
 LOG_KL_RATIO = "log_kl_ratio"
 CELL = ["learning_rate", "updates"]
 BAND = ["band_low", "band_high"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from erc_bench.analysis.numbers import ends, number, plus_minus
 from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference
-
-__all__ = ["Words", "clear_sign", "mean_of", "sentence_list", "sign_of", "tally"]
+from erc_bench.presentation.plots import Frames
 
 
 class Words(NamedTuple):
@@ -19,6 +18,16 @@ class Words(NamedTuple):
 
     notice: str
     caption: str
+
+
+#: The words of each figure by its topic: a function of the frames and of the table that is drawn.
+WORDS: dict[str, Callable[[Frames, pd.DataFrame], Words]] = {}
+
+
+def words(function: Callable[[Frames, pd.DataFrame], Words]) -> Callable[..., Words]:
+    """Register a function for the figure whose topic is its name."""
+    WORDS[function.__name__] = function
+    return function
 
 
 def mean_of(values: pd.Series, scale: float = 1.0, unit: str = "") -> str:

@@ -1,4 +1,6 @@
+import ast
 import dataclasses
+import inspect
 import itertools
 import math
 import re
@@ -10,11 +12,23 @@ from matplotlib.collections import QuadMesh
 
 from erc_bench.analysis import mean_interval, paired_difference
 from erc_bench.analysis.numbers import ends, number
-from erc_bench.presentation.plots import FIGURES, NothingToDraw, arm_style, draw_all, read
+from erc_bench.presentation.plots import (
+    FIGURES,
+    NothingToDraw,
+    arm_style,
+    draw_all,
+    exhibits,
+    read,
+    reading,
+    seeds,
+    style,
+)
+from erc_bench.presentation.plots import frames as frames_module
 from erc_bench.presentation.plots.layout import power_text
 from erc_bench.presentation.plots.reading import rounded
 from erc_bench.presentation.plots.seeds import over_seeds, paired_over_seeds, runs_of
 from erc_bench.presentation.reporting.captions import captioned
+from erc_bench.presentation.reporting.words import WORDS
 from erc_bench.studies.arms import parse, stored_arm
 from plots.gallery import (
     BANDS,
@@ -289,3 +303,23 @@ def test_powers_of_ten_are_ticks_a_reader_knows():
 
 def test_what_is_skipped_of_all_15_experiments_is_nothing(frames):
     assert draw_all(frames)[1] == {}
+
+
+def test_every_figure_has_its_words():
+    assert set(WORDS) == {figure.topic for figure in FIGURES.values()}
+
+
+@pytest.mark.parametrize("module", [reading, frames_module, exhibits, seeds, style])
+def test_what_reads_the_records_imports_no_figure(module):
+    """Columns and rows are declared by the figures, so that reading them stands below."""
+    figures = {figure.table.__module__ for figure in FIGURES.values()}
+    tree = ast.parse(inspect.getsource(module))
+    imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert not imported & figures
+
+
+def test_a_figure_declares_the_columns_that_it_draws(results):
+    """Without the declaration of a figure its columns are not read, and it says which is missing."""
+    needs = [f.needs for name, f in FIGURES.items() if name != "fig2_entropy_gradient"]
+    with pytest.raises(NothingToDraw, match="drift/entropy_new"):
+        FIGURES["fig2_entropy_gradient"](reading.read_frames(results, needs))

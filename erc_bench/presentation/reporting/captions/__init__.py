@@ -1,17 +1,17 @@
-"""What stands below a figure: one module per figure, called by the figure's topic.
+"""What stands below the figures, computed from the tables that they draw.
 
-Each has a function ``words`` that computes its sentences from the table that the figure draws.
+A figure's words are the function of its topic's name, in one of the modules here.
 """
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 
 from erc_bench.presentation.plots import FIGURES, Drawing, Frames
-from erc_bench.presentation.reporting.words import Words
+from erc_bench.presentation.reporting.captions import scores, sweeps, tokens, training
+from erc_bench.presentation.reporting.words import WORDS
 
-__all__ = ["Plate", "captioned"]
+__all__ = ["Plate", "captioned", "scores", "sweeps", "tokens", "training"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,5 @@ class Plate(Drawing):
 
 def captioned(drawing: Drawing, frames: Frames) -> Plate:
     """A figure of the gallery with the words about it."""
-    module = importlib.import_module(f"{__name__}.{FIGURES[drawing.name].topic}")
-    words: Words = module.words(frames, drawing.data)
-    return Plate(**vars(drawing), notice=words.notice, caption=words.caption)
+    notice, caption = WORDS[FIGURES[drawing.name].topic](frames, drawing.data)
+    return Plate(**vars(drawing), notice=notice, caption=caption)
