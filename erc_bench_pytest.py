@@ -1,7 +1,7 @@
 """``pytest --erc-check module:function``: one test for each property of erc-bench's suite.
 
-pytest loads this module in everyone's runs, so that it stands outside the package and imports
-neither torch nor erc_bench before the option is given.
+Wherever erc-bench is installed, every pytest run loads this module. So it stands outside the package
+and imports neither torch nor erc_bench unless the option is given.
 """
 
 from __future__ import annotations
@@ -19,21 +19,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--erc-check``, ``--erc-waive`` and ``--erc-set``."""
     group = parser.getgroup("erc-bench", "policy losses (erc-bench)")
     group.addoption(
-        "--erc-check", action="append", default=[], metavar="LOSS",
+        "--erc-check",
+        action="append",
+        default=[],
+        metavar="LOSS",
         help="check a policy loss: recipe, module:function or file.py:function; runs its code (repeatable)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--erc-waive", action="append", default=[], metavar="NAME=REASON",
+        "--erc-waive",
+        action="append",
+        default=[],
+        metavar="NAME=REASON",
         help="a property that may fail, and why (repeatable)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--erc-set", action="append", default=[], metavar="NAME=VALUE",
+        "--erc-set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
         help="a keyword argument of the losses (repeatable)",
-    )  # fmt: skip
+    )
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Refuse waivers and settings that belong to no loss."""
+    """Refuse waivers and settings where no loss is checked."""
     option = session.config.option
     if not option.erc_check and (option.erc_waive or option.erc_set):
         raise pytest.UsageError("--erc-waive and --erc-set need --erc-check")
@@ -47,7 +56,7 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 
 
 class LossCollector(pytest.Collector):
-    """A loss; its items are properties."""
+    """A loss whose items are its properties."""
 
     def __init__(self, *, spec: str, **keywords: Any) -> None:
         super().__init__(**keywords)
@@ -80,17 +89,17 @@ class PropertyItem(pytest.Item):
         self.loss, self.waiver = loss, waiver
 
     def runtest(self) -> None:
-        """Passes, skips with the reason, or fails with the number measured."""
+        """Pass, skip with the reason, or fail with what was measured."""
         from erc_bench.conformance.testing import assert_property  # noqa: PLC0415
 
         assert_property(self.loss, self.name, self.waiver)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """What was measured, without this plug-in's frames."""
+        """Show what was measured, without frames of this plug-in."""
         if isinstance(excinfo.value, AssertionError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        """Shown as the loss and the property."""
+        """Report under the names of the loss and the property."""
         return self.path, None, f"{self.loss.name}: {self.name}"

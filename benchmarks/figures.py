@@ -30,7 +30,7 @@ def _footer(figure: plt.Figure, record: dict[str, Any]) -> None:
 
 @styled
 def throughput_figure(record: dict[str, Any], stem: Path, labels: Mapping[str, str]) -> None:
-    """Tokens per second of every contender: every round as a dot, the median as a ring."""
+    """Tokens per second of every contender, with a dot for each round and a ring for the median."""
     names = [n for n in labels if n in record["summary"]][::-1]
     figure, axes = plt.subplots(figsize=(WIDE, 0.6 + 0.25 * len(names)), layout="constrained")
     for y, name in enumerate(names):
@@ -80,9 +80,14 @@ def scaling_figure(record: dict[str, Any], stem: Path) -> None:
         top.loglog(fine, 1e3 * curve, color=INK, linewidth=0.8)
         top.set_title(name)
         top.text(
-            0.05, 0.95, f"exponent {fitted['exponent']:.2f}\nfloor {1e3 * fitted['floor']:.0f} ms",
-            transform=top.transAxes, va="top", fontsize=6.5, color=INK,
-        )  # fmt: skip
+            0.05,
+            0.95,
+            f"exponent {fitted['exponent']:.2f}\nfloor {1e3 * fitted['floor']:.0f} ms",
+            transform=top.transAxes,
+            va="top",
+            fontsize=6.5,
+            color=INK,
+        )
         memory = [p["peak_mib"] / p["runs"] for p in points]
         bottom.loglog(x, memory, "o-", color=MUTED, markersize=3)
         low, high = min(memory), max(memory)
@@ -96,7 +101,7 @@ def scaling_figure(record: dict[str, Any], stem: Path) -> None:
 
 @styled
 def soak_figure(record: dict[str, Any], table: pd.DataFrame, stem: Path) -> None:
-    """Memory after every sweep, of the process and of all its processes; seconds of a sweep below."""
+    """Memory after every sweep, of the process alone and with its children; below, seconds per sweep."""
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(WIDE, 3.0), sharex=True, height_ratios=(2, 1), layout="constrained"
     )

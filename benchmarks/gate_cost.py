@@ -46,14 +46,14 @@ VOCABULARY, TOKENS, HIDDEN = 151_936, 1024, 896
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Processor time of one call."""
+    """The processor time of one call, in seconds."""
     start = time.process_time()
     function()
     return time.process_time() - start
 
 
 def in_turns(variants: dict[str, Callable[[], Any]], repetition: int) -> dict[str, float]:
-    """One timing of each, in an order that reverses and rotates from repetition to repetition."""
+    """Time each once, in an order that is reversed and rotated from one repetition to the next."""
     names = list(variants)
     shift = repetition // 2 % len(names)
     names = (names[shift:] + names[:shift])[:: -1 if repetition % 2 else 1]
@@ -131,7 +131,7 @@ def trainer_update() -> dict[str, Any]:
 
 
 def bare_update() -> dict[str, Any]:
-    """The same without drift measures: here the gate also pays for the entropy, which no one else reads."""
+    """The same without drift measures, where the gate also pays for the entropy that only it reads."""
     trainer = population()
     setup, config = trainer.setup, trainer.setup.config
     state, rollout, _ = collect(setup, trainer.state)
@@ -195,7 +195,7 @@ def head_variants(
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """Most bytes of the CPU allocator alive at once in a call, beside those alive before it."""
+    """The most bytes that a call holds at once in the CPU allocator, beyond those held before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = function()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -292,7 +292,7 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> Iterator[str]:
-    """Two tables."""
+    """The results as two tables."""
     m = results["machine"]
     yield (
         f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, load "

@@ -1,4 +1,4 @@
-"""Runs one contender: set-up apart, then its training, timed over all of its processes."""
+"""Runs one contender: first its set-up, then its training, which is timed over all its processes."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Clock:
 
 Train = Callable[[], Outcome]
 Prepare = Callable[[Workload, Sequence[int], int, Clock], Train]
-"""``(workload, seeds, threads, clock)`` to the function that is timed."""
+"""Maps ``(workload, seeds, threads, clock)`` to the function that is timed."""
 
 
 def cores() -> int:
-    """Processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

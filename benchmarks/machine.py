@@ -14,9 +14,19 @@ from benchmarks.harness import cores
 __all__ = ["PACKAGES", "described", "sentence"]
 
 PACKAGES = (
-    "torch", "numpy", "gymnasium", "stable_baselines3", "trl", "transformers", "accelerate",
-    "datasets", "jax", "jaxlib", "optax", "erc-bench",
-)  # fmt: skip
+    "torch",
+    "numpy",
+    "gymnasium",
+    "stable_baselines3",
+    "trl",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "jax",
+    "jaxlib",
+    "optax",
+    "erc-bench",
+)
 
 
 def _git(*arguments: str) -> str:

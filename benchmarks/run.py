@@ -51,7 +51,7 @@ class Suite:
 SUITES = {
     "token": Suite("token", rollouts=20),
     "bandit": Suite("bandit", rollouts=50),
-    # the length of the quick tier: what a compilation costs is seen against it
+    # As long as the quick tier, so that the cost of compiling is seen in proportion.
     "quick_tier": Suite("token", 60, ("ours", "ours_no_drift", "jax", "plain_torch")),
 }
 
@@ -63,9 +63,18 @@ def measure(contender: str, suite: Suite) -> dict[str, Any]:
         RuntimeError: it failed, or did not do the whole workload.
     """
     command = [
-        sys.executable, "-W", "ignore", "-m", f"benchmarks.contenders.{contender}",
-        "--workload", suite.workload, "--rollouts", str(suite.rollouts), "--seeds", str(suite.seeds),
-    ]  # fmt: skip
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        f"benchmarks.contenders.{contender}",
+        "--workload",
+        suite.workload,
+        "--rollouts",
+        str(suite.rollouts),
+        "--seeds",
+        str(suite.seeds),
+    ]
     load = os.getloadavg()[0]
     start = time.perf_counter()
     ended = subprocess.run(
@@ -81,7 +90,7 @@ def measure(contender: str, suite: Suite) -> dict[str, Any]:
 def interleave(
     suite: Suite, rounds: int, on_done: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """A B C, B C A, ...: every contender once in every round, each time in another place."""
+    """Orders A B C, B C A, ...: in every round each contender runs once, each time in another place."""
     done = []
     names = list(suite.contenders)
     for number in range(rounds):
@@ -209,8 +218,13 @@ def save(name: str, record: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("suites", nargs="*", default=list(SUITES), metavar="SUITE",
-                        help=f"of {', '.join(SUITES)}; default: all")  # fmt: skip
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        default=list(SUITES),
+        metavar="SUITE",
+        help=f"of {', '.join(SUITES)}; default: all",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repeats of every contender")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 4 rollouts")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="only these")
@@ -229,9 +243,13 @@ def main() -> None:
         )
         results: list[dict[str, Any]] = []
         with Progress(
-            TextColumn(f"[bold]{name}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.description}"), console=console,
-        ) as progress:  # fmt: skip
+            TextColumn(f"[bold]{name}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+        ) as progress:
             task = progress.add_task("", total=rounds * len(chosen))
 
             def on_done(result: dict[str, Any], results: Any = results, p: Any = progress) -> None:

@@ -77,7 +77,7 @@ AXES: dict[str, list[Point]] = {
 
 
 def _reset_peak() -> None:
-    """Forget the process's largest memory so far."""
+    """Reset the largest memory that the process is known to have used."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -115,8 +115,9 @@ def measure(point: Point) -> dict[str, float]:
     sizes = [point.runs]
     if not point.whole:
         settings = {k: v for k, v in config.flat().items() if k != "rollouts"}
-        planned = plan([], environment="TokenForks", objectives=["gppo"], seeds=point.runs,
-                       settings=settings)  # fmt: skip
+        planned = plan(
+            [], environment="TokenForks", objectives=["gppo"], seeds=point.runs, settings=settings
+        )
         sizes = [len(part.runs) for part in planned.experiments[0].parts]
     _reset_peak()
     before = _memory("VmRSS")
@@ -210,8 +211,13 @@ def table(axes: dict[str, Any]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("axes", nargs="*", default=list(AXES), metavar="AXIS",
-                        help=f"of {', '.join(AXES)}; default: all")  # fmt: skip
+    parser.add_argument(
+        "axes",
+        nargs="*",
+        default=list(AXES),
+        metavar="AXIS",
+        help=f"of {', '.join(AXES)}; default: all",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repeats of every point")
     parser.add_argument("--largest", type=int, default=2**30, help="leave larger points out")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -227,9 +233,13 @@ def main() -> None:
     chosen = [p for name in given.axes for p in AXES[name] if p.x <= given.largest]
     answers: list[list[dict[str, float]]] = [[] for _ in chosen]
     with Progress(
-        TextColumn("[bold]scaling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.description}"), console=console,
-    ) as progress:  # fmt: skip
+        TextColumn("[bold]scaling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+    ) as progress:
         task = progress.add_task("", total=given.rounds * len(chosen))
         for _ in range(given.rounds):
             for point, answer in zip(chosen, answers, strict=True):
@@ -241,7 +251,7 @@ def main() -> None:
         rows = [
             {
                 **asdict(point),
-                # other programs can only add to processor time: the least is the cleanest
+                # Other programs can only add to processor time, so the smallest one is the best estimate.
                 **{k: min(a[k] for a in answer) for k in answer[0]},
                 "rounds": [a["seconds"] for a in answer],
             }
@@ -257,10 +267,20 @@ def main() -> None:
 
 def _apart(point: Point) -> dict[str, float]:
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.scaling", "--point",
-         json.dumps(asdict(point))],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "benchmarks.scaling",
+            "--point",
+            json.dumps(asdict(point)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
     if ended.returncode:
         raise RuntimeError(f"{point}: {ended.stderr[-2000:]}")
     answer: dict[str, float] = json.loads(ended.stdout.strip().splitlines()[-1])

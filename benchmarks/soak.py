@@ -1,4 +1,4 @@
-"""Sweeps for an hour in one process: does memory stay where it is, and do the records?
+"""Sweeps for an hour in one process, to see whether its memory grows and its records change.
 
 ``python -m benchmarks.soak`` runs the same sweep again and again, with records, figures and a report, in
 this process, every fourth time in two workers; all on one core. After each it notes the memory of this
@@ -61,18 +61,24 @@ def _anonymous(pid: int) -> int:
 
 
 class _Mallinfo2(ctypes.Structure):
-    """Of glibc's malloc.h."""
+    """The structure ``mallinfo2`` of glibc's malloc.h."""
 
     _fields_ = (
-        ("arena", ctypes.c_size_t), ("ordblks", ctypes.c_size_t), ("smblks", ctypes.c_size_t),
-        ("hblks", ctypes.c_size_t), ("hblkhd", ctypes.c_size_t), ("usmblks", ctypes.c_size_t),
-        ("fsmblks", ctypes.c_size_t), ("uordblks", ctypes.c_size_t), ("fordblks", ctypes.c_size_t),
+        ("arena", ctypes.c_size_t),
+        ("ordblks", ctypes.c_size_t),
+        ("smblks", ctypes.c_size_t),
+        ("hblks", ctypes.c_size_t),
+        ("hblkhd", ctypes.c_size_t),
+        ("usmblks", ctypes.c_size_t),
+        ("fsmblks", ctypes.c_size_t),
+        ("uordblks", ctypes.c_size_t),
+        ("fordblks", ctypes.c_size_t),
         ("keepcost", ctypes.c_size_t),
-    )  # fmt: skip
+    )
 
 
 def _allocated() -> int:
-    """Bytes that were asked of glibc and not given back; freed memory that it keeps is not among them."""
+    """Bytes that glibc has handed out; freed memory that glibc keeps for later is not among them."""
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2
     found = mallinfo2()
@@ -92,7 +98,7 @@ def _children(pid: int) -> list[int]:
 
 
 def memory() -> dict[str, float]:
-    """Memory in MiB of this process and of it with its children, and what else it holds."""
+    """Memory in MiB of this process, alone and with its children, and other resources that it holds."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     children = _children(os.getpid())
@@ -123,9 +129,12 @@ def sweep(number: int, settings: dict[str, Any] | None = None) -> dict[str, Any]
         for path in sorted(out.rglob("*.parquet")):
             written.update(path.read_bytes())
     return {
-        "sweep": number, "workers": workers, "seconds": time.monotonic() - began, **memory(),
+        "sweep": number,
+        "workers": workers,
+        "seconds": time.monotonic() - began,
+        **memory(),
         "records": written.hexdigest(),
-    }  # fmt: skip
+    }
 
 
 def verdict(table: pd.DataFrame) -> dict[str, Any]:
@@ -142,16 +151,23 @@ def verdict(table: pd.DataFrame) -> dict[str, Any]:
     }
     alike = steady[steady["children"] == steady["children"].mode().iloc[-1]]
     measured = {
-        "rss_mib": steady, "anonymous_mib": steady, "allocated_mib": steady, "blocks": steady,
+        "rss_mib": steady,
+        "anonymous_mib": steady,
+        "allocated_mib": steady,
+        "blocks": steady,
         "anonymous_all_mib": alike,
-    }  # fmt: skip
+    }
     for name, rows in measured.items():
         slope, _, low, high = stats.theilslopes(rows[name], rows["at"] / 3600)
         found[name] = {
-            "sweeps": len(rows), "first": float(rows[name].iloc[0]), "last": float(rows[name].iloc[-1]),
-            "least": float(rows[name].min()), "most": float(rows[name].max()),
-            "slope_per_hour": float(slope), "interval": [float(low), float(high)],
-        }  # fmt: skip
+            "sweeps": len(rows),
+            "first": float(rows[name].iloc[0]),
+            "last": float(rows[name].iloc[-1]),
+            "least": float(rows[name].min()),
+            "most": float(rows[name].max()),
+            "slope_per_hour": float(slope),
+            "interval": [float(low), float(high)],
+        }
     for name in ("children", "open_files", "threads"):
         found[name] = sorted({int(n) for n in steady[name]})
     return found

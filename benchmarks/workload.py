@@ -1,4 +1,4 @@
-"""What every contender has to do, and how it is counted."""
+"""The work that every contender does, and how it is counted."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Workload:
         return self.seeds * self.rollouts * self.minibatches
 
     def described(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The workload as plain JSON values."""
         fields = {**asdict(self), "options": dict(self.options)}
         return {**fields, "tokens": self.tokens, "updates": self.updates}
 
@@ -97,7 +97,7 @@ class Outcome:
 
     @classmethod
     def of_seeds(cls, outcomes: list[Outcome]) -> Outcome:
-        """Several seeds', or processes', together; rewards are plain means, for the curve only."""
+        """The sum over several seeds or processes; rewards are plain means and serve the curve only."""
         parameters = {o.parameters for o in outcomes}
         assert len(parameters) == 1, f"policies of different sizes: {parameters}"
         return cls(

@@ -55,7 +55,9 @@ class Run:
     seed: int = 0
     """Root of all randomness."""
     band: float | None = None
-    """Half-width of ERC's entropy-ratio band. None: 0.05, the paper's."""
+    """Half-width of the entropy-ratio band of every arm that gates on it; the same as erc-dapo:band=0.1 or
+    --grid band=0.1. An arm with a gate is measured against its own band, any other arm against the paper's.
+    None: 0.05, the paper's."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """Change a training setting, as --set learning_rate=1e-3 (repeatable; see: erc-bench list settings)."""
     grid: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUES")] = ()

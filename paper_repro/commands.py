@@ -1,4 +1,4 @@
-"""`erc-bench repro`: what its commands take."""
+"""The commands of `erc-bench repro` and their options."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Plan:
     tokens: float | None = None
     """Mean response length, for the estimate. None: 8000 on verl, 6000 on trl."""
     gpus: int | None = None
-    """For the estimate. None: 64 on verl, 1 on trl."""
+    """Number of GPUs, for the estimate. None: 64 on verl, 1 on trl."""
     peak: float = 9.9e14
     """Operations per second of a GPU, for the estimate."""
     utilisation: float = 0.25
@@ -46,7 +46,7 @@ class Plan:
     """Tokens generated per second and GPU by a 1.5B model, for the estimate."""
 
     def run(self) -> None:
-        """Print, and write."""
+        """Print the plan and, with ``out``, write it."""
         from erc_bench.core.errors import InputError  # noqa: PLC0415
         from paper_repro.planning import SINGLE_GPU, Cost, commands, cost, write_plan  # noqa: PLC0415
 
@@ -130,7 +130,7 @@ class Compare:
     evaluation: Positional[Path | None] = None
     """What `python -m paper_repro.evaluation score` wrote."""
     log: Path | None = None
-    """Of the training: verl's, TRL's or TensorBoard's."""
+    """Log of the training: verl's, TRL's or TensorBoard's."""
     model: Model = "1.5b"
     """Size."""
     objective: Arm = "erc-dapo"
@@ -142,10 +142,10 @@ class Compare:
     json: Path | None = None
     """Write the rows as JSON."""
     markdown: Path | None = None
-    """Write them as Markdown."""
+    """Write the rows as Markdown."""
 
     def run(self) -> None:
-        """Print, and write."""
+        """Print the rows and write the files asked for."""
         from erc_bench.core.storage import write_json, write_text  # noqa: PLC0415
         from paper_repro.comparing import as_markdown, compare  # noqa: PLC0415
 

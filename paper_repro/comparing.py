@@ -1,4 +1,4 @@
-"""A finished run beside the papers' numbers, with intervals; where nothing was run it says so."""
+"""A finished run beside the papers' numbers, with intervals; what was not run is marked as such."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Row:
-    """One number of a paper and ours.
+    """One number of a paper, and ours beside it.
 
     Attributes:
         what: what it is.
-        target: the paper's.
-        source: where it stands.
-        value: ours; None: not run.
-        low: end of our 95 % interval.
-        high: the other.
-        note: what keeps the two from being the same thing.
-        assumed: what the comparison assumes of the paper; empty: nothing.
+        target: the paper's number.
+        source: where the paper reports it.
+        value: our number; None if nothing was run.
+        low: lower end of our 95 % interval.
+        high: upper end of it.
+        note: in what respect the two numbers are not the same thing.
+        assumed: what the comparison assumes about the paper; empty if nothing.
     """
 
     what: str
@@ -55,7 +55,7 @@ class Row:
 
     @property
     def finding(self) -> str:
-        """Whether the paper's number lies in our interval; never more than that."""
+        """Whether the paper's number lies in our interval. More than that is never claimed."""
         if self.value is None:
             return "not run"
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
@@ -146,7 +146,7 @@ def _average_row(paper: Paper, target: float, scores: Mapping[str, Score]) -> Ro
 def _difference_row(
     paper: Paper, what: str, target: float, scores: Mapping[str, Score], plain: Mapping[str, Score]
 ) -> Row:
-    """Of two trainings, by problem: what the claim is about. Easier and harder problems cancel."""
+    """The difference of two trainings, paired by problem, so that a problem's difficulty cancels."""
     missing = _missing(paper, scores) or _missing(paper, plain)
     if missing or not scores or not plain:
         note = missing or "needs both evaluations: --evaluation and --baseline"
@@ -231,7 +231,7 @@ def _share(path: Path, metric: str) -> tuple[float, float, float]:
 
 
 def as_markdown(rows: list[Row]) -> str:
-    """For people."""
+    """The rows as a Markdown table with a note."""
     head = ("number", "paper", "ours (95 % interval)", "the paper's is", "note", "source")
     lines = []
     for row in rows:

@@ -90,7 +90,7 @@ def trl_settings() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def override(text: str) -> tuple[str, Any]:
-    """``key=value`` with a JSON value, or else a word.
+    """Parse ``key=value``; the value is JSON, or else a word.
 
     Raises:
         InputError: not of this form.

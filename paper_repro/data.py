@@ -22,6 +22,7 @@ import tyro
 
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import atomic_write
+from erc_bench.core.validation import unknown
 
 __all__ = ["BENCHMARKS", "PROBLEMS", "Problem", "normalised", "prepare", "problems", "rows"]
 
@@ -74,7 +75,7 @@ def _first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _text(question: Any) -> str:
-    """A question that may be a conversation: its last user message."""
+    """A question as text; of a conversation, its last user message."""
     if isinstance(question, str):
         return question.strip()
     messages = [m for m in question if isinstance(m, dict) and m.get("role") == "user"]
@@ -84,7 +85,7 @@ def _text(question: Any) -> str:
 
 
 def normalised(question: str) -> str:
-    """What two copies of a question share: its letters and digits, in lower case.
+    """The letters and digits of a question in lower case, which its copies share.
 
     >>> normalised("What is $1+1$?  ") == normalised("what is $1 + 1$")
     True
@@ -127,7 +128,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     """Records of a local Parquet, JSON or JSONL file.
 
     Raises:
-        InputError: missing, of another kind, or damaged; names the line.
+        InputError: the file is missing, of another kind or damaged; names the line.
     """
     if not path.is_file():
         raise InputError(f"data: {path} is not a file; add --from-hub to download by name")
@@ -176,7 +177,7 @@ def _hub(name: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def write(found: list[dict[str, Any]], path: Path) -> None:
-    """As Parquet, whole or not at all."""
+    """Write records as Parquet, whole or not at all."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -220,7 +221,7 @@ def _run(kind: str, name: str, file: Path | None, out: Path, from_hub: bool) -> 
     wanted = list(BENCHMARKS) if name == "all" else [name]
     for benchmark in wanted:
         if benchmark not in BENCHMARKS:
-            raise InputError(f"test: {benchmark!r} is not one of {', '.join(BENCHMARKS)} or all")
+            raise unknown("test", benchmark, [*BENCHMARKS, "all"])
         if not from_hub and file is None:
             raise InputError(f"test: {benchmark} needs a file, or --from-hub")
         records = _hub(*BENCHMARKS[benchmark]) if from_hub else rows(file or Path())

@@ -126,7 +126,7 @@ def _seed(seed: int, benchmark: str, problem: int) -> int:
     return int(spread.generate_state(1)[0])
 
 
-#: Prompts and a seed for each, to the responses to each.
+#: From prompts, and a seed for each, to the responses to each.
 Answers = Callable[[Sequence[Any], Sequence[int]], list[list[str]]]
 
 
@@ -182,7 +182,7 @@ def read_generations(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a file of generations.
 
     Raises:
-        InputError: a line that is none; names it.
+        InputError: a line that is not a generation; names it.
     """
     needed = {f.name for f in fields(Generation)}
     for place, entry in enumerate(rows(path), 1):
@@ -212,7 +212,7 @@ def score(generations: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def _judged(
     generations: Iterable[dict[str, Any]], pool: ThreadPoolExecutor
 ) -> dict[str, dict[int, list[dict[str, float]]]]:
-    """Benchmark to problem to what :func:`compute_score` says of each of its responses."""
+    """For each benchmark and problem, the scores of its responses."""
     found: dict[str, dict[int, list[dict[str, float]]]] = {}
     for entry in generations:
         here = found.setdefault(entry["benchmark"], {})
@@ -265,7 +265,7 @@ class Generate:
     length: int = 32_768
     """The most tokens a response may have."""
     engine: Literal["auto", "vllm", "hf"] = "auto"
-    """What generates."""
+    """The inference engine."""
     seed: int = 0
     """Decides every draw of an engine."""
 
@@ -275,9 +275,9 @@ class Score:
     """Judge generations."""
 
     generations: tyro.conf.Positional[Path]
-    """File."""
+    """File of generations."""
     out: Path = Path("evaluation.json")
-    """File."""
+    """File to write."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One process that judges answers with math-verify, a JSON line in and one out. Run by path, never imported.
+"""A process that judges answers with math-verify. It is run by path and reads and writes JSON lines.
 
 It is killed by the kernel if one answer takes more CPU time than allowed: Python's own timers cannot
 interrupt one long operation on integers (``9^9^9^9``), and need the main thread, which trainers

@@ -21,7 +21,7 @@ __all__ = ["JudgeError", "Judges", "shared_judges"]
 
 WORKER = Path(__file__).with_name("judge_worker.py")
 START = 300.0  # seconds until a worker has imported sympy, on a busy machine
-WALL = 20.0  # times the CPU limit: a worker that waits that long without computing is given up
+WALL = 20.0  # a worker that has not answered after this many times the CPU limit is ended
 
 
 class JudgeError(Exception):
@@ -84,8 +84,8 @@ class Judges:
     """A few workers, shared by the threads of a process; each is started when it is first needed.
 
     Args:
-        workers: at most so many answers are judged at once.
-        seconds: of CPU time for one answer, so that a busy machine judges as an idle one does.
+        workers: how many answers are judged at once, at most.
+        seconds: CPU time allowed for one answer; a busy machine judges as an idle one does.
     """
 
     def __init__(self, workers: int = 4, seconds: float = 5.0) -> None:
@@ -128,7 +128,7 @@ class Judges:
 
 @cache
 def _judges_of(process: int) -> Judges:
-    """A fork must not share pipes with its parent: each process has its own."""
+    """The judges of one process; a fork must not share pipes with its parent."""
     judges = Judges()
     atexit.register(lambda: judges.close() if os.getpid() == process else None)
     return judges

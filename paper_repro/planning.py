@@ -1,4 +1,4 @@
-"""What to run in which order, on what, and what it costs: every assumption named and changeable."""
+"""What to run in which order and what it costs; every assumption has a name and can be changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paper_repro.configuration import as_overrides, compose
 
 __all__ = ["SINGLE_GPU", "Cost", "commands", "cost", "write_plan"]
 
-#: As verl loads it, on whichever node.
+#: The reward function, as verl loads it on any node.
 REWARD = "pkg://paper_repro.reward"
 PARAMETERS = {"1.5b": 1.54e9, "7b": 7.6e9}
 
@@ -59,8 +59,8 @@ class Cost:
         return generation / 3600, training / 3600
 
 
-#: What differs in the run of ``configs/trl.toml``: 800 updates, 8 to a rollout of 16 x 8 responses of at
-#: most 8,192 tokens; TRL has no dynamic sampling.
+#: Assumptions that differ for the run of ``configs/trl.toml``. It makes 800 updates, 8 on each rollout of
+#: 16 x 8 responses of at most 8,192 tokens, and TRL has no dynamic sampling.
 SINGLE_GPU = {"steps": 100, "prompts": 16, "gpus": 1, "tokens": 6000.0, "trained": 1.0}
 
 
@@ -86,9 +86,9 @@ def commands(
     """Shell commands in order.
 
     Args:
-        model: size; the single-GPU run has its own model, 1.5B.
+        model: size; the single-GPU run always has 1.5B.
         objective: arm.
-        positive_nll: with the release's extra term.
+        positive_nll: whether the release's extra term is in the loss.
         data: folder of the prepared sets.
         engine: ``verl``, or ``trl`` for the single-GPU run.
     """
@@ -136,7 +136,7 @@ def _trl_commands(objective: str, *, positive_nll: bool, data: str) -> list[str]
 
 
 def _compare(name: str, model: str, objective: str, log: str) -> str:
-    """With the plain objective's evaluation beside an ERC arm's, for the difference."""
+    """The command of the comparison; an ERC arm is also compared with its base."""
     base = recipe(objective).base or objective
     beside = "" if base == objective else f" --baseline eval/{name.replace(objective, base)}.json"
     return (

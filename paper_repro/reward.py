@@ -17,7 +17,7 @@ from paper_repro.judging import shared_judges
 __all__ = ["answer_of", "compute_score", "judge", "math_reward"]
 
 THOUGHT = "</think>"
-#: An answer that is longer is no answer; nor is one nested deeper, which only a stuck model writes.
+#: An answer that is longer, or nested deeper, counts as wrong: only a stuck model writes such.
 LONGEST, DEEPEST = 2000, 50
 
 

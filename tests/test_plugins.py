@@ -8,7 +8,8 @@ import pytest
 from erc_bench import plugins
 from erc_bench.cli import main
 from erc_bench.core.errors import InputError
-from erc_bench.objectives import RECIPES, Objective, PPOClip, Recipe, make, recipe, third_party
+from erc_bench.objectives import RECIPES, Objective, PPOClip, Recipe, make, recipe
+from erc_bench.objectives.registry import load_plugins
 from erc_bench.plugins import PluginWarning
 from erc_bench.presentation import listing
 from erc_bench.studies.planning import training_environment
@@ -70,7 +71,7 @@ def plugged(tmp_path, monkeypatch):
     (tmp_path / "plugged_code.py").write_text(CODE)
     monkeypatch.syspath_prepend(tmp_path)
     before, registry = dict(RECIPES), dict(gym.registry)
-    caches = (third_party.load_plugins, plugins.load_environments)
+    caches = (load_plugins, plugins.load_environments)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -154,9 +155,9 @@ def test_they_are_listed_and_can_be_trained(plugged, capfd, tmp_path):
 
 def test_without_plugins_there_is_nothing_to_load():
     """No entry point, no warning."""
-    for cached in (third_party.load_plugins, plugins.load_environments):
+    for cached in (load_plugins, plugins.load_environments):
         cached.cache_clear()
-    assert third_party.load_plugins() == ()
+    assert load_plugins() == ()
     assert plugins.load_environments() == ()
     assert listing.environments().row_count == len(
         [i for i in gym.registry if i.startswith("erc/")]

@@ -155,9 +155,11 @@ def prepare(work: Workload, seeds: Sequence[int], threads: int, clock: Clock) ->
     def train() -> Outcome:
         rewards, tokens, updates = jax.block_until_ready(program(started, keys))
         return Outcome(
-            int(tokens.sum()), int(updates.sum()), parameters,
+            int(tokens.sum()),
+            int(updates.sum()),
+            parameters,
             tuple(np.asarray(rewards).mean(0).tolist()),
-        )  # fmt: skip
+        )
 
     return train
 
@@ -191,9 +193,14 @@ def _token_forks(dynamics: Any) -> dict[str, Any]:
         return obs + jnp.cumsum(jnp.asarray([0, *sizes[:-1]]))
 
     return {
-        "initial": initial, "observe": observe, "step": step, "encode": encode,
-        "features": sum(sizes), "scale": len(sizes) ** -0.5, "one_hot": True,
-    }  # fmt: skip
+        "initial": initial,
+        "observe": observe,
+        "step": step,
+        "encode": encode,
+        "features": sum(sizes),
+        "scale": len(sizes) ** -0.5,
+        "one_hot": True,
+    }
 
 
 def _drift_bandit(dynamics: Any) -> dict[str, Any]:
@@ -207,10 +214,14 @@ def _drift_bandit(dynamics: Any) -> dict[str, Any]:
         return prompt, (noise < means[prompt, action]).astype(jnp.float32)
 
     return {
-        "initial": lambda prompt: prompt, "observe": lambda prompt: features[prompt],
-        "step": step, "encode": lambda obs: obs,
-        "features": features.shape[1], "scale": features.shape[1] ** -0.5, "one_hot": False,
-    }  # fmt: skip
+        "initial": lambda prompt: prompt,
+        "observe": lambda prompt: features[prompt],
+        "step": step,
+        "encode": lambda obs: obs,
+        "features": features.shape[1],
+        "scale": features.shape[1] ** -0.5,
+        "one_hot": False,
+    }
 
 
 if __name__ == "__main__":

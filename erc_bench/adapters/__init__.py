@@ -1,5 +1,5 @@
-"""The same objectives in other people's trainers: stable-baselines3, TRL, verl; and their logs as records.
+"""The objectives in other people's trainers (stable-baselines3, TRL, verl), and their logs as records.
 
-Nothing is imported here: each module needs the package that it is named after (its extra installs it),
-apart from ``logs``, which reads files only.
+Nothing is imported here: each module needs the package that it is named after, which an extra installs.
+Only ``logs`` needs none, as it reads files.
 """

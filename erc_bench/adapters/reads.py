@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erc_bench.core import metrics
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
 from erc_bench.core.numerics import entropy_ratio, k3
@@ -16,7 +17,7 @@ from erc_bench.objectives import EntropyRatio, Objective
 __all__ = ["BAND", "WHOLE_DISTRIBUTIONS", "drift_shares", "fields_read", "require_fields"]
 
 #: The paper's band, which ``drift/out_of_band_fraction`` is measured against.
-BAND = EntropyRatio(0.05, 0.05)
+BAND = EntropyRatio(*metrics.BAND)
 #: Trainers of language models do not keep these: they have one number per token and action.
 WHOLE_DISTRIBUTIONS = frozenset({"log_probs", "old_log_probs", "ref_log_probs"})
 

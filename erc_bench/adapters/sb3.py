@@ -45,14 +45,14 @@ WHOLE = ("action", "log_probs", "old_log_probs")
 
 
 class _Old(NamedTuple):
-    """Of the policy that made the rollout, one row per transition."""
+    """Measures of the policy that made the rollout, one row per transition."""
 
     entropy: np.ndarray
     log_probs: np.ndarray | None
 
 
 class _Samples(NamedTuple):
-    """A mini-batch of the rollout buffer, with what the old policy was."""
+    """A mini-batch of the rollout buffer, with the old policy's measures."""
 
     data: RolloutBufferSamples | DictRolloutBufferSamples
     entropy: Tensor
@@ -106,8 +106,8 @@ class ERCPPO(PPO):
 
     Args:
         arguments: as for ``stable_baselines3.PPO``.
-        band_low: half-width of the band below 1; inf: no gate.
-        band_high: above 1.
+        band_low: half-width of the band below 1; inf means no gate.
+        band_high: half-width of the band above 1.
         objective: a recipe's name or an Objective in place of PPO-clip with the band; it then sets
             clip and band, and ``clip_range``, ``band_low`` and ``band_high`` stay at their defaults.
         keywords: as for ``stable_baselines3.PPO``.
@@ -186,7 +186,7 @@ class ERCPPO(PPO):
         return _Old(np.concatenate(entropies), np.concatenate(whole) if whole else None)
 
     def _comparable(self, entropy: Tensor) -> Tensor:
-        """What a ratio is taken of: entropy, or perplexity where it may be negative."""
+        """The quantity whose ratio is taken: entropy, or perplexity where entropy may be negative."""
         return entropy.exp() if isinstance(self.action_space, spaces.Box) else entropy
 
     def train(self) -> None:
@@ -245,13 +245,17 @@ class ERCPPO(PPO):
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
         log_ratio = (logp - data.old_log_prob).detach()
         outside = (torch.abs(torch.exp(log_ratio) - 1) > clip).float()
-        metrics = metrics | drift_shares(batch, batch.mask.sum()) | {
-            "train/policy_gradient_loss": policy_loss.detach(),
-            "train/value_loss": value_loss.detach(),
-            "train/entropy_loss": entropy_loss.detach(),
-            "train/clip_fraction": outside.mean(),
-            "train/loss": loss.detach(),
-        }  # fmt: skip
+        metrics = (
+            metrics
+            | drift_shares(batch, batch.mask.sum())
+            | {
+                "train/policy_gradient_loss": policy_loss.detach(),
+                "train/value_loss": value_loss.detach(),
+                "train/entropy_loss": entropy_loss.detach(),
+                "train/clip_fraction": outside.mean(),
+                "train/loss": loss.detach(),
+            }
+        )
         return loss, log_ratio, metrics
 
     def _batch(

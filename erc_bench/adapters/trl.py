@@ -24,20 +24,33 @@ __all__ = ["ObjectiveGRPOTrainer", "require_settings"]
 
 #: Settings of GRPOConfig that shape TRL's loss. The objective takes their place.
 LOSS_SETTINGS = (
-    "loss_type", "epsilon", "epsilon_high", "delta", "importance_sampling_level",
-    "sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos",
-    "vespo_k_neg", "vespo_lambda_neg", "top_entropy_quantile", "entropy_coef",
-    "use_adaptive_entropy", "off_policy_mask_threshold", "use_bias_correction_kl",
-    "use_liger_kernel", "router_aux_loss_coef",
-)  # fmt: skip
-#: What a TRL batch can hold of a TokenBatch: sampled log-probabilities and entropies, no distributions.
+    "loss_type",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "importance_sampling_level",
+    "sapo_temperature_neg",
+    "sapo_temperature_pos",
+    "vespo_k_pos",
+    "vespo_lambda_pos",
+    "vespo_k_neg",
+    "vespo_lambda_neg",
+    "top_entropy_quantile",
+    "entropy_coef",
+    "use_adaptive_entropy",
+    "off_policy_mask_threshold",
+    "use_bias_correction_kl",
+    "use_liger_kernel",
+    "router_aux_loss_coef",
+)
+#: Optional fields of a TokenBatch that TRL can fill; it keeps no whole distributions.
 FIELDS = ("entropy", "old_entropy", "action", "ref_logp", "rollout_logp", "reward")
 #: GRPOConfig.scale_rewards, for the advantages of recipes that TRL can compute.
 SCALE_REWARDS = {"group-zscore": "group", "group-centred": "none"}
 
 
 class _Scored(NamedTuple):
-    """What the model says of the tokens, ``(B, T)``; with gradients while training."""
+    """The model's scores of the tokens, ``(B, T)``, with gradients while training."""
 
     logp: Tensor
     entropy: Tensor | None
@@ -94,7 +107,7 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
         if self.objective.surrogate.clip_range is not None:
             self.epsilon_low, self.epsilon_high = self.objective.surrogate.clip_range
 
-    # Rollout: what TRL scores there is kept.
+    # The rollout: what TRL computes there is kept.
 
     @contextmanager
     def _recording(self) -> Iterator[list[_Scored]]:
@@ -105,7 +118,7 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
             self._scored = None
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, asked for entropies too, and noted; TRL goes on with copies without a graph."""
+        """TRL's method, also asked for entropies. They are noted; TRL goes on with copies without a graph."""
         if self._scored is None or model is self.ref_model:
             return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         kwargs["compute_entropy"] = True
@@ -140,7 +153,7 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
         local: Tensor = rewards[first : first + responses]
         return local
 
-    # Update: the loss.
+    # The update: the loss.
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         with self._recording() as scored:
@@ -158,7 +171,7 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
         return scaled
 
     def _token_batch(self, inputs: dict[str, Any], scored: _Scored | None) -> TokenBatch:
-        """The tokens of a micro-batch; with the old policy in the new one's place if not scored."""
+        """The tokens of a micro-batch. Where it was not scored, the old policy stands in for the new."""
         old = inputs.get("old_per_token_logps")
         old_entropy = inputs.get("old_entropies")
         if scored is None:
@@ -205,7 +218,7 @@ class ObjectiveGRPOTrainer(trl.GRPOTrainer):
         return Denominators(tokens, surrogate, tuple(regularizers))
 
     def _log(self, *metrics: dict[str, Tensor]) -> None:
-        """Hand TRL the step's metrics: it averages what the micro-batches give, so give shares times them."""
+        """Hand TRL the step's metrics, times the number of micro-batches, over which it averages."""
         mode = "train" if self.model.training else "eval"
         parts = self.current_gradient_accumulation_steps if self.model.training else 1
         named = {name: value.detach() for group in metrics for name, value in group.items()}
@@ -233,7 +246,11 @@ def _objective(objective: str | Objective, parameters: dict[str, float]) -> Obje
 
 
 def require_settings(config: Any, objective: Objective, named: str | Objective) -> None:
-    """Refuse what would silently have no effect."""
+    """Refuse settings that would silently have no effect.
+
+    Raises:
+        InputError: names the setting, its value, and what to do.
+    """
     defaults = {f.name: f.default for f in fields(trl.GRPOConfig)}
     for name in LOSS_SETTINGS:
         if name in defaults and getattr(config, name) != defaults[name]:

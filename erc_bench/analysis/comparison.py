@@ -22,7 +22,7 @@ from erc_bench.conformance import PolicyLoss
 from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.core.metrics import CLIP
+from erc_bench.core.metrics import CLIP, METRICS
 from erc_bench.objectives import Objective, recipe
 from erc_bench.studies import plan
 from erc_bench.studies.sizing import ExperimentPlan
@@ -35,13 +35,16 @@ QUESTIONS = ("unsampled_shift", "forking_tokens", "entropy_null")
 #: Seeds per arm; paired.
 SEEDS = 10
 
-#: What is compared: heading, unit's factor and name, and the metric averaged over updates.
-MEASURES: dict[str, tuple[float, str, str | None]] = {
-    "exact KL": (1e3, "10⁻³ nats", "drift/kl_exact"),
-    "hidden violations": (100.0, "%", "drift/hidden_violation_fraction"),
-    "out of band": (100.0, "%", "drift/out_of_band_fraction"),
-    "final reward": (1.0, "", None),
-}
+#: What is compared: of the first three, means over a run's updates.
+MEASURES = tuple(
+    METRICS[name]
+    for name in (
+        "drift/kl_exact",
+        "drift/hidden_violation_fraction",
+        "drift/out_of_band_fraction",
+        "reward/final",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,13 @@ def total_rollouts(seeds: int = SEEDS) -> int:
 
 def _plans(baseline: str, seeds: int, seed: int) -> Sequence[ExperimentPlan]:
     return plan(
-        list(QUESTIONS), objectives=[baseline], tier="smoke", seeds=seeds, seed=seed,
+        list(QUESTIONS),
+        objectives=[baseline],
+        tier="smoke",
+        seeds=seeds,
+        seed=seed,
         settings={"token_samples": 0},
-    ).experiments  # fmt: skip
+    ).experiments
 
 
 def compare(
@@ -133,23 +140,31 @@ def compare(
         result = _train(planned, loss, seeds, seed, lambda name=name: on_rollout(name))  # type: ignore[misc]
         failed = result.runs["diverged"].reshape(2, seeds)
         diverged += failed.sum(1)
-        for measure, (scale, unit, metric) in MEASURES.items():
-            values = scale * _per_run(result, metric).reshape(2, seeds)
+        for measure in MEASURES:
+            values = measure.scale * _per_run(result, measure.name).reshape(2, seeds)
             ours, theirs = (pd.Series(v) for v in values)
             row = Row(
-                name, measure, unit, mean_interval(theirs).mean, mean_interval(ours).mean,
-                paired_difference(theirs, ours),
-            )  # fmt: skip
+                experiment=name,
+                measure=measure.label,
+                unit=measure.shown,
+                baseline=mean_interval(theirs).mean,
+                loss=mean_interval(ours).mean,
+                difference=paired_difference(theirs, ours),
+            )
             rows.append(row)
     return Comparison(
-        loss.name, baseline, seeds, tuple(rows), (int(diverged[0]), int(diverged[1])),
+        loss.name,
+        baseline,
+        seeds,
+        tuple(rows),
+        (int(diverged[0]), int(diverged[1])),
         seeds * len(plans),
-    )  # fmt: skip
+    )
 
 
-def _per_run(result: TrainResult, metric: str | None) -> NDArray[Any]:
+def _per_run(result: TrainResult, metric: str) -> NDArray[Any]:
     """One number per run: a metric's mean over updates, or the final reward, 0 if it diverged."""
-    if metric is None:
+    if metric == "reward/final":
         return np.where(result.runs["diverged"], 0.0, result.runs["reward/final"])
     finite = np.ma.masked_invalid(result.metrics[metric])
     return np.asarray(finite.mean(0).filled(math.nan))
@@ -179,9 +194,13 @@ def _train(
     torch.set_num_threads(1)  # the populations are small
     try:
         trainer = Trainer(
-            planned.config, environment.get_wrapper_attr("dynamics"), environment.observation_space,
-            arms, seed=seed, clip=CLIP, band=planned.band,
-        )  # fmt: skip
+            planned.config,
+            environment.get_wrapper_attr("dynamics"),
+            environment.observation_space,
+            arms,
+            seed=seed,
+            clip=CLIP,
+        )
         return trainer.run(on_rollout=lambda done: on_rollout() if done else None)
     except InputError:
         raise

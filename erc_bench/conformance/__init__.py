@@ -1,11 +1,13 @@
-"""What every policy loss must satisfy, whoever wrote it. May import objectives and batches.
+"""What every policy loss must satisfy, whoever wrote it.
 
-``losses`` gives a loss of any usual signature one face, ``properties`` and ``ratio_properties`` hold
-the rules, ``checking`` runs them, ``reports`` writes the outcome down, ``testing`` makes tests.
+``adapting`` turns a loss of any usual signature into the :class:`PolicyLoss` of ``losses``;
+``properties`` and ``ratio_properties`` hold the rules, ``checking`` runs them on it, ``reports`` writes
+the outcome down and ``testing`` makes pytest tests of it.
 """
 
+from erc_bench.conformance.adapting import adapt, load_loss
 from erc_bench.conformance.checking import Report, Result, check
-from erc_bench.conformance.losses import PolicyLoss, adapt, load_loss
+from erc_bench.conformance.losses import PolicyLoss
 from erc_bench.conformance.registry import PROPERTIES, Property
 
 __all__ = [

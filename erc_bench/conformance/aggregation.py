@@ -1,9 +1,9 @@
-"""Which aggregate a loss uses, found from its on-policy gradient."""
+"""Finds out from its on-policy gradient which aggregate a loss uses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -15,20 +15,22 @@ from erc_bench.conformance.registry import ViolationError
 
 __all__ = ["Aggregation", "couples_tokens", "fit_aggregation", "weights"]
 
+Divisor: TypeAlias = Literal["tokens", "rows", "nothing"]
+
 _CLOSE = 1e-7
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """``w[i, t] = scale / (tokens, rows or 1)``, over the response's length where ``per_length``."""
+    """Weights ``w[i, t] = scale / (tokens, rows or 1)``; if ``per_length``, divided by ``|y_i|`` too."""
 
     per_length: bool
-    divides_by: Literal["tokens", "rows", "nothing"]
+    divides_by: Divisor
     scale: float
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The aggregate in words."""
         times = "" if abs(self.scale - 1) < _CLOSE else f", times {self.scale:.6g}"
         match self.per_length, self.divides_by:
             case False, "tokens":
@@ -45,26 +47,31 @@ class Aggregation:
                 return f"sum over tokens by their response's length, over {self.divides_by}{times}"
 
     def share(self, part: Fields, whole: Fields) -> float:
-        """Weight of a micro-batch's loss in the whole batch's."""
-        if self.divides_by == "nothing":
-            return 1.0
+        """The weight of a micro-batch's loss in the loss of the whole batch."""
         return _count(part["mask"], self.divides_by) / _count(whole["mask"], self.divides_by)
 
 
-def _count(mask: Tensor, what: str) -> float:
-    return float(mask.sum() if what == "tokens" else mask.any(-1).sum())
+def _count(mask: Tensor, what: Divisor) -> float:
+    """What the sum over a batch is divided by."""
+    match what:
+        case "tokens":
+            return float(mask.sum())
+        case "rows":
+            return float(mask.any(-1).sum())
+        case "nothing":
+            return 1.0
 
 
 def weights(loss: PolicyLoss, fields: Fields) -> Tensor:
-    """``-(dL/dlogp) / A`` of an on-policy batch, ``(B, T)``; penalties taken off."""
+    """``-(dL/dlogp) / A`` of an on-policy batch, ``(B, T)``, without penalties."""
     return -loss.push_of_advantage(fields) / fields["advantage"]
 
 
 def fit_aggregation(loss: PolicyLoss, fields: Fields) -> Aggregation:
-    """The aggregate whose policy gradient the loss has on an on-policy batch.
+    """Find the aggregate with which the loss has the policy gradient on an on-policy batch.
 
     Raises:
-        ViolationError: none fits.
+        ViolationError: no aggregate fits.
     """
     whole = weights(loss, fields)
     half = probes.rows(fields, torch.arange(3))
@@ -88,12 +95,11 @@ def fit_aggregation(loss: PolicyLoss, fields: Fields) -> Aggregation:
             f"token {column}"
         )
     ratio = float(weights(loss, half)[0, 0]) / first
-    by: Literal["tokens", "rows", "nothing"]
-    for by in ("tokens", "rows", "nothing"):
-        change = 1.0 if by == "nothing" else _count(mask, by) / _count(half["mask"], by)
+    unit = first * (float(length[0]) if per_length else 1.0)
+    for by in get_args(Divisor):
+        change = _count(mask, by) / _count(half["mask"], by)
         if abs(ratio - change) < _CLOSE * change:
-            unit = first * (float(length[0]) if per_length else 1.0)
-            return Aggregation(per_length, by, unit * (1 if by == "nothing" else _count(mask, by)))
+            return Aggregation(per_length, by, unit * _count(mask, by))
     raise ViolationError(
         f"half the batch has {ratio:.4g} times the weight per token; a mean over tokens would have "
         f"{_count(mask, 'tokens') / _count(half['mask'], 'tokens'):.4g}, over responses 2, a sum 1"

@@ -9,28 +9,26 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from erc_bench.conformance import properties, ratio_properties
+from erc_bench.conformance import properties, ratio_properties  # noqa: F401  # registers the rules
 from erc_bench.conformance.losses import PolicyLoss
 from erc_bench.conformance.registry import PROPERTIES, NotApplicable, Property, ViolationError
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import unknown
 
 __all__ = ["Report", "Result", "Status", "check", "check_property", "require_properties"]
-
-assert properties  # importing them registers what they hold
-assert ratio_properties
 
 Status: TypeAlias = Literal["passed", "failed", "skipped", "waived"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one property.
+    """The outcome of one property.
 
     Attributes:
-        status: ``waived`` is a failure that the caller, or the recipe, gave a reason for.
-        message: the number measured, and for a failure its smallest example.
-        reason: why a failure is allowed; "" without a waiver.
-        seconds: wall time.
+        status: ``waived`` is a failure for which the caller or the recipe has given a reason.
+        message: what was measured, and for a failure its smallest example.
+        reason: why the failure is allowed; empty without a waiver.
+        seconds: wall-clock time.
     """
 
     property: Property
@@ -49,24 +47,24 @@ class Report:
     results: tuple[Result, ...]
 
     def count(self, status: Status) -> int:
-        """Properties with that outcome."""
+        """How many properties have this outcome."""
         return sum(result.status == status for result in self.results)
 
     @property
     def passed(self) -> bool:
-        """Whether no property failed without a waiver."""
+        """Whether every failure is waived."""
         return self.count("failed") == 0
 
 
 def require_properties(names: Iterable[str], *, by: str) -> None:
-    """Every name is a property's.
+    """Check names that the caller gave.
 
     Raises:
-        InputError: names the unknown one and all that are known.
+        InputError: one of them is no property's; names the nearest one and all that are known.
     """
     for name in names:
         if name not in PROPERTIES:
-            raise InputError(f"{by}: {name!r} is no property; known: {', '.join(PROPERTIES)}")
+            raise unknown(f"{by}: property", name, PROPERTIES)
 
 
 def check(
@@ -79,7 +77,7 @@ def check(
 
     Args:
         loss: from :func:`load_loss` or :func:`adapt`.
-        waive: reasons by property; they go before what a recipe itself declares.
+        waive: reasons by property; they take precedence over those that a recipe declares.
         on_result: called after each property.
 
     Raises:
@@ -102,9 +100,9 @@ def check(
 
 
 def check_property(loss: PolicyLoss, name: str, waiver: str | None = None) -> Result:
-    """Try one property; whatever the loss raises is a failure of that property.
+    """Try one property; whatever the loss raises counts as a failure of that property.
 
-    Draws no attention to itself: torch's random state is as it was afterwards.
+    Torch's random state is left as it was.
     """
     entry = PROPERTIES[name]
     reason = waiver or loss.exemptions.get(name, "")
@@ -117,7 +115,7 @@ def check_property(loss: PolicyLoss, name: str, waiver: str | None = None) -> Re
             status, message = "skipped", str(skipped)
         except ViolationError as violated:
             status, message = "failed", str(violated)
-        except Exception as error:  # the loss is anyone's code
+        except Exception as error:  # the loss may be anyone's code
             text = " ".join(str(error).split())
             status, message = "failed", f"it raised {type(error).__name__}: {text[:300]}"
     if reason and status == "failed":

@@ -1,4 +1,4 @@
-"""Comparisons that end in a ViolationError with the smallest example, and the words for a token."""
+"""Comparisons that raise a ViolationError with the smallest example, and the words for a token."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from erc_bench.conformance.registry import ViolationError
 
 __all__ = ["EXACT", "require_equal", "require_finite", "require_same", "token"]
 
-#: Relative error allowed where two float64 computations differ in the order of their sums alone.
+#: The relative error allowed where two float64 computations only differ in the order of their sums.
 EXACT = 1e-9
 
 
 def token(fields: Fields, row: int, column: int) -> str:
-    """Where a token is and what is known of it: position, ratio, advantage, mask."""
+    """A token's position, ratio and advantage, and whether it is masked, in words."""
     log_ratio = fields["logp"][row, column] - fields["old_logp"][row, column]
     masked = "" if bool(fields["mask"][row, column]) else ", masked"
     return (
@@ -26,7 +26,7 @@ def token(fields: Fields, row: int, column: int) -> str:
 
 
 def require_finite(found: Evaluation, fields: Fields, case: str) -> None:
-    """Loss and gradients are finite.
+    """Require that loss and gradients are finite.
 
     Raises:
         ViolationError: names the case and the first token with a gradient that is not.
@@ -44,7 +44,7 @@ def require_finite(found: Evaluation, fields: Fields, case: str) -> None:
 
 
 def require_equal(what: str, first: Tensor, second: Tensor, tolerance: float = EXACT) -> float:
-    """Two losses agree; returns by how much they differ, relative to the larger of 1 and theirs.
+    """Require that two losses agree; returns their difference, relative to the larger one or to 1.
 
     Raises:
         ViolationError: with both numbers.
@@ -61,7 +61,7 @@ def require_equal(what: str, first: Tensor, second: Tensor, tolerance: float = E
 def require_same(
     what: str, first: Tensor, second: Tensor, fields: Fields, tolerance: float = EXACT
 ) -> float:
-    """Two gradients ``(B, T, ...)`` agree on every token; returns the largest relative difference.
+    """Require that gradients ``(B, T, ...)`` agree everywhere; returns the largest relative difference.
 
     Raises:
         ViolationError: with the token that differs most.

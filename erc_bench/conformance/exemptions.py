@@ -1,4 +1,4 @@
-"""What our own objectives do not claim to satisfy, and why; printed wherever it applies."""
+"""Rules that this project's own objectives do not claim to keep, and why; reports print the reasons."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from erc_bench.objectives import ClipCovariance, CovarianceKL, EntropyBonus, Hig
 __all__ = ["exemptions_of"]
 
 _BONUS = "the entropy bonus is a declared regularizer"
-_SELECTION = "it selects among the tokens of a batch, so that a part selects others (over_batch)"
-_TOP = "it trains the tokens of highest entropy alone (arXiv:2506.01939)"
+_SELECTION = "it compares the tokens of a batch, so a part of it selects others (over_batch)"
+_TOP = "it trains only the tokens of highest entropy (arXiv:2506.01939)"
 _COVARIANCE = (
     "it selects by the covariance of A and log pi, which changes with A (arXiv:2505.22617)"
 )
 
-#: Reasons by property, of objectives with a piece of the type.
+#: Reasons by property, for objectives that have a piece of the type.
 _OF_PIECES: Mapping[type, Mapping[str, str]] = {
     EntropyBonus: {"entropy_gradient": _BONUS, "gate_value": _BONUS},
     HighEntropy: {
@@ -30,7 +30,7 @@ _OF_PIECES: Mapping[type, Mapping[str, str]] = {
 
 
 def exemptions_of(objective: Objective) -> dict[str, str]:
-    """Reasons by property; a reason only matters where the property fails.
+    """Reasons by property; a reason is used only if the property fails.
 
     >>> from erc_bench.objectives import make
     >>> exemptions_of(make("ppo-entropy"))["entropy_gradient"]

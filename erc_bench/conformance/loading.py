@@ -18,7 +18,7 @@ __all__ = ["load", "names_code", "pairs", "value"]
 
 
 def names_code(spec: str) -> bool:
-    """Whether loading ``spec`` imports, and so runs, code of the caller's."""
+    """Whether loading ``spec`` imports, and so runs, the caller's code."""
     return ":" in spec
 
 
@@ -28,8 +28,8 @@ def load(spec: str) -> object:
     Modules are found from the current folder first.
 
     Raises:
-        InputError: no such recipe, module, file or attribute, or an import that fails; the cause is
-            the exception's ``__cause__``.
+        InputError: there is no such recipe, module, file or attribute, or importing it fails; the
+            exception's ``__cause__`` is then the reason.
     """
     if not names_code(spec):
         if spec not in RECIPES and ("." in spec or "/" in spec):

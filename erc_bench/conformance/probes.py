@@ -1,12 +1,12 @@
-"""Batches that losses are probed with: plain tensors by field name, as :class:`TokenBatch` has them.
+"""Batches that losses are probed with: plain tensors under the field names of :class:`TokenBatch`.
 
-Tensors are raw on purpose. A loss sees what a trainer would give it, masked junk included, and
-nothing is cleaned or detached before it.
+The tensors are raw on purpose. A loss sees what a trainer would give it, junk in masked slots
+included; nothing is cleaned or detached for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch
@@ -18,6 +18,7 @@ __all__ = [
     "CONSTANT",
     "TRAINED",
     "Fields",
+    "at_action",
     "cast",
     "changed",
     "columns",
@@ -34,28 +35,38 @@ __all__ = [
 #: ``(B, T)`` tensors by name, ``(B, T, V)`` for whole distributions, ``(B,)`` for the reward.
 Fields: TypeAlias = Mapping[str, Tensor]
 
-#: What the trained policy computes, and what is data to a loss.
+#: The fields that the trained policy computes, and those that are data to a loss.
 TRAINED = ("logp", "entropy", "log_probs")
 CONSTANT = (
-    "old_logp", "old_entropy", "advantage", "old_log_probs", "ref_logp", "ref_log_probs",
-    "rollout_logp", "reward",
-)  # fmt: skip
+    "old_logp",
+    "old_entropy",
+    "advantage",
+    "old_log_probs",
+    "ref_logp",
+    "ref_log_probs",
+    "rollout_logp",
+    "reward",
+)
 
 _LENGTHS = (5, 3, 4, 1, 5, 2)
 
 
-def tokens(
-    *, lengths: tuple[int, ...] = _LENGTHS, width: int = 5, actions: int = 7, spread: float = 0.15,
-    seed: int = 0, dtype: torch.dtype = torch.float64,
-) -> dict[str, Tensor]:  # fmt: skip
-    """A batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
+def at_action(log_probs: Tensor, action: Tensor) -> Tensor:
+    """The values of ``(B, T, V)`` at the actions ``(B, T)``."""
+    return log_probs.gather(-1, action[..., None]).squeeze(-1)
 
-    Advantages have both signs in every batch and differ between tokens. A response of five tokens
-    has a hole after its first, as where a tool wrote. B and T differ, so that a wrong broadcast
-    cannot pass unseen.
+
+def tokens(
+    *, lengths: tuple[int, ...] = _LENGTHS, width: int = 5, spread: float = 0.15
+) -> dict[str, Tensor]:
+    """A float64 batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
+
+    Advantages have both signs in every batch and differ between tokens. The second token of the
+    longest responses is masked, as if a tool had written it. B and T differ, so that no wrong
+    broadcast goes unnoticed.
     """
-    draw = torch.Generator().manual_seed(seed)
-    count = len(lengths)
+    draw = torch.Generator().manual_seed(0)
+    count, actions = len(lengths), 7
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
@@ -70,21 +81,25 @@ def tokens(
     mask[:, 1:2] &= torch.tensor(lengths)[:, None] < 5
     sign = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0)[:, None]
 
-    def at_action(log_probs: Tensor) -> Tensor:
-        return log_probs.gather(-1, action[..., None]).squeeze(-1)
+    rollout = at_action(old, action) + 0.02 * normal(count, width)
+    return {
+        "logp": at_action(new, action),
+        "old_logp": at_action(old, action),
+        "advantage": sign * (0.5 + normal(count, width).abs()),
+        "mask": mask,
+        "entropy": entropy_of(new),
+        "old_entropy": entropy_of(old),
+        "action": action,
+        "log_probs": new,
+        "old_log_probs": old,
+        "ref_logp": at_action(ref, action),
+        "ref_log_probs": ref,
+        "rollout_logp": rollout,
+        "reward": (torch.arange(count) % 3 == 0).double(),
+    }
 
-    rollout = at_action(old) + 0.02 * normal(count, width)
-    fields = {
-        "logp": at_action(new), "old_logp": at_action(old),
-        "advantage": sign * (0.5 + normal(count, width).abs()), "mask": mask,
-        "entropy": entropy_of(new), "old_entropy": entropy_of(old), "action": action,
-        "log_probs": new, "old_log_probs": old, "ref_logp": at_action(ref), "ref_log_probs": ref,
-        "rollout_logp": rollout, "reward": (torch.arange(count) % 3 == 0).double(),
-    }  # fmt: skip
-    return cast(fields, dtype)
 
-
-def changed(fields: Fields, **new: Tensor) -> dict[str, Tensor]:
+def changed(fields: Fields, /, **new: Tensor) -> dict[str, Tensor]:
     """The same batch with some fields replaced."""
     return {**fields, **new}
 
@@ -95,30 +110,29 @@ def cast(fields: Fields, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def on_policy(fields: Fields) -> dict[str, Tensor]:
-    """The first update after a rollout: old and rollout policy are the trained one."""
+    """The first update after a rollout, where the old and the rollout policy are the trained one."""
     return changed(
-        fields, old_logp=fields["logp"], old_entropy=fields["entropy"],
-        old_log_probs=fields["log_probs"], rollout_logp=fields["logp"],
-    )  # fmt: skip
+        fields,
+        old_logp=fields["logp"],
+        old_entropy=fields["entropy"],
+        old_log_probs=fields["log_probs"],
+        rollout_logp=fields["logp"],
+    )
 
 
 def row_advantage(fields: Fields) -> dict[str, Tensor]:
-    """One advantage per response, as group-relative estimators give: its first token's."""
+    """One advantage per response, as group-relative estimators give: that of its first token."""
     return changed(fields, advantage=fields["advantage"][:, :1].expand_as(fields["logp"]).clone())
-
-
-def _each(fields: Fields, change: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
-    return {name: change(name, value) for name, value in fields.items()}
 
 
 def rows(fields: Fields, index: Tensor) -> dict[str, Tensor]:
     """Some responses, in the order of ``index``."""
-    return _each(fields, lambda _, value: value[index])
+    return {name: value[index] for name, value in fields.items()}
 
 
 def columns(fields: Fields, index: Tensor) -> dict[str, Tensor]:
     """Tokens of every response in the order of ``index``."""
-    return _each(fields, lambda name, value: value if name == "reward" else value[:, index])
+    return {name: value if name == "reward" else value[:, index] for name, value in fields.items()}
 
 
 def pad(fields: Fields, *, rows: int = 0, columns: int = 0) -> dict[str, Tensor]:
@@ -131,7 +145,7 @@ def pad(fields: Fields, *, rows: int = 0, columns: int = 0) -> dict[str, Tensor]
         new[tuple(slice(n) for n in value.shape[:2])] = value
         return new
 
-    return _each(fields, grow)
+    return {name: grow(name, value) for name, value in fields.items()}
 
 
 def _junk(name: str, value: Tensor) -> float:
@@ -143,39 +157,46 @@ def _junk(name: str, value: Tensor) -> float:
 def fill_masked(fields: Fields, junk: float) -> dict[str, Tensor]:
     """``junk`` in every masked slot of every floating-point field."""
     masked = ~fields["mask"]
-
-    def fill(name: str, value: Tensor) -> Tensor:
-        if not value.is_floating_point() or name == "reward":
-            return value
-        return value.masked_fill(masked if value.ndim == 2 else masked[..., None], junk)
-
-    return _each(fields, fill)
+    return {
+        name: value.masked_fill(masked if value.ndim == 2 else masked[..., None], junk)
+        if value.is_floating_point() and name != "reward"
+        else value
+        for name, value in fields.items()
+    }
 
 
 def _single(
     logp: Tensor, old_logp: Tensor, advantage: Tensor, rho: Tensor, action: Tensor
 ) -> dict[str, Tensor]:
-    """Responses of one token; whole distributions are the same before and after."""
+    """Responses of one token whose whole distributions do not change."""
     count = len(logp)
     whole = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03], dtype=torch.float64).log()
     whole = whole.expand(count, 1, 5).clone()
     one = torch.ones(count, 1, dtype=torch.float64)
     per_token = {
-        "logp": logp, "old_logp": old_logp, "advantage": advantage,
-        "entropy": rho, "ref_logp": logp, "rollout_logp": old_logp,
-    }  # fmt: skip
+        "logp": logp,
+        "old_logp": old_logp,
+        "advantage": advantage,
+        "entropy": rho,
+        "ref_logp": logp,
+        "rollout_logp": old_logp,
+    }
     return {
         **{name: value.double()[:, None] for name, value in per_token.items()},
-        "mask": one.bool(), "old_entropy": one, "action": action[:, None],
-        "log_probs": whole, "old_log_probs": whole, "ref_log_probs": whole,
+        "mask": one.bool(),
+        "old_entropy": one,
+        "action": action[:, None],
+        "log_probs": whole,
+        "old_log_probs": whole,
+        "ref_log_probs": whole,
         "reward": torch.zeros(count, dtype=torch.float64),
-    }  # fmt: skip
+    }
 
 
 def ratios(grid: Tensor) -> dict[str, Tensor]:
     """Sampled ratios ``grid`` at A = 1, then at A = -1; gates on whole distributions see no change.
 
-    One token per response, old probability 0.05.
+    Every response is one token of old probability 0.05.
     """
     r = grid.double().repeat(2)
     old = torch.full_like(r, 0.05).log()
@@ -187,12 +208,12 @@ def ratios(grid: Tensor) -> dict[str, Tensor]:
 def rhos(grid: Tensor) -> dict[str, Tensor]:
     """Entropy ratios ``grid`` at sampled ratio 1; four responses of one token for each.
 
-    They are a likely and an unlikely action at A = 1, then at A = -1: a gate that looks at the
+    The four are a likely and an unlikely action at A = 1, then at A = -1. A gate that looks at the
     direction of the push closes for some of them only.
     """
     rho = grid.double().repeat_interleave(4)
     action = torch.tensor([0, 4, 0, 4]).repeat(len(grid))
     sign = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(len(grid))
     fields = _single(rho.log(), rho.log(), sign, rho, action)
-    logp = fields["log_probs"].gather(-1, fields["action"][..., None]).squeeze(-1)
+    logp = at_action(fields["log_probs"], fields["action"])
     return changed(fields, logp=logp, old_logp=logp, ref_logp=logp, rollout_logp=logp)

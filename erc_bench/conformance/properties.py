@@ -1,7 +1,7 @@
-"""The rules: gradients, masks, batches, numbers. (``ratio_properties`` has those about clips and gates.)
+"""The rules about gradients, masks, batches and numbers; ``ratio_properties`` has the others.
 
-In every rule ``r`` is the sampled action's ratio and ``A`` its advantage. Everything is float64
-and every derivative is autograd's, unless the rule is about something else.
+In every rule ``r`` is the sampled action's ratio and ``A`` its advantage. Everything is computed in
+float64 and differentiated by autograd, unless the rule is about precision.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__: list[str] = []
 def scalar_finite_loss(loss: PolicyLoss) -> str:
     """The loss of an ordinary batch is one finite number.
 
-    An optimiser steps on one number; a NaN in it ends the run.
+    An optimiser needs one number, and a NaN in it ends the run.
     """
     fields = probes.tokens()
     found = loss.evaluate(fields)
@@ -50,15 +50,17 @@ def gradient_exists(loss: PolicyLoss) -> str:
     count = int(fields["mask"].sum())
     if lost:
         place = token(fields, *lost[0])
-        raise ViolationError(f"{len(lost)} of {count} tokens have none on-policy, first: {place}")
+        raise ViolationError(
+            f"{len(lost)} of {count} tokens have no gradient on-policy, first: {place}"
+        )
     return f"smallest |dL/dlogp| {float(push[fields['mask']].abs().min()):.3g} over {count} tokens"
 
 
 @prop(catches="a ratio that is not 1 on-policy, or weights that are no aggregate's")
 def on_policy_gradient(loss: PolicyLoss) -> str:
-    """At r = 1 the gradient is the policy gradient, -w A grad log pi, w an aggregate's weights.
+    """At r = 1 the gradient is the policy gradient -w A grad log pi, with an aggregate's weights w.
 
-    On the first update after a rollout no clip or gate has a reason to act, and all surrogates agree.
+    On the first update after a rollout no clip or gate has a reason to act, so all surrogates agree.
     """
     fields = probes.row_advantage(probes.on_policy(probes.tokens()))
     found = fit_aggregation(loss, fields)
@@ -91,8 +93,8 @@ def masked_tokens(loss: PolicyLoss) -> str:
 def masked_nan(loss: PolicyLoss) -> str:
     """NaN and infinity in masked slots reach neither loss nor gradient.
 
-    Engines leave log(0) and uninitialised memory there. Clean on the way in (masked_fill): the
-    gradient of an expression at NaN is NaN even where its loss is dropped.
+    Engines leave log(0) and uninitialised memory there. Replace such values before computing with
+    them (masked_fill), because the gradient at NaN is NaN even if the token's loss is dropped later.
     """
     fields = probes.tokens()
     clean = loss.evaluate(fields)
@@ -111,7 +113,8 @@ def masked_nan(loss: PolicyLoss) -> str:
 def padding_columns(loss: PolicyLoss) -> str:
     """Padding to a longer width changes nothing.
 
-    The width of a batch is its longest response, so that otherwise the learning rate would depend on it.
+    A batch is as wide as its longest response. If padding counted, the size of every step would
+    depend on that one response.
     """
     fields = probes.tokens()
     first = loss.evaluate(fields)
@@ -145,8 +148,9 @@ def padding_rows(loss: PolicyLoss) -> str:
 def micro_batches(loss: PolicyLoss) -> str:
     """Micro-batches of 1, 2 and 3 rows add up to the whole batch, in loss and gradient.
 
-    Given the whole batch's counts where the signature takes them; otherwise weighted as the loss's
-    own aggregate would. Gradient accumulation must not change the objective.
+    The parts are given the whole batch's counts where the signature takes them, and are otherwise
+    weighted as the loss's own aggregate would weight them. Gradient accumulation must not change the
+    objective.
     """
     fields = probes.tokens()
     parts = [probes.rows(fields, torch.arange(a, b)) for a, b in pairwise((0, 1, 3, 6))]
@@ -173,7 +177,8 @@ def micro_batches(loss: PolicyLoss) -> str:
 def permutation(loss: PolicyLoss) -> str:
     """The order of rows, and of tokens in a row, changes nothing but the order of the gradient.
 
-    A batch is a set of responses. (Losses that discount over tokens break the second half: waive it.)
+    A batch is a set of responses. A loss that discounts over tokens breaks the second half of the
+    rule and needs a waiver.
     """
     fields = probes.tokens()
     first = loss.evaluate(fields)
@@ -194,7 +199,8 @@ def permutation(loss: PolicyLoss) -> str:
 def advantage_scale(loss: PolicyLoss) -> str:
     """Three times the advantages give three times the gradient.
 
-    Whatever is there at A = 0 (penalties) is taken off first. Scaling belongs to the estimator.
+    The gradient at A = 0, which comes from penalties, is subtracted first. Scaling advantages is the
+    estimator's task.
     """
     fields = probes.tokens()
     first = loss.push_of_advantage(fields)
@@ -207,7 +213,7 @@ def advantage_scale(loss: PolicyLoss) -> str:
 def advantage_sign(loss: PolicyLoss) -> str:
     """A step against the gradient raises log pi where A > 0 and lowers it where A < 0, at every r.
 
-    Penalties, which act at A = 0 too, are taken off first.
+    The gradient of penalties, which is there at A = 0 too, is subtracted first.
     """
     grid = torch.logspace(math.log10(0.05), math.log10(20), 61)
     fields = probes.ratios(grid)
@@ -215,20 +221,20 @@ def advantage_sign(loss: PolicyLoss) -> str:
     wrong = (push > 0).nonzero().tolist()
     if wrong:
         raise ViolationError(
-            f"{len(wrong)} of {push.numel()} probes are pushed the wrong way, first: "
-            f"{token(fields, *wrong[0])} has dL/dlogp = {float(push[tuple(wrong[0])]):+.4g} times A"
+            f"{len(wrong)} of {push.numel()} probes are pushed the wrong way; the first, "
+            f"{token(fields, *wrong[0])}, has dL/dlogp = {float(push[tuple(wrong[0])]):+.4g} times A"
         )
     if not bool((push < 0).any()):
         raise ViolationError("no token is pushed anywhere, whatever r and A")
-    return f"right for r from {float(grid[0]):.2g} to {float(grid[-1]):.2g}"
+    return f"the right way for all r from {float(grid[0]):.2g} to {float(grid[-1]):.2g}"
 
 
 @prop(catches="a gradient through old_logp or through the advantage")
 def old_quantities(loss: PolicyLoss) -> str:
     """Old and reference log-probabilities, old entropies, advantages and rewards get no gradient.
 
-    They are data. Where they share a graph with the policy (a shared trunk, advantages made from
-    log-probabilities) a path through them is another objective.
+    They are data. Where they share a graph with the policy (a shared trunk, advantages computed from
+    log-probabilities), a gradient through them optimises something else.
     """
     fields = probes.tokens()
     found = loss.evaluate(fields, *CONSTANT)
@@ -239,14 +245,14 @@ def old_quantities(loss: PolicyLoss) -> str:
             raise ViolationError(
                 f"the gradient of {name} is up to {float(size[row]):.4g} in row {row}; detach it"
             )
-    return f"none through {', '.join(n for n in found.gradient if n in loss.reads)}"
+    return f"no gradient through {', '.join(n for n in found.gradient if n in loss.reads)}"
 
 
 @prop(catches="a missing clamp of the log-ratio")
 def extreme_log_ratios(loss: PolicyLoss) -> str:
     """Loss and gradient are finite at log-ratios of +-20 and +-10000, float64 and float32.
 
-    One token that became impossible must not end a run.
+    One token that has become impossible must not end a run.
     """
     base = probes.tokens()
     for dtype in (torch.float64, torch.float32):
@@ -257,14 +263,15 @@ def extreme_log_ratios(loss: PolicyLoss) -> str:
                 sign = "-" if low == "logp" else "+"
                 case = f"log r = {sign}{size:g} in {str(dtype).removeprefix('torch.')}"
                 require_finite(loss.evaluate(fields, "logp"), fields, case)
-    return "finite at all of them"
+    return "finite at all log-ratios"
 
 
 @prop(catches="NaN from a row without a token")
 def degenerate_batches(loss: PolicyLoss) -> str:
     """One token, an empty row, and a batch without any token have finite losses and gradients.
 
-    Filters and uneven splits make such batches; without tokens the loss has nothing to push.
+    Filters and uneven splits produce such batches. Without tokens there is nothing to train on, and
+    the gradient is zero.
     """
     one = probes.tokens(lengths=(1,), width=1)
     base = probes.tokens()
@@ -283,7 +290,7 @@ def degenerate_batches(loss: PolicyLoss) -> str:
 
 
 def _one_extreme(fields: probes.Fields, row: int, log_ratio: float) -> probes.Fields:
-    """One token at a log-ratio; |A| = 0.5 everywhere."""
+    """The same batch with |A| = 0.5 everywhere and the first token of one row at the log-ratio."""
     old_logp, new_logp = fields["old_logp"].clone(), fields["logp"].clone()
     new_logp[row, 0], old_logp[row, 0] = min(0.0, log_ratio), min(0.0, -log_ratio)
     advantage = 0.5 * fields["advantage"].sign()
@@ -294,8 +301,8 @@ def _one_extreme(fields: probes.Fields, row: int, log_ratio: float) -> probes.Fi
 def half_precision(loss: PolicyLoss) -> str:
     """In float16 and bfloat16 the loss is near float64's, and finite with a token at a log-ratio of +-20.
 
-    Autocast hands losses half-precision log-probabilities. (One such token, |A| = 0.5: a mean of many
-    may be beyond float16 itself.)
+    Autocast hands losses half-precision log-probabilities. Only one token is that far away, with
+    |A| = 0.5, since a mean over many such tokens could exceed float16's range.
     """
     base = probes.tokens()
     exact = float(loss.evaluate(base).loss)
@@ -322,8 +329,8 @@ def half_precision(loss: PolicyLoss) -> str:
 def dtype_kept(loss: PolicyLoss) -> str:
     """A float32 batch gives a float32 loss, a float64 batch a float64 one.
 
-    Half precision may be computed and returned in float32. A float64 loss on accelerators is slow,
-    and a float32 one of a float64 batch hides errors that tests look for.
+    Half precision may be computed and returned in float32. A float64 loss is slow on accelerators,
+    and a float32 loss of a float64 batch hides errors that tests look for.
     """
     allowed = {
         torch.float64: {torch.float64},
@@ -343,8 +350,8 @@ def dtype_kept(loss: PolicyLoss) -> str:
 def device_kept(loss: PolicyLoss) -> str:
     """The loss lives where the batch does, and mixes in no tensor of another device.
 
-    Tried on torch's meta device, which refuses such a mix as accelerators do; it computes no values,
-    so that a loss which reads some (``.item()``, ``if x.any()``) cannot be tried.
+    It is tried on torch's meta device, which refuses such a mix as accelerators do. That device
+    computes no values, so a loss that reads one (``.item()``, ``if x.any()``) cannot be tried.
     """
     fields = {name: value.to("meta") for name, value in probes.tokens().items()}
     try:
@@ -354,7 +361,7 @@ def device_kept(loss: PolicyLoss) -> str:
         if "expected device" in text or "same device" in text:
             raise ViolationError(f"a batch on another device: {text[:160]}") from None
         raise NotApplicable(
-            f"it reads values of tensors ({text[:80]}), which meta has not"
+            f"it reads the values of tensors ({text[:80]}), which the meta device has not"
         ) from None
     first = found[0] if isinstance(found, tuple | list) else found
     place = getattr(first, "device", None)
@@ -367,7 +374,7 @@ def device_kept(loss: PolicyLoss) -> str:
 def determinism(loss: PolicyLoss) -> str:
     """The same batch twice gives the same bits, loss and gradient.
 
-    Whatever is random belongs to the sampler, where it is seeded and recorded.
+    Random choices belong in the sampler, where they are seeded and recorded.
     """
     fields = probes.tokens()
     first, second = loss.evaluate(fields), loss.evaluate(fields)
@@ -376,7 +383,9 @@ def determinism(loss: PolicyLoss) -> str:
     )
     if not same:
         gap = abs(float(first.loss - second.loss))
-        raise ViolationError(f"the same batch twice: losses {gap:.3g} apart, or other gradients")
+        raise ViolationError(
+            f"the same batch twice: losses {gap:.3g} apart, or different gradients"
+        )
     return "equal bits"
 
 
@@ -384,7 +393,7 @@ def determinism(loss: PolicyLoss) -> str:
 def inputs_unmodified(loss: PolicyLoss) -> str:
     """The batch is not written to.
 
-    It is used again: by the next epoch, the metrics, the other loss in a comparison.
+    It is used again by the next epoch, by the metrics, and by the other loss in a comparison.
     """
     fields = probes.tokens()
     given = {name: value.clone() for name, value in fields.items()}

@@ -1,7 +1,7 @@
 """The rules about clips on the sampled ratio and gates on the entropy ratio.
 
-``rho`` is the entropy ratio, new over old. Clips are probed with the whole distributions held
-still, gates with the sampled ratio at 1: each alone.
+``rho`` is the entropy ratio, new over old. Clips are probed while the whole distributions do not
+move, and gates while the sampled ratio is 1, so that each is seen alone.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from erc_bench.conformance.registry import NotApplicable, ViolationError, prop
 
 __all__: list[str] = []
 
-#: Ratios at which a clip may not act; sequence-level clips are as narrow as 3e-4 (GSPO).
+#: Ratios at which a clip must not act; clips on sequence ratios are as narrow as 3e-4 (GSPO).
 NEAR = torch.linspace(0.91, 1.09, 37, dtype=torch.float64)
 NEAR_SEQUENCE = torch.linspace(1 - 1e-4, 1 + 1e-4, 21, dtype=torch.float64)
 
-#: A dual clip, which bounds punishment at r > c, acts on from here.
+#: A dual clip, which bounds the punishment at r > c, may act only above this ratio.
 SMALLEST_DUAL_CLIP = 2.0
 
-#: Relative to the largest gradient; smaller ones are zero.
+#: Gradients below this share of the largest one count as zero.
 _ZERO = 1e-14
 
 
@@ -52,11 +52,36 @@ def _wide() -> Tensor:
     return torch.logspace(math.log10(0.05), math.log10(20), 241, dtype=torch.float64)
 
 
+class _Edge(NamedTuple):
+    """Where ratios become closed on the way from 1 outwards."""
+
+    last_open: float
+    first_closed: float
+    settled: bool  # not so where what is closed depends on the other tokens of the batch
+
+
+def _edge(closed: Callable[[Tensor], Tensor], outside: Tensor) -> _Edge:
+    """Narrow the edge down from 1 and a ratio that is closed, on ever finer grids; to 1e-8."""
+    found = _Edge(1.0, float(outside), settled=True)
+    for _ in range(4):
+        grid = torch.linspace(found.last_open, found.first_closed, 201, dtype=torch.float64)
+        shut = closed(grid).nonzero().flatten().tolist()
+        if not shut:
+            return found._replace(settled=False)
+        found = _Edge(float(grid[max(shut[0] - 1, 0)]), float(grid[shut[0]]), settled=True)
+    return found
+
+
+def _clip_edge(loss: PolicyLoss, clipped: Tensor, side: Literal["good", "bad"]) -> float:
+    """The ratio nearest to 1 without a gradient, searched for from one that has none."""
+    return _edge(lambda grid: getattr(_factors(loss, grid), side) == 0, clipped).first_closed
+
+
 @prop(catches="a clip range turned inside out, which clips on-policy")
 def clip_near_policy(loss: PolicyLoss) -> str:
     """No token without a gradient at r from 0.91 to 1.09 (0.9999 to 1.0001 for sequence ratios).
 
-    A clip is a brake, not a wall around where training starts.
+    A clip limits how far training goes; it must not stop the first steps.
     """
     sequence = couples_tokens(loss)
     found = _factors(loss, NEAR_SEQUENCE if sequence else NEAR)
@@ -75,8 +100,8 @@ def clip_near_policy(loss: PolicyLoss) -> str:
 def clip_restoring_side(loss: PolicyLoss) -> str:
     """Gradients that bring r back towards 1 are kept: r < 1 at A > 0, and r > 1 at A < 0.
 
-    At A < 0 a dual clip may end them beyond some c of at least 2. Without the way back, a token
-    that left the trust region stays outside.
+    At A < 0 a dual clip may end them above some c of at least 2. A token that has left the trust
+    region and has no gradient back stays outside.
     """
     found = _factors(loss, _wide())
     low = found.ratio[(found.ratio < 1) & (found.good == 0)]
@@ -90,47 +115,27 @@ def clip_restoring_side(loss: PolicyLoss) -> str:
         raise ViolationError(
             f"no gradient at r = {float(high[0]):.4g}, A = -1, where the advantage pulls r back down"
         )
-    over = found.ratio[(found.good == 0) & (found.ratio > 1)]
-    under = found.ratio[(found.bad == 0) & (found.ratio < 1)]
-    up = (
-        f"clipped from r = {_zero_from(loss, float(over[0]), 'good'):.4g}"
-        if len(over)
-        else "never clipped"
-    )
-    down = (
-        f"up to r = {_zero_from(loss, float(under[-1]), 'bad'):.4g}"
-        if len(under)
-        else "never clipped"
-    )
+    up = down = "never clipped"
+    if len(over := found.ratio[(found.good == 0) & (found.ratio > 1)]):
+        up = f"clipped from r = {_clip_edge(loss, over[0], 'good'):.4g}"
+    if len(under := found.ratio[(found.bad == 0) & (found.ratio < 1)]):
+        down = f"up to r = {_clip_edge(loss, under[-1], 'bad'):.4g}"
     return f"kept; A > 0 {up}, A < 0 {down}"
-
-
-def _zero_from(loss: PolicyLoss, clipped: float, side: Literal["good", "bad"]) -> float:
-    """The ratio nearest to 1 without a gradient, from one that has none; to 1e-6."""
-    inside = 1.0
-    for _ in range(3):
-        found = _factors(loss, torch.linspace(inside, clipped, 201, dtype=torch.float64))
-        ended = (found.good if side == "good" else found.bad) == 0
-        if not bool(ended.any()):  # it depends on the other tokens of the batch
-            return clipped
-        first = int(ended.nonzero()[0])
-        inside, clipped = float(found.ratio[max(first - 1, 0)]), float(found.ratio[first])
-    return clipped
 
 
 @prop(catches="a dual clip that acts at A > 0")
 def dual_clip(loss: PolicyLoss) -> str:
-    """A bound on large ratios that ends the way back acts at A < 0 alone, and then for all larger r.
+    """A bound on large ratios (dual clip) acts only at A < 0, and then at all larger r.
 
-    It bounds the punishment of a token that has become likelier (arXiv:1912.09729). At A > 0 it
-    would end the reward of every token.
+    It limits the punishment of a token that has become likelier (arXiv:1912.09729). At A > 0 it
+    would take away the reward of every token.
     """
     found = _factors(loss, _wide())
     ended = (found.bad == 0) & (found.ratio > 1)
     if bool((found.good[found.ratio <= 1] == 0).all()):
         raise ViolationError("at A = 1 there is no gradient at any r <= 1: a bound acts at A > 0")
     if not bool(ended.any()):
-        return "none: punished at every r up to 20"
+        return "no dual clip: punished at every r up to 20"
     first = int(ended.nonzero()[0])
     if not bool(ended[first:].all()):
         back = found.ratio[first:][~ended[first:]][0]
@@ -138,28 +143,19 @@ def dual_clip(loss: PolicyLoss) -> str:
             f"at A = -1 the gradient ends at r = {float(found.ratio[first]):.3g} and is back at "
             f"r = {float(back):.3g}"
         )
-    bound = _zero_from(loss, float(found.ratio[first]), "bad")
+    bound = _clip_edge(loss, found.ratio[first], "bad")
     return f"A < 0 bounded from r = {bound:.4g}, A > 0 not"
 
 
-class _Gate(NamedTuple):
-    """Which tokens keep their gradient, by entropy ratio; four probes of each."""
-
-    rho: Tensor
-    kept: Tensor
-
-    @property
-    def open(self) -> Tensor:
-        return self.kept.all(-1)
-
-
-def _gate(loss: PolicyLoss, grid: Tensor) -> _Gate:
-    return _Gate(grid, _kept(loss, probes.rhos(grid)))
-
-
 def _kept(loss: PolicyLoss, fields: probes.Fields) -> Tensor:
+    """Which of the four probes of each entropy ratio keep their gradient, ``(N, 4)``."""
     push = loss.push_of_advantage(fields).view(-1, 4)
     return push.abs() > _ZERO * push.abs().max()
+
+
+def _is_open(loss: PolicyLoss, rho: Tensor) -> Tensor:
+    """Entropy ratios at which all four probes keep their gradient, ``(N,)``."""
+    return _kept(loss, probes.rhos(rho)).all(-1)
 
 
 def _require_entropies(loss: PolicyLoss) -> None:
@@ -167,46 +163,47 @@ def _require_entropies(loss: PolicyLoss) -> None:
         raise NotApplicable("the loss is given no entropies")
 
 
-def _gate_over_all(loss: PolicyLoss) -> _Gate:
+def _gate(loss: PolicyLoss) -> tuple[Tensor, Tensor]:
+    """Entropy ratios from 0.2 to 5, and where the gate is open.
+
+    Raises:
+        NotApplicable: the loss has no gate on entropies.
+    """
     _require_entropies(loss)
     grid = torch.logspace(math.log10(0.2), math.log10(5), 401, dtype=torch.float64)
-    found = _gate(loss, grid)
-    still = probes.rhos(grid)
-    still["entropy"] = still["old_entropy"]
-    if bool(found.kept.any()) and torch.equal(found.kept, _kept(loss, still)):
+    moved = probes.rhos(grid)
+    still = probes.changed(moved, entropy=moved["old_entropy"])
+    kept = _kept(loss, moved)
+    if bool(kept.any()) and torch.equal(kept, _kept(loss, still)):
         raise NotApplicable("no gate on entropies: rho from 0.2 to 5 makes no difference")
-    return found
-
-
-def _edge(loss: PolicyLoss, inside: float, outside: float) -> float:
-    """Where the gate closes between two ratios, to 1e-8."""
-    for _ in range(4):
-        grid = torch.linspace(inside, outside, 201, dtype=torch.float64)
-        closed = ~_gate(loss, grid).open
-        if not bool(closed.any()):
-            raise NotApplicable("where it closes depends on the other tokens of the batch")
-        first = int(closed.nonzero()[0])
-        inside, outside = float(grid[max(first - 1, 0)]), float(grid[first])
-    return (inside + outside) / 2
+    return grid, kept.all(-1)
 
 
 def _band(loss: PolicyLoss) -> tuple[float, float]:
-    """The entropy ratios between which nothing is dropped."""
-    found = _gate_over_all(loss)
-    if not bool(_gate(loss, torch.ones(1, dtype=torch.float64)).open.all()):
+    """The entropy ratios between which nothing is dropped.
+
+    Raises:
+        NotApplicable: the gate has no such band.
+    """
+    rho, is_open = _gate(loss)
+    if not bool(_is_open(loss, torch.ones(1, dtype=torch.float64)).all()):
         raise NotApplicable("the gate is not open at rho = 1, which gate_band is about")
-    low = found.rho[(found.rho < 1) & ~found.open]
-    high = found.rho[(found.rho > 1) & ~found.open]
+    low, high = rho[(rho < 1) & ~is_open], rho[(rho > 1) & ~is_open]
     if not len(low) or not len(high):
         raise NotApplicable("the gate is open on one side")
-    return _edge(loss, 1.0, float(low[-1])), _edge(loss, 1.0, float(high[0]))
+    edges = [_edge(lambda grid: ~_is_open(loss, grid), closed) for closed in (low[-1], high[0])]
+    if not all(edge.settled for edge in edges):
+        raise NotApplicable("where it closes depends on the other tokens of the batch")
+    lower, upper = ((edge.last_open + edge.first_closed) / 2 for edge in edges)
+    return lower, upper
 
 
 @prop(catches="an entropy that carries a gradient into a gate or a weight")
 def entropy_gradient(loss: PolicyLoss) -> str:
-    """No gradient flows through the entropy, which gates only look at.
+    """No gradient flows through the entropy, which a gate may only read.
 
-    An entropy bonus does, and says so by a waiver. Through a gate it would train the entropy instead.
+    A gradient through a gate or a weight would train the entropy instead. A loss with an entropy
+    bonus breaks the rule on purpose and needs a waiver.
     """
     _require_entropies(loss)
     fields = probes.tokens()
@@ -216,16 +213,16 @@ def entropy_gradient(loss: PolicyLoss) -> str:
         raise ViolationError(
             f"dL/dH = {float(gradient[row, column]):.4g} at {token(fields, row, column)}; detach it"
         )
-    return "none"
+    return "no gradient"
 
 
 @prop(catches="a gate that drops the token from the loss's value or its denominator")
 def gate_value(loss: PolicyLoss) -> str:
-    """A gate on entropies changes no value: the dropped token still counts in loss and denominator.
+    """A gate on entropies changes no value: a dropped token still counts in loss and denominator.
 
-    Otherwise dropping some tokens raises the weight of the others.
+    Otherwise dropping some tokens would raise the weight of the others.
     """
-    _gate_over_all(loss)
+    _gate(loss)
     fields = probes.tokens()
     far = probes.changed(fields, entropy=3 * fields["old_entropy"])
     near = probes.changed(fields, entropy=fields["old_entropy"])
@@ -237,22 +234,22 @@ def gate_value(loss: PolicyLoss) -> str:
 def gate_band(loss: PolicyLoss) -> str:
     """A gate on entropies keeps rho = 1 and a band around it, and drops both sides of the band.
 
-    On-policy rho is 1 and nothing may be dropped; and once outside, farther out is outside.
+    On-policy, rho is 1 and nothing may be dropped. A token farther out than a dropped one is dropped too.
     """
-    found = _gate_over_all(loss)
-    here = _gate(loss, torch.tensor([1.0, 1 - 1e-4, 1 + 1e-4], dtype=torch.float64))
-    if not bool(here.open.all()):
+    rho, is_open = _gate(loss)
+    near = torch.tensor([1.0, 1 - 1e-4, 1 + 1e-4], dtype=torch.float64)
+    if not bool(_is_open(loss, near).all()):
         raise ViolationError("gradients are dropped at rho = 1 or within 1e-4 of it")
-    for side, word in ((found.rho < 1, "below"), (found.rho > 1, "above")):
-        rho, kept = found.rho[side], found.open[side]
+    below, above = (rho < 1).nonzero().flatten(), (rho > 1).nonzero().flatten()
+    for word, outward in (("below", below.flip(0)), ("above", above)):
+        kept = is_open[outward]
         if bool(kept.all()):
-            end = float(rho[0] if word == "below" else rho[-1])
             raise ViolationError(
-                f"no side of the band {word} 1: nothing is dropped as far as rho = {end:g}"
+                f"the band has no edge {word} 1: nothing is dropped as far as "
+                f"rho = {float(rho[outward[-1]]):g}"
             )
-        outward = kept if word == "above" else kept.flip(0)
-        first = int((~outward).nonzero()[0])
-        if bool(outward[first:].any()):
+        first = int((~kept).nonzero()[0])
+        if bool(kept[first:].any()):
             raise ViolationError(f"{word} 1 the gate opens again farther out than it closed")
     low, high = _band(loss)
     return f"keeps {low:.6f} < rho < {high:.6f}"
@@ -262,13 +259,16 @@ def gate_band(loss: PolicyLoss) -> str:
 def gate_direction(loss: PolicyLoss) -> str:
     """The band is on rho = new / old: its edges are 1 - low and 1 + high, not 1/(1 + high) and 1/(1 - low).
 
-    low and high are the loss's own parameters of those names (band_low, band_high), or --band;
-    without them a symmetric band is expected.
+    low and high are the loss's own parameters (band_low, band_high) or those of --band. Where
+    neither is given, a symmetric band is expected.
     """
     low, high = _band(loss)
-    wanted = loss.band
     told = f"closes at {low:.6f} and {high:.6f}"
-    if wanted is None:
+
+    def closes_at(lower: float, upper: float) -> bool:
+        return max(abs(low - lower), abs(high - upper)) < 1e-5
+
+    if loss.band is None:
         if abs((1 - low) - (high - 1)) < 1e-5:
             return f"{told}: symmetric in new / old"
         if abs((1 / high - 1) + (1 / low - 1)) < 1e-5:
@@ -276,38 +276,33 @@ def gate_direction(loss: PolicyLoss) -> str:
         raise NotApplicable(
             f"{told}, not symmetric; give the band it should have with --band LOW HIGH"
         )
-    expected = (1 - wanted[0], 1 + wanted[1])
-    if max(abs(low - expected[0]), abs(high - expected[1])) < 1e-5:
+    below, above = loss.band
+    if closes_at(1 - below, 1 + above):
         return f"{told}, as declared"
-    upside = (1 / (1 + wanted[1]), 1 / (1 - wanted[0])) if wanted[0] < 1 else expected
-    swapped = (1 - wanted[1], 1 + wanted[0])
     hint = ""
-    for edges, words in (
-        (upside, "old and new are swapped"),
-        (swapped, "low and high are swapped"),
-    ):
-        if max(abs(low - edges[0]), abs(high - edges[1])) < 1e-5:
-            hint = f": {words}"
-    raise ViolationError(f"{told} instead of {expected[0]:.6f} and {expected[1]:.6f}{hint}")
+    if closes_at(1 - above, 1 + below):
+        hint = ": low and high are swapped"
+    elif below < 1 and closes_at(1 / (1 + above), 1 / (1 - below)):
+        hint = ": old and new are swapped"
+    raise ViolationError(f"{told} instead of {1 - below:.6f} and {1 + above:.6f}{hint}")
 
 
 @prop(catches="an entropy ratio of 0 / 0")
 def zero_entropy(loss: PolicyLoss) -> str:
     """Entropies of zero give finite losses and gradients; zero before and after is no change.
 
-    Most tokens of a trained model are nearly certain.
+    Most tokens of a trained model are nearly certain, so their entropies are nearly zero.
     """
     _require_entropies(loss)
     fields = probes.row_advantage(probes.on_policy(probes.tokens()))
     zero = torch.zeros_like(fields["entropy"])
-    change: Callable[..., dict[str, Tensor]] = probes.changed
     for case, entropies in (
         ("H = H_old = 0", {"entropy": zero, "old_entropy": zero}),
         ("H = 0", {"entropy": zero}),
         ("H_old = 0", {"old_entropy": zero}),
     ):
-        require_finite(loss.evaluate(change(fields, **entropies)), fields, case)
-    both = change(fields, entropy=zero, old_entropy=zero)
+        require_finite(loss.evaluate(probes.changed(fields, **entropies)), fields, case)
+    both = probes.changed(fields, entropy=zero, old_entropy=zero)
     lost = (loss.push(both) == 0) & (loss.push(fields) != 0)
     if bool(lost.any()):
         place = token(fields, *lost.nonzero()[0].tolist())

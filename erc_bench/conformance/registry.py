@@ -1,4 +1,4 @@
-"""The list of properties; each is a function from a loss to one sentence with the number measured."""
+"""The registry of properties: functions that measure a loss and say in one sentence what they found."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Check: TypeAlias = Callable[[PolicyLoss], str]
 
 
 class ViolationError(AssertionError):
-    """The loss breaks the rule; the message holds what was measured and a smallest example."""
+    """The loss breaks the rule; the message says what was measured, with a smallest example."""
 
 
-class NotApplicable(Exception):  # noqa: N818  # no error: the rule has no meaning for this loss
+class NotApplicable(Exception):  # noqa: N818  # it is not an error
     """The rule has no meaning for this loss; the message says why."""
 
 
@@ -27,8 +27,8 @@ class Property:
     """A rule that every policy loss must keep.
 
     Attributes:
-        name: for waivers and reports.
-        check: returns what was measured, or raises ViolationError or NotApplicable.
+        name: what waivers and reports call it.
+        check: says what it measured, or raises ViolationError or NotApplicable.
         catches: a mistake that this property finds.
     """
 
@@ -38,21 +38,21 @@ class Property:
 
     @property
     def rule(self) -> str:
-        """One line."""
+        """The first line of the check's docstring."""
         return (inspect.getdoc(self.check) or "").partition("\n")[0]
 
     @property
     def why(self) -> str:
-        """What goes wrong in training where the rule is broken."""
+        """What goes wrong in training where the rule is broken: the rest of the docstring."""
         return " ".join((inspect.getdoc(self.check) or "").partition("\n")[2].split())
 
 
-#: Every property by name, in the order they are checked and printed.
+#: Every property by name, in the order in which they are checked and printed.
 PROPERTIES: dict[str, Property] = {}
 
 
 def prop(catches: str) -> Callable[[Check], Check]:
-    """Register a property under its function's name; the docstring is the rule, then the reason."""
+    """Register a property under its function's name; its docstring holds the rule and the reason."""
 
     def register(check: Check) -> Check:
         name = check.__name__

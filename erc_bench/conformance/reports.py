@@ -1,6 +1,6 @@
-"""What came of a check: a table for the terminal, JSON, JUnit XML and Markdown.
+"""Reports of a check: a table for the terminal, JSON, JUnit XML and Markdown.
 
-Names, reasons and messages come from anyone: every writer escapes them for its format.
+Names, reasons and messages may come from anyone, so every writer escapes them for its format.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,18 +22,18 @@ from erc_bench.conformance.checking import Report, Result, Status
 
 __all__ = ["Extra", "as_json", "as_junit", "as_markdown", "as_table", "headline"]
 
-_COLOURS: Mapping[Status, str] = {
-    "passed": "green",
-    "failed": "bold red",
-    "skipped": "dim",
-    "waived": "yellow",
+#: The style of an outcome in the terminal, and its mark in Markdown.
+_LOOKS: Mapping[Status, tuple[str, str]] = {
+    "passed": ("green", "✅"),
+    "failed": ("bold red", "❌"),
+    "skipped": ("dim", "➖"),
+    "waived": ("yellow", "⚠️"),
 }
-_MARKS = {"passed": "✅", "failed": "❌", "skipped": "➖", "waived": "⚠️"}
 
 
 @dataclass(frozen=True)
 class Extra:
-    """A further table, such as the drift comparison's; ``records`` is its content for JSON."""
+    """A further table, such as that of the drift comparison; ``records`` is its content for JSON."""
 
     title: str
     columns: Sequence[str]
@@ -45,8 +44,7 @@ class Extra:
 
 def headline(report: Report) -> str:
     """The outcome in one line."""
-    counted = Counter(result.status for result in report.results)
-    counts = ", ".join(f"{counted[s]} {s}" for s in _COLOURS if counted[s])
+    counts = ", ".join(f"{count} {s}" for s in _LOOKS if (count := report.count(s)))
     return f"{report.loss} ({report.kind}): {counts}"
 
 
@@ -59,7 +57,7 @@ def as_table(report: Report) -> Table:
     """One row per property."""
     table = _plain_table(headline(report), ("property", "outcome", "measured"))
     for result in report.results:
-        style = _COLOURS[result.status]
+        style, _ = _LOOKS[result.status]
         told = Text(_told(result))
         if result.status == "failed":
             told.append(f"\nrule: {result.property.rule}", style="dim")
@@ -68,7 +66,7 @@ def as_table(report: Report) -> Table:
 
 
 def extra_table(extra: Extra) -> Table:
-    """A further table for the terminal."""
+    """The further table for the terminal."""
     table = _plain_table(extra.title, extra.columns)
     for row in extra.rows:
         table.add_row(*map(Text, row))
@@ -77,16 +75,19 @@ def extra_table(extra: Extra) -> Table:
 
 def _plain_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=None, pad_edge=False,
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
         padding=(0, 2, 0, 0),
-    )  # fmt: skip
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
 def as_json(report: Report, extra: Extra | None = None) -> str:
-    """Everything, with versions; strict JSON."""
+    """The whole report with versions, as strict JSON."""
     content = {
         "loss": report.loss,
         "signature": report.kind,
@@ -109,18 +110,25 @@ def as_json(report: Report, extra: Extra | None = None) -> str:
 
 
 def as_junit(report: Report) -> str:
-    """JUnit XML: one test case per property; waived ones are skipped, with their reason."""
+    """JUnit XML with one test case per property; waived ones count as skipped and give the reason."""
     skipped = report.count("skipped") + report.count("waived")
     suite = ElementTree.Element(
-        "testsuite", name=_xml(f"erc-bench check {report.loss}"), tests=str(len(report.results)),
-        failures=str(report.count("failed")), errors="0", skipped=str(skipped),
+        "testsuite",
+        name=_xml(f"erc-bench check {report.loss}"),
+        tests=str(len(report.results)),
+        failures=str(report.count("failed")),
+        errors="0",
+        skipped=str(skipped),
         time=f"{sum(r.seconds for r in report.results):.4f}",
-    )  # fmt: skip
+    )
     for r in report.results:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=_xml(report.loss), name=r.property.name,
+            suite,
+            "testcase",
+            classname=_xml(report.loss),
+            name=r.property.name,
             time=f"{r.seconds:.4f}",
-        )  # fmt: skip
+        )
         if r.status == "failed":
             failure = ElementTree.SubElement(case, "failure", message=_xml(r.message))
             failure.text = _xml(f"{r.message}\nrule: {r.property.rule}")
@@ -135,12 +143,12 @@ def as_junit(report: Report) -> str:
 
 
 def _xml(text: str) -> str:
-    """Without the control characters that XML 1.0 cannot hold; the writer escapes the rest."""
+    """The text without the control characters that XML 1.0 forbids; the writer escapes the rest."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
 
 
 def as_markdown(report: Report, extra: Extra | None = None) -> str:
-    """For a CI job's summary: what needs attention first, the rest folded away."""
+    """Markdown for a CI job's summary: failures and waivers first, the rest folded away."""
     verdict = "passed" if report.passed else "failed"
     lines = [f"## erc-bench check: {_cell(report.loss)} {verdict}", "", _cell(headline(report)), ""]
     urgent = [r for r in report.results if r.status in ("failed", "waived")]
@@ -155,7 +163,7 @@ def as_markdown(report: Report, extra: Extra | None = None) -> str:
 
 
 def _rows(results: Sequence[Result]) -> list[str]:
-    rows = [(f"{_MARKS[r.status]} {r.status}", r.property.name, _told(r)) for r in results]
+    rows = [(f"{_LOOKS[r.status][1]} {r.status}", r.property.name, _told(r)) for r in results]
     return _grid(("", "property", "measured"), rows)
 
 
@@ -166,6 +174,6 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that is text in a Markdown table: no markup, no HTML, no new cell or line."""
+    """Escape a text for a Markdown table: it can make no markup, no HTML, no new cell and no line."""
     flat = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", flat)

@@ -1,10 +1,11 @@
-"""How the usual signatures name what a loss is given."""
+"""How the usual signatures name what a loss is given, and how a function with such names is called."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from erc_bench.conformance.probes import Fields
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import nearest
 
-__all__ = ["SUPPORTED", "VerlConfig", "bind", "parameters_of"]
+__all__ = ["SUPPORTED", "VerlConfig", "bind", "parameters_of", "require_parameters"]
 
 SUPPORTED = (
     "an erc_bench Objective or a function returning one; "
@@ -25,7 +27,7 @@ SUPPORTED = (
     "ref_logp"
 )
 
-#: Field by parameter name.
+#: The field that a parameter takes, by the parameter's name.
 ALIASES: dict[str, str] = {
     alias: name
     for name, aliases in {
@@ -47,7 +49,7 @@ ALIASES: dict[str, str] = {
     for alias in aliases.split()
 }
 
-#: What a whole batch's sums are divided by, by parameter name.
+#: Names of parameters that take the counts by which a whole batch's sums are divided.
 TOKEN_COUNTS = frozenset({"num_items_in_batch", "batch_num_tokens", "num_tokens", "total_tokens"})
 ROW_COUNTS = frozenset({"global_batch_size", "num_sequences", "total_rows"})
 
@@ -56,7 +58,7 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Parameters of a function, or of a module's ``forward``.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: Python cannot tell the parameters.
     """
     target = function.forward if isinstance(function, torch.nn.Module) else function
     try:
@@ -67,11 +69,26 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         ) from None
 
 
+def require_parameters(names: Iterable[str], allowed: Iterable[str]) -> None:
+    """Check the names that the user sets.
+
+    Raises:
+        InputError: one of them is no parameter; names the nearest one and all that are allowed.
+    """
+    known = list(allowed)
+    for name in names:
+        if name not in known:
+            told = ", ".join(known) or "none"
+            raise InputError(
+                f"set: {name!r} is no parameter{nearest(name, known)} (allowed: {told})"
+            )
+
+
 @dataclass
 class VerlConfig:
     """Stands in for verl's ``ActorConfig``: verl 0.9's defaults, and the whole batch's counts.
 
-    verl itself need not be installed; where a loss has imported it, its other defaults are used too.
+    verl itself need not be installed. Where a loss has imported it, its other defaults hold too.
     """
 
     clip_ratio: float = 0.2
@@ -97,7 +114,7 @@ class VerlConfig:
         return getattr(module, "ActorConfig", VerlConfig)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As OmegaConf and verl's configurations have it."""
+        """The same method that OmegaConf's and verl's configurations have."""
         return self.__dict__.get(name, default)
 
     def __getitem__(self, name: str) -> Any:
@@ -106,13 +123,13 @@ class VerlConfig:
 
 @dataclass(frozen=True)
 class Bound:
-    """A function's parameters matched with fields.
+    """A function whose parameters are matched with fields.
 
     Attributes:
         fields: field by parameter name.
         tokens, rows: parameters that take the whole batch's counts.
-        config: whether a verl configuration is wanted.
-        options: values given by the user, for the function and for the configuration.
+        options: values given by the user, for the function.
+        config: values given by the user, for the verl configuration; None: it takes no such.
     """
 
     function: Callable[..., Any]
@@ -120,39 +137,35 @@ class Bound:
     fields: Mapping[str, str]
     tokens: tuple[str, ...]
     rows: tuple[str, ...]
-    config: bool
     options: Mapping[str, Any]
-    config_options: Mapping[str, Any]
+    config: Mapping[str, Any] | None
 
     @property
     def takes_denominators(self) -> bool:
         """Whether the whole batch's counts can be given to it."""
-        return self.config or bool(self.tokens or self.rows)
+        return self.config is not None or bool(self.tokens or self.rows)
 
     def __call__(
         self, part: Fields, whole: Fields | None, *, per_row: bool, mask: torch.dtype
     ) -> object:
         """Call the function on ``part``, a micro-batch of ``whole``."""
-        given: dict[str, Any] = {p: part[name] for p, name in self.fields.items()}
-        for parameter, name in self.fields.items():
-            if name == "mask":
-                given[parameter] = part["mask"].to(mask)
-            elif name == "advantage" and per_row:
-                given[parameter] = _per_row(part)
-        info: dict[str, Any] = {"dp_size": 1, "batch_num_tokens": None, "global_batch_size": None}
+        values = {**part, "mask": part["mask"].to(mask)}
+        if per_row:
+            values["advantage"] = _per_row(part)
+        given: dict[str, Any] = {p: values[name] for p, name in self.fields.items()}
+        tokens = rows = None
         if whole is not None:
             tokens, rows = int(whole["mask"].sum()), int(whole["mask"].any(-1).sum())
             given |= {**dict.fromkeys(self.tokens, tokens), **dict.fromkeys(self.rows, rows)}
-            info |= {"batch_num_tokens": tokens, "global_batch_size": rows}
-        if self.config:
-            config = VerlConfig(global_batch_info=info)
-            config.__dict__.update(self.config_options)
-            given["config"] = config
+        if self.config is not None:
+            info = {"dp_size": 1, "batch_num_tokens": tokens, "global_batch_size": rows}
+            given["config"] = VerlConfig(global_batch_info=info)
+            given["config"].__dict__.update(self.config)
         return self.function(**given, **self.options)
 
 
 def _per_row(part: Fields) -> Tensor:
-    """``(B,)``: the mean over a response's unmasked tokens, which are all the same."""
+    """``(B,)``: the mean over a response's unmasked tokens, whose advantages are all the same."""
     mask = part["mask"]
     total = torch.where(mask, part["advantage"], 0.0).sum(-1)
     return total / mask.sum(-1).clamp(min=1).to(total.dtype)
@@ -168,31 +181,31 @@ def bind(function: Callable[..., Any], options: Mapping[str, Any]) -> Bound:
     parameters = parameters_of(function)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {p: q for p, q in parameters.items() if q.kind in by_name}
-    matched = {p: ALIASES[p] for p in named if p in ALIASES and p not in options}
-    verl = {"old_log_prob", "log_prob", "response_mask"} <= set(named)
-    kind = "verl" if verl else "TRL-like" if "per_token_logps" in named else "by name"
-    counts = {p: q for p, q in named.items() if p not in options}
-    tokens = tuple(p for p in counts if p in TOKEN_COUNTS)
-    rows = tuple(p for p in counts if p in ROW_COUNTS)
-    config = "config" in counts and verl
-    filled = {*matched, *tokens, *rows, *options, *(("config",) if config else ())}
-    missing = [p for p, q in named.items() if p not in filled and q.default is q.empty]
-    lacking = [n for n in ("logp", "advantage", "mask") if n not in matched.values()]
+    is_verl = {"old_log_prob", "log_prob", "response_mask"} <= set(named)
+    kind = "verl" if is_verl else "TRL-like" if "per_token_logps" in named else "by name"
+    free = [p for p in named if p not in options]
+    matched = {p: ALIASES[p] for p in free if p in ALIASES}
+    tokens = tuple(p for p in free if p in TOKEN_COUNTS)
+    rows = tuple(p for p in free if p in ROW_COUNTS)
+    takes_config = is_verl and "config" in free
     told = f"({', '.join(parameters)})"
-    if missing:
-        raise InputError(
-            f"loss: parameter {missing[0]!r} of {told} is not known; give it with "
-            f"--set {missing[0]}=VALUE, or use {SUPPORTED}"
-        )
-    if lacking:
-        raise InputError(f"loss: no parameter of {told} takes {lacking[0]}; use {SUPPORTED}")
-    twice = [n for n in set(matched.values()) if list(matched.values()).count(n) > 1]
-    if twice:
-        raise InputError(f"loss: two parameters of {told} take {twice[0]}; use {SUPPORTED}")
+    for p in free:
+        filled = p in matched or p in tokens or p in rows or (takes_config and p == "config")
+        if not filled and named[p].default is inspect.Parameter.empty:
+            raise InputError(
+                f"loss: parameter {p!r} of {told} is not known; give it with "
+                f"--set {p}=VALUE, or use {SUPPORTED}"
+            )
+    taken = Counter(matched.values())
+    for name in ("logp", "advantage", "mask"):
+        if not taken[name]:
+            raise InputError(f"loss: no parameter of {told} takes {name}; use {SUPPORTED}")
+    for name, count in taken.items():
+        if count > 1:
+            raise InputError(f"loss: two parameters of {told} take {name}; use {SUPPORTED}")
     anything = any(q.kind is q.VAR_KEYWORD for q in parameters.values())
-    own = {k: v for k, v in options.items() if k in named or (anything and not verl)}
+    own = {k: v for k, v in options.items() if k in named or (anything and not is_verl)}
     rest = {k: v for k, v in options.items() if k not in own}
-    if rest and not config:
-        allowed = ", ".join(p for p in named if p not in matched) or "none"
-        raise InputError(f"set: {next(iter(rest))!r} is no parameter of {told}; allowed: {allowed}")
-    return Bound(function, kind, matched, tokens, rows, config, own, rest)
+    if not takes_config:
+        require_parameters(rest, [p for p in named if p not in matched])
+    return Bound(function, kind, matched, tokens, rows, own, rest if takes_config else None)

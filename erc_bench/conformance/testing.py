@@ -1,4 +1,4 @@
-"""The suite as a pytest test; the one module here that needs pytest.
+"""The suite as a pytest test. Only this module needs pytest.
 
 from erc_bench.conformance.testing import conformance_tests
 from my_package import my_loss
@@ -14,18 +14,19 @@ from typing import Any
 
 import pytest
 
+from erc_bench.conformance.adapting import adapt, load_loss
 from erc_bench.conformance.checking import check_property, require_properties
-from erc_bench.conformance.losses import AggregateName, PolicyLoss, adapt, load_loss
+from erc_bench.conformance.losses import AggregateName, PolicyLoss
 from erc_bench.conformance.registry import PROPERTIES
 
 __all__ = ["assert_property", "conformance_tests"]
 
 
 def assert_property(loss: PolicyLoss, name: str, waiver: str | None = None) -> None:
-    """Pass, skip (not applicable, or waived and failed), or fail.
+    """Run one property as a test: it passes, fails, or skips where it does not apply or is waived.
 
     Raises:
-        AssertionError: the property fails; with what was measured, and the rule.
+        AssertionError: the property fails; says what was measured, and the rule.
     """
     result = check_property(loss, name, waiver)
     if result.status == "failed":
@@ -44,10 +45,10 @@ def conformance_tests(
     aggregate: AggregateName = "token-mean",
     band: tuple[float, float] | None = None,
 ) -> Callable[[str], None]:
-    """A test function, parametrised over all properties; assign it to a name that pytest collects.
+    """Make a test function with a case for every property; assign it to a name that pytest collects.
 
     Args:
-        loss: a loss of any supported signature, or what ``erc-bench check`` takes as a text.
+        loss: a loss of any supported signature, or the text that ``erc-bench check`` would be given.
         waive: reasons by property.
         options: keyword arguments of the loss.
         aggregate: how a loss per token is reduced.

@@ -1,6 +1,6 @@
-"""What an objective sees: sampled tokens under the policy that is trained and the ones before it.
+"""What an objective sees: sampled tokens under the trained policy and under earlier ones.
 
-Axes: ``*run`` any leading run axes, B responses, T tokens, V vocabulary.
+Axes: ``*run`` are any leading run axes, B responses, T tokens, V the vocabulary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TokenBatch:
     The trained policy's ``logp``, ``entropy`` and ``log_probs`` carry gradients; everything else is
     detached on entry. Masked positions may hold anything, NaN included: every ``(*run, B, T)``
     field reads 0 there after entry, so that nothing can leak from them. The ``(*run, B, T, V)``
-    fields are kept as they are (they are large); whoever reads them must mask them.
+    fields are large and are kept as they are; code that reads them must mask them.
 
     Attributes:
         logp: log-probability of the sampled action under the trained policy, nats.
@@ -33,12 +33,12 @@ class TokenBatch:
         advantage: per token; a response's advantage is expanded over its tokens by the caller.
         mask: tokens that count, bool or 0/1; bool after entry.
         entropy: full-vocabulary entropy of the trained policy, nats.
-        old_entropy: of the old policy.
+        old_entropy: the entropy of the old policy.
         action: sampled actions.
         log_probs: whole distributions of the trained policy.
-        old_log_probs: of the old policy.
+        old_log_probs: whole distributions of the old policy.
         ref_logp: log-probability of the action under a fixed reference policy.
-        ref_log_probs: its whole distributions.
+        ref_log_probs: whole distributions of the reference policy.
         rollout_logp: log-probability under the engine that generated the tokens, where it differs
             from the old policy.
         reward: of each response.
@@ -88,7 +88,7 @@ class TokenBatch:
         self.__dict__.update(given, mask=mask)
 
     def _check(self) -> None:
-        """Raise one line for the first field that does not fit ``logp``."""
+        """Raise an error of one line for the first field that does not fit ``logp``."""
         if not isinstance(self.logp, Tensor) or self.logp.ndim < 2:
             raise ValueError(f"TokenBatch.logp: {_kind(self.logp)}, expected (*run, B, T)")
         shape, device = self.logp.shape, self.logp.device
@@ -116,7 +116,7 @@ class TokenBatch:
                 raise ValueError(f"TokenBatch.{name}: {value.dtype}, expected {allowed}")
 
     def _given(self) -> dict[str, Tensor]:
-        """The fields that are there."""
+        """The fields that are not None."""
         values = ((name, self.__dict__[name]) for name in _FIELDS)
         return {name: value for name, value in values if value is not None}
 
@@ -148,7 +148,7 @@ class TokenBatch:
         >>> TokenBatch.from_logits(logits, logits, action, ones, ones).entropy
         tensor([[1.3863, 1.3863]])
         """
-        # Before any arithmetic, which would broadcast: one row's actions are not every row's.
+        # Arithmetic would broadcast one row's actions over all rows, so shapes are compared first.
         shape = logits.shape[:-1]
         wanted = {"old_logits": (old_logits, logits.shape), "action": (action, shape)}
         for name, (value, expected) in (wanted | {"mask": (mask, shape)}).items():
@@ -159,7 +159,7 @@ class TokenBatch:
         if allowed:
             raise ValueError(f"TokenBatch.action: {action.dtype}, expected {allowed}")
         masked = mask == 0
-        # Clean on the way in: the gradient of log_softmax at NaN is NaN, even of a loss that is 0.
+        # Masked logits are cleared first: the gradient of log_softmax at NaN is NaN, whatever the loss.
         action = action.masked_fill(masked, 0)
         log_probs = torch.log_softmax(logits.masked_fill(masked.unsqueeze(-1), 0.0), dim=-1)
         with torch.no_grad():
@@ -182,9 +182,8 @@ class TokenBatch:
     @cached_property
     def log_ratio(self) -> Float[Tensor, "*run B T"]:
         """``log r = clamp(log pi - log pi_old, -20, 20)``; 0 where masked."""
-        with (
-            torch.enable_grad()
-        ):  # it is kept: a gate that asks first must not cost it its gradient
+        # The value is cached, and a gate may ask for it first, where gradients are switched off.
+        with torch.enable_grad():
             return clamp_log_ratio(self.logp - self.old_logp)
 
     @cached_property
@@ -221,7 +220,7 @@ class TokenBatch:
         return self._map(lambda value: value[index])
 
     def _map(self, function: Any) -> Self:
-        """Apply a slicing to every field; what was checked and cleaned stays so."""
+        """Slice every field. A part of a batch that was checked and cleaned needs no further check."""
         new = object.__new__(type(self))
         new.__dict__.update(dict.fromkeys(_FIELDS))
         new.__dict__.update({name: function(value) for name, value in self._given().items()})
@@ -237,7 +236,7 @@ def _kind(value: object) -> str:
 
 
 def _dtype_wanted(name: str, value: Tensor) -> str | None:
-    """What a field must hold, where it does not; reads values only of masks that are not bool."""
+    """What a field must hold, or None if it does. Values are read only of masks that are not bool."""
     if name == "mask":
         binary = value.dtype is torch.bool or bool(((value == 0) | (value == 1)).all())
         return None if binary else "bool, or 0 and 1"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from erc_bench.core.batch import TokenBatch
+from erc_bench.core.metrics import BAND, CLIP, DELTA
 from erc_bench.core.numerics import (
     ENTROPY_EPS,
     Hyper,
@@ -76,11 +77,11 @@ def tv_unsampled(old_log_probs: Tensor, log_probs: Tensor, action: Tensor) -> Te
 
 def _unsampled(change: Tensor, total: Tensor, action: Tensor) -> Tensor:
     sampled = change.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
-    return 0.5 * (total - sampled).clamp(min=0.0)  # a sum minus a summand: rounding may cross 0
+    return 0.5 * (total - sampled).clamp(min=0.0)  # rounding may make it negative
 
 
 def hidden_violation(
-    kl: Tensor, log_ratio: Tensor, low: Hyper, high: Hyper, delta: Hyper = 0.01
+    kl: Tensor, log_ratio: Tensor, low: Hyper, high: Hyper, delta: Hyper = DELTA
 ) -> Tensor:
     """Violations that clipping cannot see: ``KL > delta`` while ``1 - low <= r <= 1 + high``; bool.
 
@@ -96,25 +97,29 @@ def hidden_violation(
     return (kl > over_tokens(delta, kl)) & inside
 
 
+def _outside(rho: Tensor, low: Hyper, high: Hyper) -> Tensor:
+    return ~((rho > over_tokens(1 - low, rho)) & (rho < over_tokens(1 + high, rho)))
+
+
 @torch.no_grad()
 def measure(
     batch: TokenBatch,
     *,
-    clip_low: Hyper = 0.2,
-    clip_high: Hyper = 0.2,
-    band_low: Hyper = 0.05,
-    band_high: Hyper = 0.05,
-    delta: Hyper = 0.01,
+    clip_low: Hyper = CLIP[0],
+    clip_high: Hyper = CLIP[1],
+    band_low: Hyper = BAND[0],
+    band_high: Hyper = BAND[1],
+    delta: Hyper = DELTA,
 ) -> dict[str, Tensor]:
     """Every drift measure of a batch: means over its unmasked tokens, one number per run.
 
     Args:
         batch: with whole distributions of both policies, and actions; entropies are computed if
             they are missing.
-        clip_low: a ratio is inside the clip range from ``1 - clip_low``
-        clip_high: to ``1 + clip_high``, whether or not the objective clips there.
-        band_low: an entropy ratio is inside the band above ``1 - band_low``
-        band_high: and below ``1 + band_high``, whether or not the objective gates.
+        clip_low: ``1 - clip_low`` is the least ratio inside the clip range.
+        clip_high: ``1 + clip_high`` is the largest one, whether or not the objective clips there.
+        band_low: entropy ratios inside the band are above ``1 - band_low``.
+        band_high: and below ``1 + band_high``, whether or not the objective has a gate.
         delta: exact KL, nats, above which a token has left the trust region.
 
     Returns:
@@ -126,7 +131,8 @@ def measure(
         - ``violation_fraction``: tokens with ``kl_exact > delta``.
         - ``hidden_violation_fraction``: those of them whose ratio is inside the clip range, as a
           share of all tokens.
-        - ``out_of_band_fraction``: tokens whose entropy ratio is outside the band.
+        - ``out_of_band_fraction``: tokens whose entropy ratio is outside the band given.
+        - ``out_of_paper_band_fraction``: the same for the paper's band, (0.95, 1.05).
         - ``entropy_old``, ``entropy_new``: nats.
 
     Raises:
@@ -145,12 +151,11 @@ def measure(
     reverse = torch.mul(q, gap, out=product).sum(-1).neg_()
     change = p.sub_(q).abs_()
     total = change.sum(-1)
-    if not bool(torch.isfinite(forward + reverse).all()):  # somewhere 0 log 0, which must be 0
+    if not bool(torch.isfinite(forward + reverse).all()):  # there is a 0 log 0, which must be 0
         forward, reverse = kl(old, new), kl(new, old)
 
     log_ratio = batch.log_ratio
     rho = entropy_ratio(new_entropy, old_entropy)
-    inside_band = (rho > over_tokens(1 - band_low, rho)) & (rho < over_tokens(1 + band_high, rho))
     per_token = {
         "kl_exact": forward,
         "kl_reverse": reverse,
@@ -163,7 +168,8 @@ def measure(
         "hidden_violation_fraction": hidden_violation(
             forward, log_ratio, clip_low, clip_high, delta
         ),
-        "out_of_band_fraction": ~inside_band,
+        "out_of_band_fraction": _outside(rho, band_low, band_high),
+        "out_of_paper_band_fraction": _outside(rho, *BAND),
         "entropy_old": old_entropy,
         "entropy_new": new_entropy,
     }

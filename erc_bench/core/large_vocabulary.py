@@ -1,8 +1,8 @@
 """Log-probability and entropy for vocabularies of language-model size, a few tokens at a time.
 
-``log_softmax`` of a language model's logits holds them all again in float32, its gradient once more,
-and an entropy of it several times more. The functions here hold ``chunk`` tokens in float32, however
-many tokens there are, forward and backward.
+``log_softmax`` makes a copy of all of a language model's logits in float32, its gradient makes another,
+and an entropy makes several more. The functions here hold only ``chunk`` tokens in float32, forward and
+backward, however many tokens there are.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["CHUNK_LOGITS", "logp", "logp_and_entropy"]
 
-#: Logits worked on at a time where no chunk is given. 4 MiB of float32 stay in a processor's cache,
-#: which made this the fastest of 2^17 to 2^25 at vocabularies of 4, 33 and 152 thousand; a GPU may
-#: want more.
+#: Logits worked on at a time where no chunk is given. Their 4 MiB of float32 stay in a processor's
+#: cache, so that this was the fastest of 2^17 to 2^25 at vocabularies of 4, 33 and 152 thousand; on a
+#: GPU more may be faster.
 CHUNK_LOGITS = 2**20
 
-#: Shifted logits below this have probability 0 in every precision; bounds them so that 0 times
-#: the logit of an impossible token is 0.
+#: Shifted logits below this have probability 0 in every precision. They are clamped to it, so that
+#: probability times logit of an impossible token is 0 and not NaN.
 _FLOOR = -1e4
 
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -44,9 +44,9 @@ def logp_and_entropy(
     ``d H / d logits = -p (log p + H) / temperature``.
 
     Tokens that cannot be sampled (logit -inf) add nothing to value or gradient. ``H`` is a sum of
-    positive terms, and the weights of all but the likeliest tokens are added up on their own: so it
-    keeps its relative precision at almost certain tokens, where an entropy ratio divides by it.
-    (Added to a weight of 1 in float32, a long tail of small weights is lost.)
+    positive terms, and the weights of all but the likeliest tokens are added up on their own. So it
+    keeps its relative precision where a token is almost certain, which matters because an entropy
+    ratio divides by it. (Added to a weight of 1 in float32, a long tail of small weights is lost.)
 
     Memory beside ``logits``, ``action`` and results: ``2 chunk V`` floats of float32 (float64 for
     float64 logits), freed at the end of each pass; between the passes three numbers per token; and
@@ -101,7 +101,7 @@ def logp(
 
 
 class _Chunked(torch.autograd.Function):
-    """Both results; ``N`` tokens in row-major order, ``n <= chunk`` of them at a time."""
+    """Computes both results of ``N`` tokens in row-major order, ``n <= chunk`` of them at a time."""
 
     @staticmethod
     def forward(
@@ -130,8 +130,8 @@ class _Chunked(torch.autograd.Function):
             torch.sub(chosen, log_z[part], out=log_p[part])
             if with_entropy:
                 product = z.clamp_(min=_FLOOR).mul_(weight).sum(-1)
-                # Z - 1 without cancellation. No weight exceeds 1 and frac makes those that are 1
-                # zero; they change the sum by a whole number.
+                # Z - 1 without cancellation: no weight exceeds 1, and ``frac`` turns those that are 1
+                # into 0, which changes the sum by a whole number.
                 below = weight.frac_().sum(-1)
                 rest = (total - below).round_().sub_(1).add_(below)
                 torch.sub(rest.log1p_(), product.div_(total), out=entropy[part])
@@ -193,17 +193,17 @@ def _shift(block: Tensor, highest: Tensor, temperature: float, *, out: Tensor) -
 
 
 def _buffers(logits: Tensor, chunk: int, dtype: torch.dtype, count: int) -> list[Tensor]:
-    """``count`` times the room for the largest block."""
+    """``count`` buffers, each with room for the largest block."""
     vocabulary = logits.shape[-1]
     rows = min(chunk, logits.numel() // vocabulary)
     return [torch.empty(rows, vocabulary, dtype=dtype, device=logits.device) for _ in range(count)]
 
 
 def _blocks(logits: Tensor, chunk: int, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
-    """``(n, V)`` views of at most ``chunk`` tokens, and where they are in row-major order.
+    """``(n, V)`` views of at most ``chunk`` tokens, with their places in row-major order.
 
-    Logits whose leading axes are no single axis, such as ``x[:, :-1]``, are cut along the first one:
-    flattening them would copy them all.
+    Logits whose leading axes cannot be viewed as one, such as ``x[:, :-1]``, are cut along the first
+    axis, since flattening would copy them all.
     """
     try:
         flat = logits.view(-1, logits.shape[-1])
@@ -218,7 +218,7 @@ def _blocks(logits: Tensor, chunk: int, first: int = 0) -> Iterator[tuple[slice,
 
 
 def _check(logits: Tensor, action: Tensor, chunk: int | None, temperature: float) -> int:
-    """The chunk; raises one line for the first argument that does not fit."""
+    """Return the chunk; raise an error of one line for the first argument that does not fit."""
     if logits.dtype not in _FLOATS:
         raise ValueError(f"logits: {logits.dtype}, must be one of {', '.join(map(str, _FLOATS))}")
     if logits.ndim < 1 or logits.shape[-1] < 1:

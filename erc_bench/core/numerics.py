@@ -72,7 +72,7 @@ def require_parameter(
     """Check one hyperparameter of ``owner``, a float or a tensor ``(R,)``, elementwise.
 
     Raises:
-        InputError: one line with owner, field, value and what is allowed; NaN never is.
+        InputError: one line with owner, field, value and what is allowed; NaN is never allowed.
     """
     value: object = getattr(owner, name)
     field = f"{type(owner).__name__}.{name}"
@@ -104,8 +104,8 @@ def require_parameter(
 def clamp_log_ratio(log_ratio: Tensor) -> Tensor:
     """``clamp(log r, -20, 20)``; beyond the limits value and gradient are constant and zero.
 
-    In float16 the limit is 11: ``exp(20)`` is infinite there, and its gradient NaN where a clip
-    has made it zero.
+    In float16 the limit is 11, because ``exp(20)`` is infinite there, and where a clip makes its
+    gradient zero the result would be NaN.
     """
     largest = math.log(torch.finfo(log_ratio.dtype).max)
     limit = min(LOG_RATIO_LIMIT, float(math.floor(largest)))
@@ -121,7 +121,7 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the token axes where ``mask``: ``(..., B, T)`` to ``(...)``; 0 of no tokens.
+    """Mean over the token axes where ``mask``: ``(..., B, T)`` to ``(...)``; 0 without tokens.
 
     >>> masked_mean(torch.tensor([[1.0, 3.0, torch.nan]]), torch.tensor([[True, True, False]]))
     tensor(2.)
@@ -145,7 +145,7 @@ def entropy(log_probs: Tensor) -> Tensor:
 def entropy_ratio(entropy: Tensor, old_entropy: Tensor, eps: Hyper = ENTROPY_EPS) -> Tensor:
     """``rho = (H + eps) / (H_old + eps)``, elementwise (ERC, arXiv:2512.05591).
 
-    Computed in float32 at least: in float16 ``eps`` is 0, and a deterministic state's ratio 0/0.
+    It is computed in float32 at least: in float16 ``eps`` is 0, and a deterministic state's ratio 0/0.
 
     >>> entropy_ratio(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 0.0]))
     tensor([0.5000, 1.0000])
@@ -188,7 +188,7 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     tensor(0.1438)
     """
     gap = torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
-    # where log_p is NaN the comparison is false: exp(NaN) * 0 keeps the NaN visible
+    # Where log_p is NaN the comparison is false, and exp(NaN) * 0 keeps the NaN visible.
     return (log_p.exp() * gap).sum(-1)
 
 

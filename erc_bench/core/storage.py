@@ -1,4 +1,4 @@
-"""Files that survive: whole or absent under their name, and written by one process at a time."""
+"""Files that survive a crash: each is whole or absent, and one process at a time writes to a folder."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ import platformdirs
 from erc_bench.core.errors import InputError
 
 __all__ = [
-    "atomic_write", "cache_folder", "exclusive", "holds_nothing", "read_object", "require_writable",
-    "sweep", "tidy", "write_json", "write_text",
-]  # fmt: skip
+    "atomic_write",
+    "cache_folder",
+    "exclusive",
+    "holds_nothing",
+    "read_object",
+    "require_writable",
+    "sweep",
+    "tidy",
+    "write_json",
+    "write_text",
+]
 
-#: Held by the process that writes into a results folder, through the operating system: whatever
-#: ends that process also ends its hold, and a file that it leaves behind holds nothing.
+#: The process that writes into a results folder holds a lock of the operating system on this file.
+#: Whatever ends the process also releases the lock, and a file that is left behind locks nothing.
 _LOCK = ".lock"
 _HOLDER = ".holder"
-#: What a write that was interrupted leaves aside, see :func:`atomic_write`.
+#: The name of what an interrupted :func:`atomic_write` leaves behind.
 _ASIDE = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
@@ -44,7 +52,7 @@ def atomic_write(
     Args:
         path: the file's final name.
         write: writes the content into the stream it is given.
-        make_folders: make those that are missing; without, a missing folder is an error.
+        make_folders: make missing folders; otherwise a missing folder is an error.
 
     Raises:
         OSError: it could not be written; what ``path`` held is still there.
@@ -79,7 +87,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file; ``what`` begins the message where there is none.
+    """Read a JSON object from a file; ``what`` begins the message of an error.
 
     Raises:
         InputError: it cannot be read, or is no JSON object.
@@ -96,7 +104,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where the system can: a crash must not undo the rename."""
+    """Make the new name itself durable, so that a crash cannot undo the rename."""
     with contextlib.suppress(OSError):  # Windows opens no folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -110,7 +118,7 @@ def _aside(folder: Path) -> list[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted writes left aside. Only for the holder of the folder's lock."""
+    """Remove what interrupted writes left behind. Only the holder of the folder's lock may do this."""
     for left in _aside(folder):
         with contextlib.suppress(OSError):
             left.unlink()
@@ -124,16 +132,16 @@ def tidy(folder: Path) -> None:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether a folder is empty, apart from what a process that was killed early may have left."""
+    """Whether a folder is empty, except for what a process that was killed early may have left."""
     own = {_LOCK, _HOLDER}
     return all(p.name in own or _ASIDE.fullmatch(p.name) for p in folder.iterdir())
 
 
 def require_writable(folder: Path) -> list[Path]:
-    """Make ``folder``, write into it and take that away again; the folders made, innermost first.
+    """Make ``folder`` and try to write into it; returns the folders that were made, innermost first.
 
     Raises:
-        InputError: it is a file, or cannot be made or written to; what was made is gone again.
+        InputError: it is a file, or cannot be made or written to; what was made is removed again.
     """
     missing: list[Path] = []
     try:
@@ -151,9 +159,10 @@ def require_writable(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` against other writers; it is made if missing, and gone again if left empty.
+    """Hold ``folder`` against other writers; it is made if missing, and removed if it is left empty.
 
-    The lock's file is removed while it is held: whoever has it open sees that it has no name any more.
+    The lock's file is removed while the lock is held, so that a process which waits for it notices
+    that the file has lost its name.
 
     Raises:
         InputError: another process holds it, or nothing can be written there.
@@ -170,15 +179,14 @@ def exclusive(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"out: {folder} cannot be written to ({error.strerror})") from None
     try:
-        with contextlib.suppress(OSError):  # only for the message above
+        with contextlib.suppress(OSError):  # it only serves the message above
             told = json.dumps({"process": os.getpid(), "machine": platform.node()})
             (folder / _HOLDER).write_text(told)
         yield
     finally:
         with contextlib.suppress(OSError):
-            if (
-                os.stat(folder / _LOCK).st_ino == mine
-            ):  # not another's in another folder of this name
+            # By now the name may belong to another process's lock in a new folder.
+            if os.stat(folder / _LOCK).st_ino == mine:
                 (folder / _HOLDER).unlink(missing_ok=True)
                 (folder / _LOCK).unlink()
         _unmake(made)
@@ -186,7 +194,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def _unmake(folders: list[Path]) -> None:
-    """Remove those that are empty."""
+    """Remove the folders that are empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -22,8 +22,18 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from erc_bench.core.errors import InputError
 
-__all__ = ["Count", "Finite", "Fraction", "NonNegative", "Positive", "Size", "checked",
-           "checked_dataclass", "unknown"]  # fmt: skip
+__all__ = [
+    "Count",
+    "Fraction",
+    "NonNegative",
+    "Positive",
+    "Size",
+    "checked",
+    "checked_dataclass",
+    "checked_file",
+    "nearest",
+    "unknown",
+]
 
 T = TypeVar("T")
 
@@ -35,8 +45,6 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 """A whole number of at least 1."""
 Size = Annotated[int, Field(ge=0, le=LARGEST)]
 """A whole number of at least 0."""
-Finite = Annotated[float, AllowInfNan(False)]
-"""A number that is neither infinite nor NaN."""
 Positive = Annotated[float, Field(gt=0), AllowInfNan(False)]
 """A finite number above 0."""
 NonNegative = Annotated[float, Field(ge=0), AllowInfNan(False)]

@@ -21,15 +21,9 @@ from erc_bench.objectives.base import (
     Regularizer,
     Surrogate,
 )
-from erc_bench.objectives.gates import (
-    ClipCovariance,
-    DirectionalEntropyRatio,
-    EntropyRatio,
-    HighEntropy,
-    KLTrustRegion,
-    SampledTV,
-    TVTrustRegion,
-)
+from erc_bench.objectives.gates.divergence import KLTrustRegion, SampledTV, TVTrustRegion
+from erc_bench.objectives.gates.entropy import DirectionalEntropyRatio, EntropyRatio
+from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy
 from erc_bench.objectives.recipes import RECIPES, Recipe, make, recipe
 from erc_bench.objectives.regularizers import (
     AdaptiveKL,
@@ -39,19 +33,17 @@ from erc_bench.objectives.regularizers import (
     KLEstimate,
     PositiveNLL,
 )
-from erc_bench.objectives.surrogates import (
+from erc_bench.objectives.surrogates.sequence import GMPO, GSPO
+from erc_bench.objectives.surrogates.token import (
     CEGPPO,
     CISPO,
-    GMPO,
     GPPO,
-    GSPO,
     SAPO,
-    DualClip,
     ImportanceWeighted,
     PPOClip,
     Reinforce,
-    TruncatedImportance,
 )
+from erc_bench.objectives.surrogates.wrappers import DualClip, TruncatedImportance
 
 __all__ = [
     "CEGPPO",

@@ -1,12 +1,12 @@
-"""From per-token losses to one number per run: who weighs how much, and what is divided by.
+"""From losses per token to one number per run: what a token weighs, and what the sum is divided by.
 
 Every aggregate is ``sum(weights * x) / denominator``. Weights depend on a row alone and
 denominators add up over rows, so a batch can be split into micro-batches once the whole batch's
 denominator is known.
 
-A row without a token is padding and counts nowhere, as in verl 0.9. (ERC's release divides by all
-rows and makes a row mean of nothing NaN; TRL divides by all rows. They agree where every row has a
-token.)
+A row without a token is padding and counts nowhere, as in verl 0.9. TRL and ERC's release divide by
+all rows, and in ERC's release the mean of a row without a token is NaN. Where every row has a token,
+all of them agree.
 """
 
 from __future__ import annotations
@@ -124,5 +124,5 @@ class FixedHorizon(Aggregate):
 
     def denominator(self, mask: Tensor) -> Tensor:
         """Responses with a token, times the horizon."""
-        # an int tensor times a float would be float32, too coarse for a float64 loss
+        # An int tensor times a float would be float32, which is too coarse for a float64 loss.
         return _rows(mask).double() * self.horizon

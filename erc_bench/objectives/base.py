@@ -36,11 +36,11 @@ __all__ = [
 
 @runtime_checkable
 class Surrogate(Protocol):
-    """A loss for every token; subclass it to inherit what holds for surrogates without a clip."""
+    """The loss of every token. Subclasses inherit what holds for surrogates without a clip."""
 
     @property
     def name(self) -> str:
-        """For messages and tables."""
+        """What messages and tables call it."""
         return type(self).__name__
 
     @property
@@ -66,7 +66,8 @@ class Gate(Protocol):
     """Decides which tokens keep their gradient; values and denominators stay.
 
     A gate that compares the tokens of a batch with each other sets ``over_batch = True``: what it
-    keeps of a micro-batch is not what it keeps of the whole batch. It looks at each run alone. A gate
+    keeps of a micro-batch is not what it keeps of the whole batch. Such a gate compares tokens of the
+    same run only. A gate
     that keeps tokens inside a band ``1 - low < rho < 1 + high`` on the entropy ratio has an attribute
     ``band = (low, high)``.
     """
@@ -82,7 +83,7 @@ class Regularizer(Protocol):
 
     @property
     def name(self) -> str:
-        """Its metric is ``loss/<name>``."""
+        """The name in its metric ``loss/<name>``."""
         ...
 
     @property
@@ -95,7 +96,7 @@ class Regularizer(Protocol):
         ...
 
     def mask(self, batch: TokenBatch) -> Tensor:
-        """Tokens it is aggregated over, among the unmasked ones."""
+        """The tokens over which it is aggregated, among the unmasked ones."""
         return batch.mask
 
 
@@ -108,12 +109,12 @@ class Adaptive(Protocol):
         ...
 
     def with_coefficient(self, coefficient: Hyper) -> Regularizer:
-        """The regularizer with this coefficient, as after an interruption."""
+        """The regularizer with this coefficient, for a run that is resumed."""
         ...
 
 
 class Denominators(NamedTuple):
-    """What a batch's sums are divided by, each ``(...)``; they add up over micro-batches and ranks."""
+    """What the sums over a batch are divided by, each ``(...)``; additive over micro-batches and ranks."""
 
     tokens: Tensor
     surrogate: Tensor
@@ -195,7 +196,7 @@ class Objective:
         return self.surrogate.bound(batch) & batch.mask
 
     def denominators(self, batch: TokenBatch) -> Denominators:
-        """Of a whole batch, given to calls on its parts: their losses and metrics add up to its own."""
+        """The denominators of a batch. With them, losses and metrics of its parts add up to the whole's."""
         return Denominators(
             tokens=batch.mask.sum((-2, -1)),
             surrogate=self.aggregate.denominator(batch.mask),
@@ -216,12 +217,12 @@ class Objective:
         Returns:
             The loss ``(...)``, 0 without tokens; and detached metrics ``(...)``:
 
-            - ``loss/surrogate`` and ``loss/<regularizer>``: the terms the loss is the sum of.
+            - ``loss/surrogate`` and ``loss/<regularizer>``: the terms whose sum is the loss.
             - ``clip/ratio_bound_fraction``: tokens whose loss value the clip determines.
             - ``clip/ratio_outside_fraction``: tokens whose ratio (the response's, at sequence level)
               lies outside ``[1 - low, 1 + high]``, whether or not the clip binds there. Both only
               where the surrogate has a clip range.
-            - ``gate/dropped_fraction``: tokens without a gradient for a gate's sake.
+            - ``gate/dropped_fraction``: tokens whose gradient a gate has dropped.
 
             Fractions are of unmasked tokens.
 
@@ -281,9 +282,9 @@ class Objective:
 
     @property
     def over_batch(self) -> bool:
-        """Whether a piece selects among a batch's tokens: micro-batches then change the loss.
+        """Whether a piece selects among a batch's tokens, so that micro-batches change the loss.
 
-        Such pieces say so by an attribute ``over_batch``. They look at each run alone.
+        Such pieces have an attribute ``over_batch``. They compare tokens of the same run only.
         """
         pieces = (*self.gates, *self.regularizers)
         return any(getattr(piece, "over_batch", False) for piece in pieces)
@@ -294,7 +295,7 @@ class Objective:
         return any(isinstance(r, Adaptive) for r in self.regularizers)
 
     def adapted(self, metrics: Mapping[str, Tensor]) -> Objective:
-        """The objective for the next rollout, given what the last one's updates did; pure.
+        """The objective for the next rollout, given what the last updates did; this one does not change.
 
         Args:
             metrics: what the adaptive pieces read, one value for each run ``(...)``; such as
@@ -313,7 +314,7 @@ class Objective:
         )
 
     def coefficients(self, runs: int) -> dict[str, Tensor]:
-        """What :meth:`adapted` has changed so far: each adaptive piece's coefficient, ``(runs,)``."""
+        """The coefficient of every adaptive piece, ``(runs,)``, which :meth:`adapted` may have changed."""
         return {
             r.name: torch.as_tensor(r.coefficient, dtype=torch.float64).expand(runs).clone()
             for r in self.regularizers
@@ -321,7 +322,7 @@ class Objective:
         }
 
     def with_coefficients(self, values: Mapping[str, Tensor]) -> Objective:
-        """Go back to what :meth:`coefficients` gave."""
+        """The same objective with coefficients that :meth:`coefficients` has returned."""
         return replace(
             self,
             regularizers=tuple(
@@ -331,7 +332,7 @@ class Objective:
         )
 
     def spec(self) -> dict[str, Any]:
-        """The composition as plain JSON values, for provenance; with ``over_batch``.
+        """The composition and ``over_batch`` as plain JSON values, for provenance.
 
         >>> from erc_bench.objectives import PPOClip
         >>> Objective(PPOClip(0.2, 0.28)).spec()["surrogate"]
@@ -342,7 +343,7 @@ class Objective:
 
 
 def describe(value: Any) -> Any:
-    """A piece, or a value inside one, as plain JSON values; infinity becomes a word."""
+    """A piece, or a value inside one, as plain JSON values; infinity and NaN become texts."""
     if is_dataclass(value):
         inside = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
         return {"type": type(value).__name__, **inside}

@@ -12,15 +12,9 @@ from torch import Tensor
 from erc_bench.core.numerics import Hyper
 from erc_bench.objectives.aggregates import FixedHorizon, SequenceMeanTokenMean
 from erc_bench.objectives.base import Objective, Regularizer
-from erc_bench.objectives.gates import (
-    ClipCovariance,
-    DirectionalEntropyRatio,
-    EntropyRatio,
-    HighEntropy,
-    KLTrustRegion,
-    SampledTV,
-    TVTrustRegion,
-)
+from erc_bench.objectives.gates.divergence import KLTrustRegion, SampledTV, TVTrustRegion
+from erc_bench.objectives.gates.entropy import DirectionalEntropyRatio, EntropyRatio
+from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy
 from erc_bench.objectives.registry import RECIPES, Recipe, make, recipe, register
 from erc_bench.objectives.regularizers import (
     AdaptiveKL,
@@ -30,19 +24,17 @@ from erc_bench.objectives.regularizers import (
     KLEstimate,
     PositiveNLL,
 )
-from erc_bench.objectives.surrogates import (
+from erc_bench.objectives.surrogates.sequence import GMPO, GSPO
+from erc_bench.objectives.surrogates.token import (
     CEGPPO,
     CISPO,
-    GMPO,
     GPPO,
-    GSPO,
     SAPO,
-    DualClip,
     ImportanceWeighted,
     PPOClip,
     Reinforce,
-    TruncatedImportance,
 )
+from erc_bench.objectives.surrogates.wrappers import DualClip, TruncatedImportance
 
 __all__ = ["RECIPES", "Recipe", "make", "recipe"]
 

@@ -1,34 +1,39 @@
-"""The registry of recipes: what a named objective is made of and trained with."""
+"""The registry of recipes: what a named objective is made of and trained with.
+
+Recipes of other distributions (entry point group ``erc_bench.objectives``) join it on demand.
+"""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from importlib import metadata
 from typing import Any
 
+from erc_bench import plugins
 from erc_bench.core.advantages import Advantage
 from erc_bench.core.errors import InputError
 from erc_bench.core.numerics import Hyper
+from erc_bench.core.validation import unknown
 from erc_bench.objectives.base import Objective
 
-__all__ = ["RECIPES", "Recipe", "make", "recipe", "register"]
+__all__ = ["RECIPES", "Recipe", "load_plugins", "make", "recipe", "register"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An objective and what its paper trains it with.
+    """An objective, and the data on which its paper trains it.
 
     Attributes:
-        name: in the registry and in records.
+        name: what the registry and the records call it.
         build: makes the objective; its keyword arguments are the recipe's parameters.
-        advantage: estimator.
-        dynamic_sampling: only groups whose rewards differ are trained on (DAPO, eq. 11).
-        overlong_penalty: DAPO's soft length penalty is added to rewards (eq. 13).
-        source: paper.
-        equation: what is maximised, one line.
+        advantage: the estimator of advantages.
+        dynamic_sampling: whether only groups with different rewards are trained on (DAPO, eq. 11).
+        overlong_penalty: whether DAPO's soft length penalty is added to rewards (eq. 13).
+        source: the paper.
+        equation: what is maximised, in one line.
     """
 
     name: str
@@ -51,9 +56,9 @@ class Recipe:
 
     @cached_property
     def base(self) -> str | None:
-        """Name of the recipe that is this one without its gates, trained on the same data.
+        """The name of the recipe that is this one without its gates, trained on the same data.
 
-        A recipe without gates is its own base. None: the base has no name.
+        A recipe without gates is its own base. None: no recipe is the base.
 
         >>> recipe("erc-dapo").base, recipe("dapo").base, recipe("dppo-tv").base
         ('dapo', 'dapo', None)
@@ -71,12 +76,12 @@ class Recipe:
 
     @property
     def data(self) -> tuple[Advantage, bool, bool]:
-        """What decides which tokens with which advantages the objective is given."""
+        """The settings that decide which tokens and advantages the objective is given."""
         return self.advantage, self.dynamic_sampling, self.overlong_penalty
 
     @property
     def description(self) -> str:
-        """One sentence."""
+        """The first line of the builder's docstring."""
         return (inspect.getdoc(self.build) or "").partition("\n")[0]
 
 
@@ -95,13 +100,50 @@ def register(
     """Register a builder; the last paragraph of its docstring is the equation."""
 
     def add(build: Callable[..., Objective]) -> Callable[..., Objective]:
-        equation = " ".join((inspect.getdoc(build) or "").split("\n\n")[-1].split())
         RECIPES[name] = Recipe(
-            name, build, advantage, dynamic_sampling, overlong_penalty, source, equation
+            name, build, advantage, dynamic_sampling, overlong_penalty, source, _equation(build)
         )
         return build
 
     return add
+
+
+def _equation(build: Callable[..., object]) -> str:
+    """The last paragraph of a builder's docstring, as one line."""
+    return " ".join((inspect.getdoc(build) or "").split("\n\n")[-1].split())
+
+
+@cache
+def load_plugins() -> tuple[str, ...]:
+    """Add the recipes of all plug-ins to ``RECIPES``, once; returns their names."""
+    added = []
+    for entry, loaded in plugins.discover(plugins.OBJECTIVES, RECIPES):
+        if isinstance(loaded, Recipe):
+            RECIPES[entry.name] = replace(loaded, name=entry.name)
+        elif callable(loaded):
+            RECIPES[entry.name] = _of_plugin(entry, loaded)
+        else:
+            plugins.skipped(entry, f"{type(loaded).__name__} is neither a Recipe nor a function")
+            continue
+        added.append(entry.name)
+    return tuple(added)
+
+
+def _of_plugin(entry: metadata.EntryPoint, build: Callable[..., object]) -> Recipe:
+    """The recipe of a plug-in that is a bare builder; its advantages are relative to the group."""
+    source = entry.dist.name if entry.dist else entry.value
+
+    def checked(**overrides: object) -> Objective:
+        made = build(**overrides)
+        if not isinstance(made, Objective):
+            raise InputError(
+                f"objective: {entry.name} of {source} made a {type(made).__name__}, no Objective"
+            )
+        return made
+
+    checked.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
+    checked.__doc__ = inspect.getdoc(build)
+    return Recipe(entry.name, checked, "group-zscore", False, False, source, _equation(build))
 
 
 def recipe(name: str) -> Recipe:
@@ -114,13 +156,9 @@ def recipe(name: str) -> Recipe:
     'group-zscore'
     """
     if name not in RECIPES:
-        from erc_bench.objectives.third_party import load_plugins  # noqa: PLC0415  # it needs Recipe
-
         load_plugins()
     if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"objective: {name!r} is unknown{hint} (known: {', '.join(RECIPES)})")
+        raise unknown("objective", name, RECIPES)
     return RECIPES[name]
 
 

@@ -37,7 +37,7 @@ def _require_choice(owner: object, name: str, *allowed: str) -> None:
 
 @dataclass(frozen=True)
 class _Weighted:
-    """A coefficient, and the mask of regularizers of every token."""
+    """A coefficient, and the mask for a regularizer of all tokens."""
 
     coefficient: Hyper
 
@@ -92,20 +92,20 @@ class ExactKL(_Weighted):
 class AdaptiveKL(ExactKL):
     """``KL(pi_old || pi)`` with a coefficient that keeps it near a target (arXiv:1707.06347 sec. 4).
 
-    After the updates of a rollout, with ``d`` the mean KL that they led to: ``beta / 2`` where ``d <
-    target / 1.5``, ``2 beta`` where ``d > 1.5 target``. Not adapted, it is :class:`ExactKL`.
+    The updates of a rollout lead to a mean KL of ``d``. Then ``beta`` is halved where ``d < target /
+    1.5`` and doubled where ``d > 1.5 target``. Between rollouts it is an :class:`ExactKL`.
 
     Args:
-        coefficient: beta, to begin with.
-        target: of ``d``, nats.
+        coefficient: the first ``beta``.
+        target: the mean KL to be kept, nats.
 
     Raises:
-        InputError: a coefficient or target that is not positive, or another KL than this.
+        InputError: a coefficient or target that is not positive, or any other KL than this one.
     """
 
     target: Hyper = 0.01
 
-    #: what is measured, as in ``erc_bench.core.drift``
+    #: The metric that is measured; ``erc_bench.core.drift`` defines it.
     metric: ClassVar[str] = "drift/kl_exact"
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class AdaptiveKL(ExactKL):
         _require_choice(self, "direction", "forward")
 
     def adapted(self, metrics: Mapping[str, Tensor]) -> AdaptiveKL:
-        """With each run's next coefficient; unchanged where the measured KL is NaN.
+        """The penalty with each run's next coefficient, which stays the same where the measured KL is NaN.
 
         Raises:
             ValueError: no ``drift/kl_exact`` among the metrics.
@@ -133,11 +133,11 @@ class AdaptiveKL(ExactKL):
         return self.with_coefficient((beta * factor).clamp(*_BETA_RANGE))
 
     def with_coefficient(self, coefficient: Hyper) -> AdaptiveKL:
-        """The same with another coefficient."""
+        """The same penalty with another coefficient."""
         return replace(self, coefficient=coefficient)
 
 
-#: an adaptive coefficient stays in it, so that it can be halved or doubled without end
+#: Bounds of an adaptive coefficient, which may be halved or doubled any number of times.
 _BETA_RANGE = (1e-20, 1e20)
 
 
@@ -152,7 +152,7 @@ class CovarianceKL(_Weighted):
 
     Args:
         coefficient: weight of the penalty.
-        fraction: of the tokens that are penalised; the paper uses 2e-3 (7B) and 2e-4 (32B).
+        fraction: the share of tokens that is penalised; the paper uses 2e-3 (7B) and 2e-4 (32B).
 
     Raises:
         InputError: a negative coefficient, or a fraction that is not positive.
@@ -236,7 +236,7 @@ class EntropyBonus(_Weighted):
 class PositiveNLL(_Weighted):
     """``-log pi`` on the tokens of responses with reward 1, aggregated over those responses alone.
 
-    In ERC's release (``postive_loss_coeff`` = 0.1), not in its paper.
+    It is in ERC's release (``postive_loss_coeff`` = 0.1), and not in its paper.
     """
 
     coefficient: Hyper = 0.1

@@ -48,7 +48,7 @@ def objectives() -> Table:
 def _imported() -> Iterator[tuple[str, ...]]:
     """Every recipe's row, those of plug-ins included."""
     from erc_bench.objectives import RECIPES  # noqa: PLC0415
-    from erc_bench.objectives.third_party import load_plugins  # noqa: PLC0415
+    from erc_bench.objectives.registry import load_plugins  # noqa: PLC0415
 
     load_plugins()
     for r in RECIPES.values():

@@ -13,7 +13,7 @@ import gymnasium as gym
 
 import erc_envs
 from erc_bench.core.errors import InputError
-from erc_bench.core.metrics import BAND, CLIP
+from erc_bench.core.metrics import CLIP
 from erc_bench.plugins import load_environments
 from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment, experiment
@@ -204,7 +204,6 @@ def _resolve(number: int, entry: Experiment, asked: Request) -> ExperimentPlan:
         environment=training_environment(entry.environment, entry.environment_options),
         arms=tuple(arms),
         seeds=entry.seeds[asked.tier] if asked.seeds is None else asked.seeds,
-        band=BAND if asked.band is None else (asked.band, asked.band),
         grid={key: tuple(values) for key, values in grid.items()},
     )
 

@@ -41,7 +41,8 @@ class Request:
         seeds: seeds per arm; arms with the same seed are paired. None: the tier's.
         tier: size of the work.
         seed: root of all randomness.
-        band: half-width of the entropy band of every arm that has one and does not name its own.
+        band: half-width of the entropy gate of every arm that has one and does not name its own; the same
+            as ``band=...`` behind each of these arms, or as an axis of the grid.
         settings: fields of ``TrainConfig`` to change, as ``{"learning_rate": 1e-3}``.
         grid: values of hyperparameters, as ``{"learning_rate": [1e-3, 2e-3], "band": [0.02, 0.05]}``;
             every arm is trained at every point of the axes that it has.

@@ -294,7 +294,6 @@ def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
         arms,
         seed=seed,
         clip=CLIP,
-        band=experiment.band,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from erc_bench.core.errors import InputError
+from erc_bench.core.metrics import BAND
 from erc_bench.studies.arms import Arm
 from erc_bench.studies.base import Experiment
 from erc_bench.training import TrainConfig
@@ -50,7 +51,6 @@ class ExperimentPlan:
     environment: gym.Env[Any, Any]
     arms: tuple[Arm, ...]
     seeds: int
-    band: tuple[float, float]
     grid: Mapping[str, Sequence[float]]
 
     def __post_init__(self) -> None:
@@ -74,6 +74,12 @@ class ExperimentPlan:
                 f"this machine has {_machine_bytes() / 2**30:,.0f}; lower prompts, group_size, hidden "
                 "or evaluation_episodes"
             )
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """The band that all arms with an entropy gate share; the paper's, where they share none."""
+        bands = {(float(b[0]), float(b[1])) for arm in self.arms if (b := arm.objective.band)}
+        return bands.pop() if len(bands) == 1 else BAND
 
     @property
     def _bytes_per_run(self) -> int:

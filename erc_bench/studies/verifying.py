@@ -102,7 +102,6 @@ def _experiment(number: int, name: str, about: Mapping[str, Any]) -> ExperimentP
         environment=training_environment(entry.environment, options),
         arms=arms,
         seeds=int(about["seeds"]),
-        band=(float(about["band"]["low"]), float(about["band"]["high"])),
         grid={key: tuple(map(float, values)) for key, values in about["grid"].items()},
     )
 

@@ -1,13 +1,15 @@
 """The settings of a training run: all that it is, apart from its objective."""
 
+import math
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator
 from pydantic import Field as Limits
 from typing_extensions import Doc
 
 from erc_bench.core.errors import InputError
-from erc_bench.core.validation import Count, Fraction, NonNegative, Positive, Size, checked
+from erc_bench.core.validation import Count, Fraction, Positive, Size, checked
 
 __all__ = [
     "EXACT_BITS",
@@ -30,6 +32,16 @@ PER_PART = ("minibatches", "epochs")
 EXACT_BITS = 53
 
 
+def _finite_from_zero(value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is not allowed; must be at least 0 and finite")
+    return value
+
+
+Rate = Annotated[float, AfterValidator(_finite_from_zero)]
+"""A finite number of at least 0; a message about it says both."""
+
+
 @dataclass(frozen=True)
 class Sampler:
     """What separates the engine that samples rollouts from the policy that is trained."""
@@ -42,7 +54,7 @@ class Sampler:
         ),
     ] = EXACT_BITS
     rollout_jitter: Annotated[
-        NonNegative,
+        Rate,
         Doc("Standard deviation of Gaussian noise on the logits of rollouts, before rounding."),
     ] = 0.0
     old_policy: Annotated[
@@ -118,13 +130,13 @@ class TrainConfig:
     group_size: Annotated[Count, Doc("Responses per prompt, G.")] = 8
     minibatches: Annotated[Count, Doc("Parts a rollout is split into; must divide `prompts`.")] = 8
     epochs: Annotated[Count, Doc("Passes over a rollout.")] = 1
-    learning_rate: Annotated[NonNegative, Doc("Adam's step size; 0: nothing is learnt.")] = 5e-4
+    learning_rate: Annotated[Rate, Doc("Adam's step size; 0: nothing is learnt.")] = 5e-4
     max_grad_norm: Annotated[
         float,
         Limits(gt=0),
         Doc("Largest l2 norm of a run's gradient; larger ones are scaled down. inf: never."),
     ] = 1.0
-    weight_decay: Annotated[NonNegative, Doc("Decoupled weight decay.")] = 0.0
+    weight_decay: Annotated[Rate, Doc("Decoupled weight decay.")] = 0.0
     temperature: Annotated[Positive, Doc("Softmax temperature, in rollouts and updates alike.")] = (
         1.0
     )
@@ -193,7 +205,7 @@ class TrainConfig:
 
     def _check(self) -> None:
         for name, setting in self.settings().items():
-            checked(setting.type, getattr(self, name), name)
+            checked(setting.type, getattr(self, name), f"{name}: ")
         for part, whole in (
             ("evaluation_answers", "evaluation_episodes"),
             ("minibatches", "prompts"),

@@ -280,7 +280,7 @@ class Trainer:
     """Trains every run of every arm in one batched program: a state, and the functions above.
 
     Args:
-        config, dynamics, space, arms, seed, clip, band: see :class:`erc_bench.training.state.Setup`.
+        config, dynamics, space, arms, seed, clip: see :class:`erc_bench.training.state.Setup`.
         update: makes the optimiser steps.
     """
 
@@ -293,10 +293,9 @@ class Trainer:
         *,
         seed: int,
         clip: tuple[float, float] = (0.2, 0.2),
-        band: tuple[float, float] = (0.05, 0.05),
         update: Update = update,
     ) -> None:
-        self.setup = Setup(config, dynamics, space, tuple(arms), seed, clip, band)
+        self.setup = Setup(config, dynamics, space, tuple(arms), seed, clip)
         self.state = begin(self.setup)
         self.update = update
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from erc_bench.core.advantages import Advantage
+from erc_bench.core.metrics import BAND, CLIP
 from erc_bench.core.validation import unknown
 from erc_bench.objectives.base import Objective
 from erc_bench.training.config import EXACT_BITS, PER_RUN, TrainConfig
@@ -76,7 +77,6 @@ class Setup:
         arms: objectives with their seeds; runs of all arms share forward and backward passes.
         seed: root of all randomness.
         clip: (low, high) reference clip range of the drift measures, the same for every arm.
-        band: (low, high) reference band of the entropy ratio, likewise.
     """
 
     config: TrainConfig
@@ -84,8 +84,7 @@ class Setup:
     space: spaces.Space[Any]
     arms: Sequence[Arm]
     seed: int
-    clip: tuple[float, float] = (0.2, 0.2)
-    band: tuple[float, float] = (0.05, 0.05)
+    clip: tuple[float, float] = CLIP
 
     @cached_property
     def seeds(self) -> Tensor:
@@ -111,6 +110,20 @@ class Setup:
             return torch.as_tensor(value, dtype=self.dtype).expand(len(arm))
 
         return {name: torch.cat([of(arm, name) for arm in self.arms]) for name in PER_RUN}
+
+    @cached_property
+    def band(self) -> tuple[Tensor, Tensor]:
+        """``(low, high)`` that each run's entropy ratios are measured against, ``(R,)`` each.
+
+        The band of the arm's own gate; the paper's, where it has none.
+        """
+
+        def of(arm: Arm, side: int) -> Tensor:
+            band = getattr(arm.objective, "band", None) or BAND
+            return torch.as_tensor(band[side], dtype=torch.float64).expand(len(arm))
+
+        low, high = (torch.cat([of(arm, side) for arm in self.arms]) for side in (0, 1))
+        return low, high
 
     @cached_property
     def adam(self) -> Adam:
@@ -154,7 +167,7 @@ class Setup:
             {**vars(a), "seeds": list(a.seeds), "objective": a.objective.spec(), "settings": None}
             for a in self.arms
         ]
-        asked = (self.config, task, self.seed, self.clip, self.band, per_run, arms)
+        asked = (self.config, task, self.seed, self.clip, per_run, arms)
         digest = hashlib.sha256(repr(asked).encode()).digest()
         return torch.tensor(list(digest), dtype=torch.uint8)
 

@@ -44,10 +44,14 @@ def fixed():
 
 def direct(objective, given):
     batch = TokenBatch(
-        given["logp"], given["old_logp"], given["advantage"][:, None].expand(ROWS, LENGTH),
-        given["mask"], entropy=given["entropy"], old_entropy=given["old_entropy"],
+        given["logp"],
+        given["old_logp"],
+        given["advantage"][:, None].expand(ROWS, LENGTH),
+        given["mask"],
+        entropy=given["entropy"],
+        old_entropy=given["old_entropy"],
         reward=given["reward"],
-    )  # fmt: skip
+    )
     return objective(batch)[0]
 
 
@@ -64,12 +68,16 @@ def through_trl(objective, given, folder, monkeypatch):
     )
     mask = given["mask"].long()
     inputs = {
-        "prompt_ids": torch.full((ROWS, 2), 2), "prompt_mask": torch.ones(ROWS, 2).long(),
-        "completion_ids": torch.full((ROWS, LENGTH), 3), "completion_mask": mask,
-        "advantages": given["advantage"], "old_per_token_logps": given["old_logp"],
-        "old_entropies": given["old_entropy"], "response_reward": given["reward"],
+        "prompt_ids": torch.full((ROWS, 2), 2),
+        "prompt_mask": torch.ones(ROWS, 2).long(),
+        "completion_ids": torch.full((ROWS, LENGTH), 3),
+        "completion_mask": mask,
+        "advantages": given["advantage"],
+        "old_per_token_logps": given["old_logp"],
+        "old_entropies": given["old_entropy"],
+        "response_reward": given["reward"],
         "num_items_in_batch": mask.sum(),
-    }  # fmt: skip
+    }
     return trainer._compute_loss(trainer.model, inputs)
 
 

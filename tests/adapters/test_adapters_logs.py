@@ -62,14 +62,22 @@ def test_our_trainer_s_entries_keep_their_own_columns(tmp_path):
     """Rollout, staleness and our metrics are taken as logged, from a JSONL of log_history."""
     entries = [
         {
-            "step": i + 1, "rollout": i // 2, "staleness": i % 2, "reward": 0.25, "num_tokens": 50.0,
-            "grad_norm": 0.5, "entropy": 1.0, "drift/entropy_new": 1.5,
-            "clip_ratio/region_mean": 0.5, "clip/ratio_bound_fraction": 0.125,
-            "gate/dropped_fraction": 0.25, "drift/out_of_band_fraction": 0.375,
+            "step": i + 1,
+            "rollout": i // 2,
+            "staleness": i % 2,
+            "reward": 0.25,
+            "num_tokens": 50.0,
+            "grad_norm": 0.5,
+            "entropy": 1.0,
+            "drift/entropy_new": 1.5,
+            "clip_ratio/region_mean": 0.5,
+            "clip/ratio_bound_fraction": 0.125,
+            "gate/dropped_fraction": 0.25,
+            "drift/out_of_band_fraction": 0.375,
             "loss/surrogate": -0.1,
         }
         for i in range(4)
-    ]  # fmt: skip
+    ]
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(e) + "\n" for e in entries))
     metrics = read_log(path).metrics
@@ -218,10 +226,18 @@ VERL_LINE = '{"step": 1, "data": {"actor/grad_norm": 1.0}}\n'
         ("a.json", '{"log_history": [{"step": "1", "reward": 1}]}', r"step is 1, must be a whole"),
         ("a.json", '{"log_history": [{"step": NaN, "reward": 1}]}', "step is nan"),
         ("a.json", '{"log_history": [{"step": 0, "reward": 1}]}', "step 0, must be 1"),
-        ("a.json", '{"log_history": [{"step": 1, "reward": "x"}]}', "reward is 'x', must be a number"),
+        (
+            "a.json",
+            '{"log_history": [{"step": 1, "reward": "x"}]}',
+            "reward is 'x', must be a number",
+        ),
         ("a.json", '{"log_history": [{"step": 1, "reward": true}]}', "reward is True"),
         ("a.json", '{"log_history": [{"step": 1, "num_tokens": NaN}]}', "num_tokens is nan"),
-        ("a.json", '{"log_history": [{"step": 1, "clip_ratio": 2}]}', "clip_ratio is 2.0, must lie"),
+        (
+            "a.json",
+            '{"log_history": [{"step": 1, "clip_ratio": 2}]}',
+            "clip_ratio is 2.0, must lie",
+        ),
         ("a.jsonl", VERL_LINE + '{"step": 2, "da', r"a.jsonl:2: no JSON"),
         ("a.jsonl", VERL_LINE + "3\n", r"a.jsonl:2: int, must be an object"),
         ("a.jsonl", VERL_LINE + '{"step": 2}\n', r"a.jsonl:2: no step and data"),
@@ -231,7 +247,7 @@ VERL_LINE = '{"step": 1, "data": {"actor/grad_norm": 1.0}}\n'
         ("a.log", "step:1 - actor/grad_norm:x\n", r"a.log:1: actor/grad_norm is 'x'"),
         ("a.log", "step:1 - actor/grad_norm:1.0 - foo\n", "'foo' is not name:value"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_log_is_one_line_that_says_where(tmp_path, name, content, message):
     """InputError with path, line and what is wrong; nothing else."""
     path = tmp_path / name
@@ -252,10 +268,13 @@ def test_what_is_not_there_is_refused(tmp_path):
         read_tensorboard(tmp_path)
     run = read_log(TRL)
     for runs, name, more in (
-        ({}, "llm", {}), ({("", 0): run}, "llm", {}), ({("dapo", -1): run}, "llm", {}),
-        ({("dapo", 0): run}, " ", {}), ({("dapo", 0): run}, "llm", {"x": math.nan}),
+        ({}, "llm", {}),
+        ({("", 0): run}, "llm", {}),
+        ({("dapo", -1): run}, "llm", {}),
+        ({("dapo", 0): run}, " ", {}),
+        ({("dapo", 0): run}, "llm", {"x": math.nan}),
         ({("dapo", 0): run}, "llm", {"x": object()}),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError):
             write_records(tmp_path / "out", runs, experiment=name, settings=more)
     assert not (tmp_path / "out").exists()

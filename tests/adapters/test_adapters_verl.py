@@ -142,16 +142,22 @@ def test_gradient_equals_the_official_release(case):
     from verl_path import verl_loss
 
     names = {
-        "logp": "log_prob", "old_logp": "old_log_prob", "advantage": "advantages", "mask": "mask",
-        "entropy": "entropy", "old_entropy": "old_entropy",
-    }  # fmt: skip
+        "logp": "log_prob",
+        "old_logp": "old_log_prob",
+        "advantage": "advantages",
+        "mask": "mask",
+        "entropy": "entropy",
+        "old_entropy": "old_entropy",
+    }
     given = {
         ours: torch.tensor(case[theirs], dtype=torch.float64) for ours, theirs in names.items()
     }
     parameters = {
-        "band_low": case["beta"], "band_high": case["beta"],
-        "clip_low": case["clip_low"], "clip_high": case["clip_high"],
-    }  # fmt: skip
+        "band_low": case["beta"],
+        "band_high": case["beta"],
+        "clip_low": case["clip_low"],
+        "clip_high": case["clip_high"],
+    }
     loss, gradient, metrics = verl_loss(
         given, RELEASE[case["name"]], parameters, dual_clip=case["dual_clip_c"]
     )
@@ -217,15 +223,20 @@ def config(**changed):
         "algorithm": {"rollout_correction": {"bypass_mode": False, "rollout_is": None}},
         "actor_rollout_ref": {
             "actor": {
-                "policy_loss": {"loss_mode": "erc_bench"}, "calculate_entropy": True,
-                "use_kl_loss": False, "kl_loss_coef": 0.001, "clip_ratio": 0.2,
-                "clip_ratio_low": 0.2, "clip_ratio_high": 0.2, "clip_ratio_c": 3.0,
+                "policy_loss": {"loss_mode": "erc_bench"},
+                "calculate_entropy": True,
+                "use_kl_loss": False,
+                "kl_loss_coef": 0.001,
+                "clip_ratio": 0.2,
+                "clip_ratio_low": 0.2,
+                "clip_ratio_high": 0.2,
+                "clip_ratio_c": 3.0,
                 "loss_agg_mode": "token-mean",
             },
             "rollout": {"calculate_log_probs": False},
         },
         "distillation": {"enabled": False},
-    }  # fmt: skip
+    }
     for key, value in changed.items():
         *path, last = key.split("__")
         at = whole
@@ -319,9 +330,12 @@ def test_one_update_by_verl_s_worker(tmp_path, settings, ranks, micro_tokens):
     import verl_tiny
 
     request = {
-        "model": str(verl_tiny.write_model(tmp_path / "model")), "settings": settings,
-        "strategy": "fsdp2", "micro_tokens": micro_tokens, "out": str(tmp_path / "out.pt"),
-    }  # fmt: skip
+        "model": str(verl_tiny.write_model(tmp_path / "model")),
+        "settings": settings,
+        "strategy": "fsdp2",
+        "micro_tokens": micro_tokens,
+        "out": str(tmp_path / "out.pt"),
+    }
     (tmp_path / "request.json").write_text(json.dumps(request))
     _workers(tmp_path / "request.json", ranks)
     out = torch.load(tmp_path / "out.pt")
@@ -345,14 +359,20 @@ def _workers(request, ranks):
             [sys.executable, str(HERE / "verl_engine.py"), str(request)],
             env=_environment()
             | {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "VERL_PLATFORM": "cpu",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "VERL_PLATFORM": "cpu",
                 "VERL_USE_EXTERNAL_MODULES": "verl_cpu",
             },
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(ranks)
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=300)[0] for process in running]
     for process, text in zip(running, said, strict=True):
         assert process.returncode == 0, text[-3000:]

@@ -36,8 +36,11 @@ def test_a_bad_configuration_stops_before_training(tmp_path):
 
     with pytest.raises(subprocess.CalledProcessError):
         verl_e2e.run(
-            tmp_path, "dapo", 1, "actor_rollout_ref.actor.calculate_entropy=False",
-        )  # fmt: skip
+            tmp_path,
+            "dapo",
+            1,
+            "actor_rollout_ref.actor.calculate_entropy=False",
+        )
     said = (tmp_path / "dapo.log").read_text()
     assert "calculate_entropy: False, must be True" in said
     assert "step:1" not in said

@@ -34,10 +34,17 @@ def make_model(seed: int = 0) -> tuple[Any, Any]:
     )
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=WORDS, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, eos_token_id=1,
-        initializer_range=0.3, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=WORDS,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.3,
+        max_position_embeddings=64,
+    )
     return LlamaForCausalLM(config), tokenizer
 
 
@@ -58,13 +65,26 @@ def make_trainer(
 
         made, tokenizer = make_model()
         defaults: dict[str, Any] = {
-            "output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none",
-            "gradient_checkpointing": False, "num_generations": 4, "seed": 3,
-            "per_device_train_batch_size": 4, "steps_per_generation": 4, "max_steps": 8,
-            "max_completion_length": 6, "learning_rate": 0.05, "lr_scheduler_type": "constant",
-            "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "max_grad_norm": 1e9,
-            "optim": "sgd", "weight_decay": 0.0,
-        }  # fmt: skip
+            "output_dir": str(folder),
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": "none",
+            "gradient_checkpointing": False,
+            "num_generations": 4,
+            "seed": 3,
+            "per_device_train_batch_size": 4,
+            "steps_per_generation": 4,
+            "max_steps": 8,
+            "max_completion_length": 6,
+            "learning_rate": 0.05,
+            "lr_scheduler_type": "constant",
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "max_grad_norm": 1e9,
+            "optim": "sgd",
+            "weight_decay": 0.0,
+        }
         return (kind or ObjectiveGRPOTrainer)(
             model=made if model is None else model,
             reward_funcs=digits,

@@ -33,10 +33,15 @@ def batch(model: Any) -> dict[str, Any]:
     scores = torch.zeros(ROWS, RESPONSE)
     scores[torch.arange(ROWS), lengths - 1] = reward
     return {
-        "tokens": tokens, "attention": attention, "mask": mask, "advantage": advantage.contiguous(),
-        "old_logp": logp + 0.2 * noise[0], "old_entropy": entropy * (1 + 0.04 * noise[1]),
-        "reward": reward, "rm_scores": scores,
-    }  # fmt: skip
+        "tokens": tokens,
+        "attention": attention,
+        "mask": mask,
+        "advantage": advantage.contiguous(),
+        "old_logp": logp + 0.2 * noise[0],
+        "old_entropy": entropy * (1 + 0.04 * noise[1]),
+        "reward": reward,
+        "rm_scores": scores,
+    }
 
 
 def evaluate(model: Any, tokens: Any, attention: Any) -> tuple[Any, Any, Any]:
@@ -56,11 +61,15 @@ def direct(model: Any, given: dict[str, Any], settings: Any) -> tuple[float, dic
     logp, entropy, _ = evaluate(model, given["tokens"], given["attention"])
     loss, _ = settings.built(
         TokenBatch(
-            logp=logp, old_logp=given["old_logp"], advantage=given["advantage"],
-            mask=given["mask"], entropy=entropy, old_entropy=given["old_entropy"],
+            logp=logp,
+            old_logp=given["old_logp"],
+            advantage=given["advantage"],
+            mask=given["mask"],
+            entropy=entropy,
+            old_entropy=given["old_entropy"],
             reward=given["reward"],
         )
-    )  # fmt: skip
+    )
     loss.backward()
     return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -84,13 +93,20 @@ def worker(model: str, strategy: str, micro_tokens: int, settings: Any) -> Any:
         TrainingWorkerConfig(
             model_type="language_model",
             model_config=HFModelConfig(
-                path=model, use_remove_padding=False, enable_gradient_checkpointing=False,
+                path=model,
+                use_remove_padding=False,
+                enable_gradient_checkpointing=False,
                 override_config={"attn_implementation": "sdpa"},
             ),
             engine_config=FSDPEngineConfig(
-                forward_only=False, strategy=strategy, use_dynamic_bsz=True,
-                use_remove_padding=False, max_token_len_per_gpu=micro_tokens,
-                infer_max_token_len_per_gpu=600, use_torch_compile=False, model_dtype="fp32",
+                forward_only=False,
+                strategy=strategy,
+                use_dynamic_bsz=True,
+                use_remove_padding=False,
+                max_token_len_per_gpu=micro_tokens,
+                infer_max_token_len_per_gpu=600,
+                use_torch_compile=False,
+                model_dtype="fp32",
                 mixed_precision=fp32,
             ),
             optimizer_config=FSDPOptimizerConfig(
@@ -98,12 +114,15 @@ def worker(model: str, strategy: str, micro_tokens: int, settings: Any) -> Any:
             ),
             checkpoint_config=None,
         )
-    )  # fmt: skip
+    )
     made.reset()
     actor = FSDPActorConfig(
-        strategy=strategy, rollout_n=1, ppo_micro_batch_size_per_gpu=1, calculate_entropy=True,
+        strategy=strategy,
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        calculate_entropy=True,
         policy_loss=PolicyLossConfig(loss_mode="erc_bench"),
-    )  # fmt: skip
+    )
     made.set_loss_fn(Loss(actor, settings))
     return made
 
@@ -117,19 +136,30 @@ def update(made: Any, given: dict[str, Any], rows: slice) -> dict[str, Any]:
     from verl.workers.utils.padding import left_right_2_no_padding
 
     tensors = {
-        "input_ids": given["tokens"], "prompts": given["tokens"][:, :PROMPT],
-        "responses": given["tokens"][:, PROMPT:], "attention_mask": given["attention"],
-        "position_ids": given["attention"].cumsum(-1) - 1, "response_mask": given["mask"],
-        "old_log_probs": given["old_logp"], "entropy": given["old_entropy"],
-        "advantages": given["advantage"], "rm_scores": given["rm_scores"],
-    }  # fmt: skip
+        "input_ids": given["tokens"],
+        "prompts": given["tokens"][:, :PROMPT],
+        "responses": given["tokens"][:, PROMPT:],
+        "attention_mask": given["attention"],
+        "position_ids": given["attention"].cumsum(-1) - 1,
+        "response_mask": given["mask"],
+        "old_log_probs": given["old_logp"],
+        "entropy": given["old_entropy"],
+        "advantages": given["advantage"],
+        "rm_scores": given["rm_scores"],
+    }
     data = DataProto.from_single_dict({name: x[rows] for name, x in tensors.items()})
     packed = left_right_2_no_padding(data.to_tensordict())
     tu.assign_non_tensor(
-        packed, global_batch_size=ROWS, mini_batch_size=ROWS, epochs=1, seed=1,
-        dataloader_kwargs={"shuffle": False}, calculate_entropy=True, compute_loss=True,
+        packed,
+        global_batch_size=ROWS,
+        mini_batch_size=ROWS,
+        epochs=1,
+        seed=1,
+        dataloader_kwargs={"shuffle": False},
+        calculate_entropy=True,
+        compute_loss=True,
         temperature=1.0,
-    )  # fmt: skip
+    )
     output = made.train_mini_batch(packed)
     metrics = reduce_metrics(dict(tu.get(output, "metrics")))
     return {name: float(value) for name, value in metrics.items() if not torch.is_tensor(value)}

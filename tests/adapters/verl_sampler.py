@@ -28,16 +28,24 @@ class Sampler:
         prompt = torch.tensor([list(prompt_ids)])
         with self.lock, torch.no_grad():
             out = self.model.generate(
-                prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=self.length,
-                do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0,
-            )  # fmt: skip
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=self.length,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                pad_token_id=0,
+            )
             tokens = out[0, prompt.shape[1] :]
             logits = self.model(out).logits[0, prompt.shape[1] - 1 : -1]
         log_probs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
         return TokenOutput(
-            token_ids=tokens.tolist(), log_probs=log_probs.tolist(), stop_reason="completed",
+            token_ids=tokens.tolist(),
+            log_probs=log_probs.tolist(),
+            stop_reason="completed",
             extra_fields={"global_steps": self.step},
-        )  # fmt: skip
+        )
 
     def _nothing(self, *_, **__):
         return None

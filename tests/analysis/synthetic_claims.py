@@ -44,8 +44,15 @@ WORLD: dict[str, tuple[list[str], dict[str, list[float]]]] = {
     "arithmetic": (["dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo"], {}),
     "mode_swap": (["dapo", "erc-dapo"], {}),
     "baselines": (
-        ["dapo:learning_rate=0.002", "erc-dapo:learning_rate=0.001", "dapo-kl", "dapo-entropy",
-         "gspo", "dppo-tv", "kl-gate-dapo"],
+        [
+            "dapo:learning_rate=0.002",
+            "erc-dapo:learning_rate=0.001",
+            "dapo-kl",
+            "dapo-entropy",
+            "gspo",
+            "dppo-tv",
+            "kl-gate-dapo",
+        ],
         {},
     ),
     "staleness": (labels(GATES, epochs=EPOCHS), {"epochs": list(EPOCHS)}),
@@ -57,7 +64,7 @@ WORLD: dict[str, tuple[list[str], dict[str, list[float]]]] = {
         labels(["erc-dapo"], rollout_bits=BITS, rollout_jitter=JITTERS),
         {"rollout_bits": list(BITS), "rollout_jitter": list(JITTERS)},
     ),
-}  # fmt: skip
+}
 
 
 def _hyper(label: str) -> dict[str, float]:
@@ -83,21 +90,30 @@ def make_runs(experiment: str, label: str, seeds: int) -> pd.DataFrame:
 
     return pd.DataFrame(
         {
-            "experiment": experiment, "environment": "erc/Test-v0", "objective": label,
-            "seed": np.arange(seeds), "reward/initial": 0.1,
-            "reward/final": REWARDS.get(recipe, 0.7) + 0.03 * next(noise), "reward/optimal": 1.0,
-            "entropy/initial": 1.0, "entropy/final": 0.5, "tokens": 1000, "diverged": False,
-            "mean/drift/violation_fraction": 0.1, "mean/drift/hidden_violation_fraction": around(0.07),
+            "experiment": experiment,
+            "environment": "erc/Test-v0",
+            "objective": label,
+            "seed": np.arange(seeds),
+            "reward/initial": 0.1,
+            "reward/final": REWARDS.get(recipe, 0.7) + 0.03 * next(noise),
+            "reward/optimal": 1.0,
+            "entropy/initial": 1.0,
+            "entropy/final": 0.5,
+            "tokens": 1000,
+            "diverged": False,
+            "mean/drift/violation_fraction": 0.1,
+            "mean/drift/hidden_violation_fraction": around(0.07),
             "jitter/drift/entropy_new": around(0.05 if erc else 0.1),
             "jitter/grad/norm": around(0.05 if erc else 0.1),
-            "std/drift/entropy_new": around(0.2), "std/grad/norm": around(0.2),
+            "std/drift/entropy_new": around(0.2),
+            "std/grad/norm": around(0.2),
             "mean/clip/ratio_bound_fraction": around(0.002),
             "mean/gate/dropped_fraction": around(0.2) if erc else 0.0,
             "mean/drift/kl_exact": around(0.004 if erc else 0.006),
             "mean/drift/out_of_band_fraction": around(0.05),
             **_hyper(label),
         }
-    )  # fmt: skip
+    )
 
 
 def make_tokens(experiment: str, label: str, seeds: int, count: int = 48) -> pd.DataFrame:
@@ -112,15 +128,28 @@ def make_tokens(experiment: str, label: str, seeds: int, count: int = 48) -> pd.
     entropy = rng.uniform(0.2, 2.0, n) * np.where(dropped, 0.5, 1.0)
     return pd.DataFrame(
         {
-            "experiment": experiment, "environment": "erc/Test-v0", "objective": label,
-            "seed": np.repeat(np.arange(seeds), count), "update": 1,
-            "staleness": 1, "position": 0, "action": 0, "advantage": 1.0,
-            "prob/old": 0.5, "prob/new": 0.5, "log_ratio": unseen / 10,
-            "entropy/old": entropy, "entropy/new": entropy, "log_entropy_ratio": seen / 10,
-            "kl_exact": np.where(violates, 0.02, 0.001), "tv": 0.1, "tv_unsampled": 0.05,
-            "clip_bound": False, "gate_dropped": dropped,
+            "experiment": experiment,
+            "environment": "erc/Test-v0",
+            "objective": label,
+            "seed": np.repeat(np.arange(seeds), count),
+            "update": 1,
+            "staleness": 1,
+            "position": 0,
+            "action": 0,
+            "advantage": 1.0,
+            "prob/old": 0.5,
+            "prob/new": 0.5,
+            "log_ratio": unseen / 10,
+            "entropy/old": entropy,
+            "entropy/new": entropy,
+            "log_entropy_ratio": seen / 10,
+            "kl_exact": np.where(violates, 0.02, 0.001),
+            "tv": 0.1,
+            "tv_unsampled": 0.05,
+            "clip_bound": False,
+            "gate_dropped": dropped,
         }
-    )  # fmt: skip
+    )
 
 
 def make_world(
@@ -135,12 +164,14 @@ def make_world(
     """Write the world's records; ``runs`` and ``tokens`` change an arm's frame in place."""
     entries = {
         name: {
-            "grid": WORLD[name][1], "delta": 0.01, "regime": "paper",
+            "grid": WORLD[name][1],
+            "delta": 0.01,
+            "regime": "paper",
             "train": {"minibatches": 8, "epochs": 1, "learning_rate": 0.001},
             "objectives": {label: {"recipe": label.partition(":")[0]} for label in WORLD[name][0]},
         }
         for name in only
-    }  # fmt: skip
+    }
     results = Results.create(path, {"seed": 0, "experiments": entries})
     for number, name in enumerate(entries):
         frames: dict[str, list[pd.DataFrame]] = {"runs": [], "tokens": []}

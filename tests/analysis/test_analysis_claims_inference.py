@@ -105,9 +105,14 @@ def test_a_region_with_two_ends_needs_the_interval_inside_both():
     region = Criterion(above=0.05, below=0.4, fails_below=0.05, fails_above=0.4)
     noise = np.linspace(-1, 1, 20)
     for mean, spread, expected in [
-        (0.2, 0.1, "holds"), (0.6, 0.1, "fails"), (0.01, 0.01, "fails"), (0.39, 0.1, "inconclusive"),
-        (0.06, 0.1, "inconclusive"), (0.2, 1.0, "inconclusive"), (0.2, 0.0, "holds"),
-    ]:  # fmt: skip
+        (0.2, 0.1, "holds"),
+        (0.6, 0.1, "fails"),
+        (0.01, 0.01, "fails"),
+        (0.39, 0.1, "inconclusive"),
+        (0.06, 0.1, "inconclusive"),
+        (0.2, 1.0, "inconclusive"),
+        (0.2, 0.0, "holds"),
+    ]:
         (got,) = decide([mean + spread * noise], region, level=0.95, seeds=20)
         assert got.outcome == expected, (mean, spread)
 

@@ -1,14 +1,16 @@
 """The committed rules are well-formed and complete, and a fault in them is named."""
 
 import copy
+import dataclasses
 import tomllib
 from importlib.resources import files
 
 import pytest
 
 from erc_bench.analysis.claims import load
-from erc_bench.analysis.claims.rules import Criterion, rule_book
+from erc_bench.analysis.claims.rules import Criterion, RuleBook
 from erc_bench.core.errors import InputError
+from erc_bench.core.validation import checked
 
 TABLE = tomllib.loads((files("erc_bench.analysis") / "claims.toml").read_text(encoding="utf-8"))
 
@@ -17,7 +19,12 @@ def test_the_committed_rules_cover_every_claim():
     """C1 to C7 and D1 to D3, 20 seeds, 95 %: what was registered."""
     book = load()
     assert [c.id for c in book.claims] == [*(f"C{i}" for i in range(1, 8)), "D1", "D2", "D3"]
-    assert (book.seeds, book.level, book.false_discovery_rate, book.tokens) == (20, 0.95, 0.05, 5)
+    assert dataclasses.asdict(book.rules) == {
+        "level": 0.95,
+        "seeds": 20,
+        "false_discovery_rate": 0.05,
+        "tokens": 5,
+    }
     for claim in book.claims:
         assert claim.figures
         assert any(part.decides != "no" for part in claim.parts)
@@ -78,10 +85,10 @@ FAULTS = {
 def test_a_fault_in_the_rules_is_named(told):
     """The place, the key and what is allowed; the committed table is left without one."""
     table = copy.deepcopy(TABLE)
-    rule_book(table)
+    checked(RuleBook, table, at="claims.toml: ")
     FAULTS[told](table)
     with pytest.raises(InputError) as error:
-        rule_book(table)
+        checked(RuleBook, table, at="claims.toml: ")
     assert told in str(error.value)
 
 

@@ -46,12 +46,30 @@ def token_mean(losses, mask, num_tokens):
     return total / (count.clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1))
 
 
-def built(*, clean=clean, ratio=ratio, surrogate=ppo, dual=dual, rho=rho, inside=inside,
-          gate=gate, reduce=token_mean):  # fmt: skip
+def built(
+    *,
+    clean=clean,
+    ratio=ratio,
+    surrogate=ppo,
+    dual=dual,
+    rho=rho,
+    inside=inside,
+    gate=gate,
+    reduce=token_mean,
+):
     """A loss of the plain signature; asymmetric band, so that every swap shows."""
 
-    def loss(logp, old_logp, advantage, mask, entropy, old_entropy, num_tokens=None,
-             band_low=0.05, band_high=0.1):  # fmt: skip
+    def loss(
+        logp,
+        old_logp,
+        advantage,
+        mask,
+        entropy,
+        old_entropy,
+        num_tokens=None,
+        band_low=0.05,
+        band_high=0.1,
+    ):
         real = mask
         logp, old_logp, advantage, entropy, old_entropy = clean(
             logp, old_logp, advantage, mask, entropy, old_entropy
@@ -69,8 +87,11 @@ def _clean_keeping(*keep):
 
     def change(logp, old_logp, advantage, mask, entropy, old_entropy):
         done = clean(logp, old_logp, advantage, mask, entropy, old_entropy)
-        raw = {1: old_logp.masked_fill(~mask, 0.0), 2: advantage.masked_fill(~mask, 0.0),
-               3: entropy.masked_fill(~mask, 1.0)}  # fmt: skip
+        raw = {
+            1: old_logp.masked_fill(~mask, 0.0),
+            2: advantage.masked_fill(~mask, 0.0),
+            3: entropy.masked_fill(~mask, 1.0),
+        }
         return tuple(raw[i] if i in keep else x for i, x in enumerate(done))
 
     return change
@@ -154,29 +175,40 @@ def _live_rho(entropy, old_entropy):
 FAULTS = {
     "not finite": ("scalar_finite_loss", {"reduce": _not_finite}),
     "surrogate detached": (
-        "gradient_exists", {"surrogate": lambda r, a, logp: ppo(r.detach(), a, logp)}
+        "gradient_exists",
+        {"surrogate": lambda r, a, logp: ppo(r.detach(), a, logp)},
     ),
     "weighted by position": ("on_policy_gradient", {"reduce": _by_position}),
-    "ratio squared": ("on_policy_gradient",
-                      {"surrogate": lambda r, a, logp: ppo(r**2, a, logp) * (1 + a.abs())}),
-    "mask forgotten in the numerator": ("masked_tokens", {
-        "clean": _no_cleaning, "reduce": _unmasked_sum}),
-    "multiplied by the mask": ("masked_nan", {
-        "clean": _no_cleaning, "reduce": lambda x, mask, count: _unmasked_sum(x * mask, mask, count)
-    }),
+    "ratio squared": (
+        "on_policy_gradient",
+        {"surrogate": lambda r, a, logp: ppo(r**2, a, logp) * (1 + a.abs())},
+    ),
+    "mask forgotten in the numerator": (
+        "masked_tokens",
+        {"clean": _no_cleaning, "reduce": _unmasked_sum},
+    ),
+    "multiplied by the mask": (
+        "masked_nan",
+        {
+            "clean": _no_cleaning,
+            "reduce": lambda x, mask, count: _unmasked_sum(x * mask, mask, count),
+        },
+    ),
     "mask forgotten in the denominator": ("padding_columns", {"reduce": _mean_of_all_slots}),
     "rows without a token counted": ("padding_rows", {"reduce": _mean_over_all_rows}),
     "mean over the micro-batch": ("micro_batches", {"reduce": _mean_of_micro_batch}),
     "first row as a baseline": ("permutation", {"clean": _first_row_as_baseline}),
     "advantage normalised inside": ("advantage_scale", {"clean": _normalised}),
     "advantage's sign flipped": (
-        "advantage_sign", {"surrogate": lambda r, a, logp: ppo(r, -a, logp)}
+        "advantage_sign",
+        {"surrogate": lambda r, a, logp: ppo(r, -a, logp)},
     ),
     "gradient through old_logp": ("old_quantities", {"clean": _clean_keeping(1)}),
     "gradient through the advantage": ("old_quantities", {"clean": _clean_keeping(2)}),
     "no clamp": ("extreme_log_ratios", {"ratio": lambda new, old: (new - old).exp()}),
     "clamp too wide for float16": (
-        "half_precision", {"ratio": lambda new, old: (new - old).clamp(-20, 20).exp()}
+        "half_precision",
+        {"ratio": lambda new, old: (new - old).clamp(-20, 20).exp()},
     ),
     "empty row divided by 0": ("degenerate_batches", {"reduce": _selected_rows_only}),
     "no token divided by 0": ("degenerate_batches", {"reduce": _unguarded_mean}),
@@ -184,51 +216,88 @@ FAULTS = {
     "tensor on the default device": ("device_kept", {"reduce": _on_default_device}),
     "noise inside": ("determinism", {"reduce": _noisy}),
     "advantage changed in place": ("inputs_unmodified", {"clean": _in_place}),
-    "clip range inside out": ("clip_near_policy", {
-        "surrogate": lambda r, a, logp: -torch.minimum(r * a, r.clamp(1.28, 0.8) * a)}),
+    "clip range inside out": (
+        "clip_near_policy",
+        {"surrogate": lambda r, a, logp: -torch.minimum(r * a, r.clamp(1.28, 0.8) * a)},
+    ),
     "clip range too narrow": (
-        "clip_near_policy", {"surrogate": partial(ppo, low=0.02, high=0.028)}
+        "clip_near_policy",
+        {"surrogate": partial(ppo, low=0.02, high=0.028)},
     ),
-    "max for min": ("clip_restoring_side", {
-        "surrogate": lambda r, a, logp: -torch.maximum(r * a, r.clamp(0.8, 1.28) * a)}),
-    "clip on both sides": ("clip_restoring_side", {
-        "surrogate": lambda r, a, logp: -r.clamp(0.8, 1.28) * a}),
+    "max for min": (
+        "clip_restoring_side",
+        {"surrogate": lambda r, a, logp: -torch.maximum(r * a, r.clamp(0.8, 1.28) * a)},
+    ),
+    "clip on both sides": (
+        "clip_restoring_side",
+        {"surrogate": lambda r, a, logp: -r.clamp(0.8, 1.28) * a},
+    ),
     "dual clip at A > 0": ("dual_clip", {"dual": lambda x, a: torch.minimum(x, -3.0 * a)}),
-    "dual clip that ends": ("dual_clip", {
-        "surrogate": lambda r, a, logp: torch.where(
-            (r > 4) & (r < 6), ppo(r, a, logp).detach(), ppo(r, a, logp)),
-        "dual": lambda x, a: x}),
-    "entropy with a gradient": ("entropy_gradient", {
-        "clean": _clean_keeping(3), "rho": _live_rho, "gate": _weighted_by_entropy}),
-    "dropped token out of the denominator": ("gate_value", {
-        "gate": lambda x, keep, mask, _: (x, mask & keep)}),
-    "sign of the band": (
-        "gate_band", {"inside": lambda rho, low, high: ~inside(rho, low, high)}
+    "dual clip that ends": (
+        "dual_clip",
+        {
+            "surrogate": lambda r, a, logp: torch.where(
+                (r > 4) & (r < 6), ppo(r, a, logp).detach(), ppo(r, a, logp)
+            ),
+            "dual": lambda x, a: x,
+        },
     ),
+    "entropy with a gradient": (
+        "entropy_gradient",
+        {"clean": _clean_keeping(3), "rho": _live_rho, "gate": _weighted_by_entropy},
+    ),
+    "dropped token out of the denominator": (
+        "gate_value",
+        {"gate": lambda x, keep, mask, _: (x, mask & keep)},
+    ),
+    "sign of the band": ("gate_band", {"inside": lambda rho, low, high: ~inside(rho, low, high)}),
     "band with one side": ("gate_band", {"inside": lambda rho, low, high: rho < 1 + high}),
     "band signs swapped": (
-        "gate_band", {"inside": lambda rho, low, high: (rho > 1 + low) & (rho < 1 - high)}
+        "gate_band",
+        {"inside": lambda rho, low, high: (rho > 1 + low) & (rho < 1 - high)},
     ),
     "old and new entropy swapped": (
-        "gate_direction", {"rho": lambda entropy, old_entropy: rho(old_entropy, entropy)}
+        "gate_direction",
+        {"rho": lambda entropy, old_entropy: rho(old_entropy, entropy)},
     ),
     "low and high swapped": (
-        "gate_direction", {"inside": lambda rho, low, high: inside(rho, high, low)}
+        "gate_direction",
+        {"inside": lambda rho, low, high: inside(rho, high, low)},
     ),
     "entropy ratio of 0 / 0": ("zero_entropy", {"rho": lambda new, old: new / old}),
-}  # fmt: skip
+}
 
 
 def as_verl(core):
     """The loss as verl calls one."""
 
-    def loss(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode="token-mean",
-             config=None, rollout_is_weights=None, entropy=None, old_entropy=None,
-             band_low=0.05, band_high=0.1, **kwargs):  # fmt: skip
+    def loss(
+        old_log_prob,
+        log_prob,
+        advantages,
+        response_mask,
+        loss_agg_mode="token-mean",
+        config=None,
+        rollout_is_weights=None,
+        entropy=None,
+        old_entropy=None,
+        band_low=0.05,
+        band_high=0.1,
+        **kwargs,
+    ):
         assert loss_agg_mode == "token-mean"
         count = config.global_batch_info["batch_num_tokens"]
-        found = core(log_prob, old_log_prob, advantages, response_mask.bool(), entropy,
-                     old_entropy, count, band_low, band_high)  # fmt: skip
+        found = core(
+            log_prob,
+            old_log_prob,
+            advantages,
+            response_mask.bool(),
+            entropy,
+            old_entropy,
+            count,
+            band_low,
+            band_high,
+        )
         return found, {"actor/pg_clipfrac": 0.0}
 
     return loss
@@ -237,11 +306,28 @@ def as_verl(core):
 def as_trl(core):
     """The loss as TRL's trainer would call one: an advantage per response."""
 
-    def loss(per_token_logps, old_per_token_logps, advantages, completion_mask, entropies,
-             old_entropies, num_items_in_batch=None, band_low=0.05, band_high=0.1):  # fmt: skip
+    def loss(
+        per_token_logps,
+        old_per_token_logps,
+        advantages,
+        completion_mask,
+        entropies,
+        old_entropies,
+        num_items_in_batch=None,
+        band_low=0.05,
+        band_high=0.1,
+    ):
         assert advantages.ndim == 1
-        return core(per_token_logps, old_per_token_logps,
-                    advantages.unsqueeze(1).expand_as(per_token_logps), completion_mask.bool(),
-                    entropies, old_entropies, num_items_in_batch, band_low, band_high)  # fmt: skip
+        return core(
+            per_token_logps,
+            old_per_token_logps,
+            advantages.unsqueeze(1).expand_as(per_token_logps),
+            completion_mask.bool(),
+            entropies,
+            old_entropies,
+            num_items_in_batch,
+            band_low,
+            band_high,
+        )
 
     return loss

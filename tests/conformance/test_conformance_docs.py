@@ -9,22 +9,30 @@ import pytest
 
 import erc_bench
 from erc_bench.conformance import PROPERTIES
-from erc_bench.conformance.page import page
+from erc_bench.conformance.signatures import ALIASES, ROW_COUNTS, TOKEN_COUNTS
+from tools.docs_pages.conformance import page
 
 ROOT = pathlib.Path(erc_bench.__file__).parents[1]
 SOURCES = ("erc_bench", "envs", "erc_bench_pytest.py", "pyproject.toml", "README.md", "LICENSE")
 
 
-def test_the_page_of_properties_is_up_to_date():
-    """Otherwise: python -m erc_bench.conformance.page > docs/conformance.md"""
-    assert (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8") == page()
-
-
 def test_the_page_has_every_property():
-    """In the overview and as a section."""
-    for name in PROPERTIES:
-        assert f"\n## {name}\n" in page()
-        assert f"(#{name})" in page()
+    """In the overview, and as a section with its rule, its reason and an example of what it catches."""
+    for name, found in PROPERTIES.items():
+        assert f"| [`{name}`](#{name}) |" in page()
+        section = page().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for text in (found.rule, found.why, found.catches):
+            assert text in section
+
+
+def test_the_page_has_every_signature():
+    """Each name that an argument of a loss may have stands in the row of what it is given."""
+    rows = {
+        line.split("|")[1].strip(): line for line in page().splitlines() if line.startswith("| ")
+    }
+    for alias, field in ALIASES.items():
+        assert f"`{alias}`" in rows[field]
+    assert all(f"`{name}`" in page() for name in TOKEN_COUNTS | ROW_COUNTS)
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +50,51 @@ def installed(tmp_path_factory):
     for source in ("./source", "./mine"):
         pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
         subprocess.run(
-            [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", "wheels", source],
-            cwd=folder, check=True,
-        )  # fmt: skip
+            [
+                *pip,
+                "wheel",
+                "--no-deps",
+                "--no-index",
+                "--no-build-isolation",
+                "-w",
+                "wheels",
+                source,
+            ],
+            cwd=folder,
+            check=True,
+        )
     wheels = [str(p) for p in (folder / "wheels").glob("*.whl")]
     assert len(wheels) == 2
     subprocess.run(
         [*pip, "install", "--no-deps", "--no-index", "--target", "site", *wheels],
-        cwd=folder, check=True,
-    )  # fmt: skip
+        cwd=folder,
+        check=True,
+    )
     return folder
 
 
 def called(installed, *command):
     environment = {**os.environ, "PYTHONPATH": str(installed / "site"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command], cwd=installed / "mine", env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, *command],
+        cwd=installed / "mine",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_the_tutorial_works_in_another_package(installed):
     """From wheels: its tests, the check with all three reports, pytest's option, the entry point."""
-    code, out = called(installed, "-c", "import erc_bench, erc_bench_pytest as p, my_policy_loss as m\n"
-                       "print(erc_bench.__file__, p.__file__, m.__file__)")  # fmt: skip
+    code, out = called(
+        installed,
+        "-c",
+        "import erc_bench, erc_bench_pytest as p, my_policy_loss as m\n"
+        "print(erc_bench.__file__, p.__file__, m.__file__)",
+    )
     assert code == 0, out
     assert out.count(str(installed / "site")) == 2, out
     assert out.count(str(installed / "mine")) == 1, out
@@ -75,12 +102,25 @@ def test_the_tutorial_works_in_another_package(installed):
     code, out = called(installed, *quiet)
     assert code == 0, out
     assert "passed" in out
-    code, out = called(installed, *quiet, "--erc-check", "my_policy_loss:my_loss",
-                       "-k", "micro_batches")  # fmt: skip
+    code, out = called(
+        installed, *quiet, "--erc-check", "my_policy_loss:my_loss", "-k", "micro_batches"
+    )
     assert code == 0, out
-    code, out = called(installed, "-m", "erc_bench", "check", "my_policy_loss:my_loss", "--seeds", "2",
-                       "--junit", "report/c.xml", "--json", "report/c.json",
-                       "--markdown", "report/c.md")  # fmt: skip
+    code, out = called(
+        installed,
+        "-m",
+        "erc_bench",
+        "check",
+        "my_policy_loss:my_loss",
+        "--seeds",
+        "2",
+        "--junit",
+        "report/c.xml",
+        "--json",
+        "report/c.json",
+        "--markdown",
+        "report/c.md",
+    )
     assert code == 0, out
     assert "failed" not in out
     assert "my_policy_loss:my_loss against dapo" in out

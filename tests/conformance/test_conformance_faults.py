@@ -67,8 +67,9 @@ def test_a_planted_fault_fails_the_property_that_names_it(fault, signature):
     result = check_property(loss, wanted)
     if signature != "plain" and wanted == "old_quantities":
         assert (result.status, result.reason) == (
-            "waived", f"{signature} passes them without a graph"
-        )  # fmt: skip
+            "waived",
+            f"{signature} passes them without a graph",
+        )
     else:
         assert result.status == "failed", result.message
     assert len(result.message) > 20
@@ -93,5 +94,9 @@ def test_few_recipes_need_exemptions():
     """A new one is looked at by a person."""
     exempt = {name: set(adapt(r.build, name=name).exemptions) for name, r in RECIPES.items()}
     assert {name for name, reasons in exempt.items() if reasons} <= {
-        "ppo-entropy", "dapo-entropy", "clip-cov", "kl-cov", "high-entropy-only",
-    }  # fmt: skip
+        "ppo-entropy",
+        "dapo-entropy",
+        "clip-cov",
+        "kl-cov",
+        "high-entropy-only",
+    }

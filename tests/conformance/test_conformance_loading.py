@@ -52,7 +52,7 @@ REFUSED = [
     ("nowhere.py:mine", {}, ["nowhere.py is not a file"]),
     ("broken:mine", {}, ["importing broken failed", "nothing_of_that_name"]),
     ("leaves:mine", {}, ["importing leaves failed", "SystemExit: 3"]),
-    ("my_losses:number", {}, ["is a int", "TRL-like"]),
+    ("my_losses:number", {}, ["is of type int", "TRL-like"]),
     ("my_losses:unknown", {}, ["'x' of (x, y) is not known", "verl's"]),
     ("my_losses:needs", {}, ["'temperature'", "--set temperature=VALUE"]),
     ("my_losses:wrong_shape", {}, ["returned shape (5,)", "(6, 5)"]),
@@ -110,8 +110,15 @@ def test_verl_gets_integer_masks_and_counts_only_for_micro_batches():
     """As verl 0.9 does."""
     seen = []
 
-    def loss(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode="token-mean",
-             config=None, rollout_is_weights=None):  # fmt: skip
+    def loss(
+        old_log_prob,
+        log_prob,
+        advantages,
+        response_mask,
+        loss_agg_mode="token-mean",
+        config=None,
+        rollout_is_weights=None,
+    ):
         seen.append((response_mask.dtype, config.global_batch_info["batch_num_tokens"]))
         assert rollout_is_weights is None
         return (-(log_prob * advantages) * response_mask).sum()
@@ -145,8 +152,11 @@ def test_losses_per_token_are_reduced_by_the_stated_aggregate(name):
     def loss(logp, advantage, mask):
         return -(logp * advantage.detach())
 
-    told = {"token-mean": "token-mean", "sequence-mean": "sequence-mean of token-means",
-            "sequence-sum": "sequence-mean of token-sums"}  # fmt: skip
+    told = {
+        "token-mean": "token-mean",
+        "sequence-mean": "sequence-mean of token-means",
+        "sequence-sum": "sequence-mean of token-sums",
+    }
     assert told[name] in message(check(adapt(loss, aggregate=name)), "on_policy_gradient")
 
 
@@ -162,7 +172,9 @@ def test_waivers_need_a_known_name_and_a_reason():
     assert all(after[n].reason == "known" for n in waivers)
     assert after["dual_clip"].status == "passed"
     assert "its waiver is not needed" in after["dual_clip"].message
-    with pytest.raises(InputError, match="'nothing' is no property; known: scalar_finite_loss"):
+    with pytest.raises(
+        InputError, match=r"property: 'nothing' is unknown \(known: scalar_finite_loss"
+    ):
         check(loss, waive={"nothing": "x"})
     with pytest.raises(InputError, match="dual_clip has no reason"):
         check(loss, waive={"dual_clip": " "})

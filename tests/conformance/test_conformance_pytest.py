@@ -39,11 +39,26 @@ def run_pytest(folder, *arguments):
     """pytest in a process of its own, in a folder of its own."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "envs"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "erc_bench_pytest", "-p", "no:cacheprovider",
-         "-p", "no:hypothesispytest", "-p", "no:jaxtyping", *arguments],
-        cwd=folder, capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "erc_bench_pytest",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:hypothesispytest",
+            "-p",
+            "no:jaxtyping",
+            *arguments,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -82,7 +97,7 @@ def test_settings_reach_the_loss(folder):
     ("options", "told"),
     [
         (["--erc-check=mine:nothing"], "mine has no 'nothing'"),
-        (["--erc-check=mine:mine", "--erc-waive=nothing=x"], "'nothing' is no property"),
+        (["--erc-check=mine:mine", "--erc-waive=nothing=x"], "property: 'nothing' is unknown"),
         (["--erc-waive=dual_clip=x"], "need --erc-check"),
     ],
 )
@@ -103,5 +118,5 @@ def test_without_the_option_nothing_is_imported(folder):
 
 def test_an_unknown_waiver_is_refused_where_the_test_is_made():
     """At import of the test module."""
-    with pytest.raises(InputError, match="'nothing' is no property"):
+    with pytest.raises(InputError, match="property: 'nothing' is unknown"):
         conformance_tests("dapo", waive={"nothing": "x"})

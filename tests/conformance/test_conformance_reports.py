@@ -109,11 +109,16 @@ def test_exit_codes(folder, capfd):
     assert run("losses_of_mine:half_done", "--no-drift", *waivers) == 0
     assert "waived: we know" in " ".join(capfd.readouterr().out.split())
     for bad in (
-        ["losses_of_mine:nothing"], ["nothing"], ["dapo", "--waive", "nothing=x"],
-        ["dapo", "--waive", "dual_clip"], ["dapo", "--baseline", "nothing"],
-        ["dapo", "--seeds", "1"], ["dapo", "--set", "clip_low"], ["dapo", "--band", "0", "1"],
+        ["losses_of_mine:nothing"],
+        ["nothing"],
+        ["dapo", "--waive", "nothing=x"],
+        ["dapo", "--waive", "dual_clip"],
+        ["dapo", "--baseline", "nothing"],
+        ["dapo", "--seeds", "1"],
+        ["dapo", "--set", "clip_low"],
+        ["dapo", "--band", "0", "1"],
         ["dapo", "--no-drift", "--json", "/proc/nowhere/x.json"],
-    ):  # fmt: skip
+    ):
         assert run(*bad) == 2, bad
         out, err = capfd.readouterr()
         assert "Traceback" not in out + err
@@ -135,8 +140,19 @@ def test_code_is_not_imported_where_the_call_is_refused_anyway(folder, capfd):
 
 def test_the_three_files_are_written(folder, capfd):
     """Into folders that need not exist; with the drift comparison where there is one."""
-    code = run("losses_of_mine:fine", "--baseline", "dapo", "--seeds", "2", "--json", "o/r.json",
-               "--junit", "o/r.xml", "--markdown", "o/r.md")  # fmt: skip
+    code = run(
+        "losses_of_mine:fine",
+        "--baseline",
+        "dapo",
+        "--seeds",
+        "2",
+        "--json",
+        "o/r.json",
+        "--junit",
+        "o/r.xml",
+        "--markdown",
+        "o/r.md",
+    )
     assert code == 0
     found = json.loads((folder / "o/r.json").read_text(), parse_constant=pytest.fail)
     assert len(found["drift"]["rows"]) == 12

@@ -114,6 +114,7 @@ def test_measure_is_the_masked_mean_of_its_parts():
         "violation_fraction": kl > 0.05,
         "hidden_violation_fraction": (kl > 0.05) & (b.ratio >= 0.9) & (b.ratio <= 1.2),
         "out_of_band_fraction": (rho <= 0.97) | (rho >= 1.06),
+        "out_of_paper_band_fraction": (rho <= 0.95) | (rho >= 1.05),
         "entropy_old": b.old_entropy,
         "entropy_new": b.entropy,
     }
@@ -216,9 +217,14 @@ def test_masked_garbage_does_not_reach_the_measures():
         x.masked_fill(~b.mask.unsqueeze(-1), torch.nan) for x in (b.log_probs, b.old_log_probs)
     )
     dirty = TokenBatch(
-        logp=b.logp, old_logp=b.old_logp, advantage=b.advantage, mask=b.mask,
-        action=b.action, log_probs=dirty_new, old_log_probs=dirty_old,
-    )  # fmt: skip
+        logp=b.logp,
+        old_logp=b.old_logp,
+        advantage=b.advantage,
+        mask=b.mask,
+        action=b.action,
+        log_probs=dirty_new,
+        old_log_probs=dirty_old,
+    )
     clean = drift.measure(b)
     for name, value in drift.measure(dirty).items():
         torch.testing.assert_close(value, clean[name], msg=name)

@@ -79,8 +79,12 @@ def test_a_checked_dataclass_is_a_dataclass():
     one = Sampling(3, rate=2, limit=math.inf)
     assert isinstance(one.rate, float)
     assert dataclasses.asdict(one) == {
-        "count": 3, "limit": math.inf, "rate": 2.0, "share": 0.5, "kind": "one",
-    }  # fmt: skip
+        "count": 3,
+        "limit": math.inf,
+        "rate": 2.0,
+        "share": 0.5,
+        "kind": "one",
+    }
     assert pickle.loads(pickle.dumps(one)) == one
     assert hash(one) == hash(Sampling(3, rate=2.0, limit=math.inf))
     assert "Doc(" in str(dataclasses.fields(Sampling)[0].type)

@@ -56,9 +56,15 @@ def logged(folder):
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, objective):
     """Cut off within its third rollout: the same log and the same evaluation as an uninterrupted run's."""
     small = Settings(
-        model="tiny", rollouts=4, prompts=4, responses=4, updates=2, evaluation_samples=1,
-        learning_rate=1e-3, warmup=3,
-    )  # fmt: skip
+        model="tiny",
+        rollouts=4,
+        prompts=4,
+        responses=4,
+        updates=2,
+        evaluation_samples=1,
+        learning_rate=1e-3,
+        warmup=3,
+    )
     train(small, objective, 0, tmp_path / "whole", lambda _: None)
     done = 0
 

@@ -53,13 +53,17 @@ def test_differences_are_paired():
     """By seed: arms that differ by 5 in every seed differ by 5 without doubt."""
     rows = [
         {
-            "environment": "e", "objective": arm, "seed": seed, "final": 10.0**seed + more,
-            "clip/ratio_bound_fraction": 0.1, "drift/out_of_band_fraction": 0.2,
+            "environment": "e",
+            "objective": arm,
+            "seed": seed,
+            "final": 10.0**seed + more,
+            "clip/ratio_bound_fraction": 0.1,
+            "drift/out_of_band_fraction": 0.2,
             "gate/dropped_fraction": 0.0,
         }
         for seed in range(3)
         for arm, more in (("ppo-clip", 0.0), ("erc-ppo", 5.0))
-    ]  # fmt: skip
+    ]
     row = compared(pd.DataFrame(rows)).set_index("objective").loc["erc-ppo"]
     assert row["difference"] == pytest.approx(5)
     assert row["difference_high"] - row["difference_low"] == pytest.approx(0, abs=1e-9)

@@ -1,10 +1,11 @@
 """Where implementations of one objective differ, measured: writes ``docs/differences.md``.
 
-PYTHONPATH=tests python -m differential.differences > docs/differences.md
+PYTHONPATH=tests python -m differential.differences docs/differences.md
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from differential import trl_losses, verl_losses
 from differential.batches import Fields, ours, random_fields
 from erc_bench.core import advantages
 from erc_bench.core.batch import TokenBatch
+from erc_bench.core.storage import atomic_write
 from erc_bench.objectives import (
     EntropyBonus,
     Objective,
@@ -590,4 +592,5 @@ def page(folder: Path) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        print(page(Path(temporary)), end="")
+        text = page(Path(temporary))
+    atomic_write(Path(sys.argv[1]), lambda file: file.write(text.encode()))

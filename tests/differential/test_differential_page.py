@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "differences.md"
 
 
 def test_page_of_differences_equals_its_measurements(tmp_path):
-    """Measured anew; ``PYTHONPATH=tests python -m differential.differences`` writes the page."""
+    """Measured anew; ``make docs-pages`` writes the page."""
     verl_losses.core()
     trl_losses.require_trl()
     from differential.differences import page  # noqa: PLC0415

@@ -10,10 +10,15 @@ import pytest
 import erc_bench as eb
 from erc_bench.adapters.logs import COLUMNS
 from erc_bench.analysis.scorecard import MEASURES
+from erc_bench.core.metrics import METRICS
 from erc_bench.objectives import RECIPES
 from erc_bench.studies.records import REQUIRED
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+pytest.importorskip("latex2mathml", reason="needs erc-bench[docs]")
+from tools.docs_pages.metrics import with_tables  # it needs latex2mathml
+
+PAGE = with_tables((Path(__file__).parents[2] / "docs" / "metrics.md").read_text())
+PLAIN = PAGE.replace("\\|", "|")
 TINY = {"rollouts": 1, "warm_start_steps": 5, "evaluation_episodes": 64, "evaluation_answers": 4}
 TABLES = ("runs", "metrics", "tokens")
 
@@ -70,7 +75,21 @@ def test_patterns_hide_no_metric(columns):
         assert column in defined() or column.startswith(derived), column
 
 
-def test_shown_measures_are_named():
-    """Each column of the summary stands in the last table."""
-    shown = PAGE.partition("## In the tables and the report")[2]
-    assert not {m.label for m in MEASURES if m.key != "tokens" and m.label not in shown}
+def test_shown_measures_are_defined():
+    """Each column of the summary stands in the last table, with the metric's heading and definition."""
+    shown = PLAIN.partition("## In the tables and the report")[2]
+    for measure in MEASURES:
+        assert (
+            f"| {measure.metric.heading} | `{measure.metric.name}` | {measure.definition}" in shown
+        )
+
+
+def test_every_metric_of_the_registry_is_on_the_page():
+    """With its definition and its unit."""
+    for metric in METRICS.values():
+        rows = [
+            line
+            for line in PLAIN.splitlines()
+            if f"`{metric.name}`" in line and metric.definition in line
+        ]
+        assert rows, metric.name

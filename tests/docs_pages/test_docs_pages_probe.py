@@ -10,10 +10,10 @@ import torch
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
 from erc_bench.core.numerics import entropy
-from erc_bench.docs_pages.constraints import PROBES, cell, facts
-from erc_bench.docs_pages.curves import measure
-from erc_bench.docs_pages.probe import SAMPLED, Token, distribution, gradient_weights
 from erc_bench.objectives import RECIPES, make
+from tools.docs_pages.constraints import PROBES, cell, facts
+from tools.docs_pages.curves import measure
+from tools.docs_pages.probe import SAMPLED, Token, distribution, gradient_weights
 
 #: recipes whose loss reaches the policy through more than the sampled action's log-probability
 PENALISED = {"ppo-kl", "ppo-kl-adaptive", "ppo-entropy", "dapo-kl", "dapo-entropy"}

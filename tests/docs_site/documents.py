@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tools.docs_pages import claims, conformance, environments, experiments
+
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [
+COMMITTED = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "figures" / "README.md",
@@ -14,6 +16,13 @@ DOCUMENTS = [
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+#: Text of every document by its name: committed pages, and those that are generated without measuring.
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in COMMITTED} | {
+    f"docs/{path}": text
+    for module in (claims, conformance, environments, experiments)
+    for path, text in module.pages().items()
+    if isinstance(text, str)
+}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n(?= {4}))+)")
 PROGRAM = re.compile(
@@ -21,13 +30,8 @@ PROGRAM = re.compile(
 )
 
 
-def name(document: Path) -> str:
-    return document.relative_to(ROOT).as_posix()
-
-
-def commands(document: Path) -> list[str]:
+def commands(text: str) -> list[str]:
     """Of fenced bash blocks and of indented blocks that start with a program; comments are cut off."""
-    text = document.read_text()
     blocks = [(m.start(), m[2]) for m in FENCE.finditer(text) if m[1] in ("bash", "sh", "console")]
     plain = FENCE.sub(lambda m: re.sub(r"[^\n]", "#", m[0]), text)
     for found in INDENTED.finditer(plain):
@@ -44,5 +48,5 @@ def commands(document: Path) -> list[str]:
     return lines
 
 
-def python_blocks(document: Path) -> list[str]:
-    return [m[2] for m in FENCE.finditer(document.read_text()) if m[1] == "python"]
+def python_blocks(text: str) -> list[str]:
+    return [m[2] for m in FENCE.finditer(text) if m[1] == "python"]

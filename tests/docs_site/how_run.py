@@ -74,7 +74,7 @@ NOT_HERE: dict[str, str] = {
     "PYTHONPATH=tests python -m robustness --kills 50": "ten minutes; CI kills less often",
     "PYTHONPATH=tests python -m robustness.fuzz trl -max_total_time=120": "needs erc-bench[fuzz]",
     "python -m benchmarks.soak --minutes 60": "an hour",
-    "make docs-pages": "its output is compared with the committed pages in tests/docs_pages",
+    "make docs-pages": "needs verl and TRL; tests/differential compares its page with what is measured",
     "make bench": "an hour, and other installations",
     "make llm-demo": "hours",
     "pip install erc-bench": _REGISTRY,

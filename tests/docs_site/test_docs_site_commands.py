@@ -11,14 +11,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from docs_site.documents import DOCUMENTS, ROOT, commands, name, python_blocks
+from docs_site.documents import DOCUMENTS, ROOT, commands, python_blocks
 from docs_site.how_run import AS_IT_IS, ELSEWHERE, NO_BLOCK, NOT_HERE, SHRUNK, SMALL, SMALLER
 
 from erc_bench import TokenBatch
 from erc_bench.cli import main
+from erc_bench.objectives import RECIPES, make
+from tools.docs_pages.objectives import objective_page
 
-FOUND = {name(d): commands(d) for d in DOCUMENTS}
-BLOCKS = {name(d): python_blocks(d) for d in DOCUMENTS}
+FOUND = {name: commands(text) for name, text in DOCUMENTS.items()}
+BLOCKS = {name: python_blocks(text) for name, text in DOCUMENTS.items()}
 LOSS = '''
 import torch
 
@@ -156,6 +158,16 @@ def test_python_blocks_work(document, workplace):
         exec(compile(block, f"{document}[{number}]", "exec"), scope)
         if "loss" in scope:
             assert torch.isfinite(scope["loss"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_python_block_of_an_objective_works(recipe):
+    """The page of each objective shows how to make and call it."""
+    (block,) = python_blocks(objective_page(recipe))
+    scope = names_of_a_reader()
+    exec(compile(block, recipe, "exec"), scope)
+    assert scope["objective"] == make(recipe)
+    assert torch.isfinite(scope["loss"])
 
 
 def test_every_entry_names_a_block():

@@ -34,8 +34,6 @@ def main() -> None:
     aggregates = {
         "interquartile_mean": metrics.aggregate_iqm,
         "mean_score": metrics.aggregate_mean,
-        "median_score": metrics.aggregate_median,
-        "optimality_gap": metrics.aggregate_optimality_gap,
     }
     cases = {}
     for name, (x, y) in matrices(np).items():

@@ -146,10 +146,11 @@ def test_padding_changes_nothing(name, aggregate):
 def test_runs_do_not_see_each_other(name, aggregate):
     """(R, B, T) equals R calls on (B, T), with one hyperparameter per run, whatever the dtype."""
     parameters = {
-        key: torch.linspace(0.8, 1.2, R, dtype=torch.float64) * default if default else
-        torch.linspace(0.1, 0.3, R, dtype=torch.float64)
+        key: torch.linspace(0.8, 1.2, R, dtype=torch.float64) * default
+        if default
+        else torch.linspace(0.1, 0.3, R, dtype=torch.float64)
         for key, default in RECIPES[name].parameters.items()
-    }  # fmt: skip
+    }
     given = leaves((R, B, T))
     weights = {"coefficient": torch.linspace(0.1, 0.3, R)}
     base = make(name, **parameters)

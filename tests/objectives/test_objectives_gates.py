@@ -166,10 +166,15 @@ def test_gates_are_inert_in_nothing_but_their_own_rule(gate):
     }
     whole = {f: getattr(batch, f) for f in ("log_probs", "old_log_probs")}
     garbage = TokenBatch(
-        batch.logp, batch.old_logp, hidden["advantage"], batch.mask, batch.entropy,
-        batch.old_entropy, batch.action,
+        batch.logp,
+        batch.old_logp,
+        hidden["advantage"],
+        batch.mask,
+        batch.entropy,
+        batch.old_entropy,
+        batch.action,
         **{k: v.detach().masked_fill(~batch.mask[..., None], math.nan) for k, v in whole.items()},
-    )  # fmt: skip
+    )
     assert torch.equal(gate.keep(garbage)[batch.mask], keep[batch.mask])
 
 
@@ -187,9 +192,7 @@ def test_gates_survive_impossible_actions_and_certain_states(gate, dtype):
     ones = torch.ones(1, 2, dtype=dtype)
 
     def batch(new, new_logp, new_entropy, a):
-        return TokenBatch(
-            new_logp, logp, a * ones, ones, new_entropy, h, action, new, log_probs
-        )  # fmt: skip
+        return TokenBatch(new_logp, logp, a * ones, ones, new_entropy, h, action, new, log_probs)
 
     for a in (1, -1):
         keep = gate.keep(batch(log_probs, logp, h, a))

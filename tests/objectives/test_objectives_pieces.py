@@ -50,7 +50,8 @@ def token(surrogate, ratio, advantage):
 
 
 ratios = st.floats(0.01, 20)
-signed = st.floats(-3, 3)
+#: Products with a subnormal advantage lose their digits, and two different ratios give one loss.
+signed = st.floats(-3, 3, allow_subnormal=False)
 
 
 @settings(deadline=None)

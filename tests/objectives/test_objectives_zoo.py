@@ -1,4 +1,4 @@
-"""The surrogates of the zoo: closed forms, limits, and ERC on top of every one."""
+"""The surrogates of the zoo: closed forms, limits, ERC on top of every one, and what else holds them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from differential import trl_losses, verl_losses
 from hypothesis import assume, settings
 from hypothesis import given as given_
 from hypothesis import strategies as st
@@ -48,7 +49,32 @@ SURROGATES = [
 ]
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
-surrogates = pytest.mark.parametrize("surrogate", SURROGATES, ids=str)
+surrogates = pytest.mark.parametrize(
+    "surrogate",
+    dict.fromkeys([*SURROGATES, *(recipe.objective.surrogate for recipe in RECIPES.values())]),
+    ids=str,
+)
+
+#: Recipes whose loss no installed library has, and what holds them instead.
+ELSEWHERE = {
+    "erc-dapo": "the official release's numbers, test_objectives_golden.py",
+    "erc-gppo": "the official release's numbers, test_objectives_golden.py",
+    "gppo": "the official release's numbers, of which GPPO is the part without a gate",
+    "ce-gppo": "closed forms; its release is a fork of verl that is not on a package index",
+    "dapo-kl": "verl's and TRL's dapo, and the exact divergence of ppo-kl",
+    "ppo-kl": "closed forms and autograd of the exact divergence",
+    "ppo-kl-adaptive": "closed forms; verl has another controller, see docs/differences.md",
+    "erc-directional-dapo": "an objective of this project",
+    "kl-gate-dapo": "an objective of this project",
+    "tv-gate-dapo": "an objective of this project",
+}
+
+
+def test_every_recipe_is_compared_or_says_what_holds_it_instead():
+    """A new recipe is compared with another library's loss (tests/differential), or says why not."""
+    compared = {case.recipe for case in (*verl_losses.CASES, *trl_losses.CASES)}
+    assert compared | set(ELSEWHERE) == set(RECIPES)
+    assert not compared & set(ELSEWHERE)
 
 
 def token(surrogate, r, a, **optional):
@@ -140,9 +166,7 @@ def test_token_forms_are_the_sequence_level_losses(surrogate, response, seed):
     """
     logp, old, advantage, mask = responses(seed)
     rows = [b for b in range(B) if mask[b].any()]
-    expected = sum(
-        response((logp - old)[b][mask[b]], advantage[b, 0]) for b in rows
-    ) / len(rows)  # fmt: skip
+    expected = sum(response((logp - old)[b][mask[b]], advantage[b, 0]) for b in rows) / len(rows)
     (expected_grad,) = torch.autograd.grad(expected, logp)
     garbage = torch.where(mask, logp.detach(), math.nan).requires_grad_()
     batch = TokenBatch(garbage, old, advantage, mask)
@@ -370,7 +394,7 @@ def test_hyperparameters_of_the_zoo_may_differ_between_runs(build):
         (lambda: TruncatedImportance(cap=0), r"^TruncatedImportance\.cap: 0, must be > 0$"),
         (lambda: make("dr-grpo", horizon=0), r"^FixedHorizon\.horizon: 0, must be > 0 and finite$"),
     ],
-)  # fmt: skip
+)
 def test_bad_hyperparameters_of_the_zoo(build, message):
     """Owner, field, value and what is allowed, in one line."""
     with pytest.raises(ValueError, match=message):

@@ -26,9 +26,12 @@ def evaluation(path, average=None, *, only=FIVE, right=None, samples=32):
             counts = right[name]
             value = 100 * sum(counts) / len(counts) / samples
             one = {
-                "avg": value, "low": value - 1, "high": value + 1, "samples": samples,
+                "avg": value,
+                "low": value - 1,
+                "high": value + 1,
+                "samples": samples,
                 "correct": {str(i): int(c) for i, c in enumerate(counts)},
-            }  # fmt: skip
+            }
         found[name] = one
     path.write_text(json.dumps({"benchmarks": found}))
     return path
@@ -99,11 +102,13 @@ def test_the_difference_covers_what_it_estimates(tmp_path):
         more = {n: rng.binomial(32, p + 0.03) for n, p in chance.items()}
         row = named(
             compare(
-                "1.5b", "erc-dapo", evaluation(tmp_path / "o.json", right=more),
+                "1.5b",
+                "erc-dapo",
+                evaluation(tmp_path / "o.json", right=more),
                 baseline=evaluation(tmp_path / "p.json", right=base),
             ),
             "erc-dapo - dapo",
-        )  # fmt: skip
+        )
         inside += row.low <= 3.0 <= row.high
     assert 34 <= inside <= 40
 

@@ -70,8 +70,10 @@ def test_planted_faults_are_named(key, value, problem):
     """By the key, in words that say what to do."""
     found = validate_verl(compose() | {key: value})
     assert any(problem in one.problem for one in found), found
-    assert any(key.removeprefix("+").rpartition(".")[0] in one.key or one.key.endswith("objective")
-               for one in found)  # fmt: skip
+    assert any(
+        key.removeprefix("+").rpartition(".")[0] in one.key or one.key.endswith("objective")
+        for one in found
+    )
 
 
 def test_validation_says_what_to_install(monkeypatch):
@@ -119,9 +121,10 @@ def test_hyperparameters_are_the_releases():
     other = compose("7b", "erc-dapo")
     differing = {key for key in values if values[key] != other[key]}
     assert differing == {
-        "actor_rollout_ref.model.path", "actor_rollout_ref.rollout.gpu_memory_utilization",
+        "actor_rollout_ref.model.path",
+        "actor_rollout_ref.rollout.gpu_memory_utilization",
         "trainer.experiment_name",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(("model", "objective"), [("3b", "dapo"), ("7b", "ppo")])
@@ -133,9 +136,15 @@ def test_unknown_runs_are_refused(model, objective):
 def test_estimate_is_its_formula():
     """Worked by hand: generation 1e6 tokens on one GPU at 1000 a second; training 10 N per token."""
     assumed = Cost(
-        steps=1, prompts=100, responses=10, tokens=1000.0, gpus=1, peak=1e15,
-        training_utilisation=0.5, decoding=1000.0,
-    )  # fmt: skip
+        steps=1,
+        prompts=100,
+        responses=10,
+        tokens=1000.0,
+        gpus=1,
+        peak=1e15,
+        training_utilisation=0.5,
+        decoding=1000.0,
+    )
     generation, training = assumed.hours(PARAMETERS["1.5b"])
     assert generation == pytest.approx(1e6 / 1000 / 3600)
     assert training == pytest.approx(5e5 * 10 * 1.54e9 / 5e14 / 3600)
@@ -163,10 +172,13 @@ def test_the_plan_can_be_followed(tmp_path):
     from paper_repro.data import Prepare
 
     parsers = {
-        "paper_repro.data": Prepare, "paper_repro.single_gpu": single_gpu.Train,
-        "validate": Validate, "compare": Compare,
-        "generate": evaluation.Generate, "score": evaluation.Score,
-    }  # fmt: skip
+        "paper_repro.data": Prepare,
+        "paper_repro.single_gpu": single_gpu.Train,
+        "validate": Validate,
+        "compare": Compare,
+        "generate": evaluation.Generate,
+        "score": evaluation.Score,
+    }
     for engine in ("verl", "trl"):
         seen = []
         for text in commands("1.5b", "erc-dapo", positive_nll=False, engine=engine):
@@ -174,9 +186,10 @@ def test_the_plan_can_be_followed(tmp_path):
             for place, word in enumerate(words[:4]):
                 if word in parsers:
                     found = tyro.cli(
-                        parsers[word], args=words[place + 1 :],
+                        parsers[word],
+                        args=words[place + 1 :],
                         config=(tyro.conf.OmitArgPrefixes,),
-                    )  # fmt: skip
+                    )
                     seen.append(found)
         kinds = [type(one).__name__ for one in seen]
         assert kinds.count("Prepare") == 2

@@ -124,11 +124,13 @@ def test_bad_data_is_named(tmp_path, name, content, message):
 def _generations(right):
     return [
         {
-            "benchmark": "aime24", "problem": i, "answer": "7",
+            "benchmark": "aime24",
+            "problem": i,
+            "answer": "7",
             "responses": [r"\boxed{7}"] * n + [r"\boxed{8}"] * (4 - n),
         }
         for i, n in enumerate(right)
-    ]  # fmt: skip
+    ]
 
 
 @judged

@@ -17,9 +17,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of TRL and what it imports
 ]
 CPU = {
-    "bf16": False, "use_vllm": False, "use_cpu": True, "gradient_checkpointing": False,
-    "max_completion_length": 4, "max_steps": 8, "save_steps": 100, "disable_tqdm": True,
-}  # fmt: skip
+    "bf16": False,
+    "use_vllm": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "max_completion_length": 4,
+    "max_steps": 8,
+    "save_steps": 100,
+    "disable_tqdm": True,
+}
 
 
 @pytest.fixture
@@ -37,8 +43,18 @@ def test_it_trains_and_logs_what_compare_reads(data, tmp_path):
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "model")
     sets = [f"--set={key}={str(value).lower()}" for key, value in CPU.items()]
-    single_gpu.main([str(data), "--model", str(tmp_path / "model"),
-                     "--out", str(tmp_path / "run"), "--objective", "erc-gppo", *sets])  # fmt: skip
+    single_gpu.main(
+        [
+            str(data),
+            "--model",
+            str(tmp_path / "model"),
+            "--out",
+            str(tmp_path / "run"),
+            "--objective",
+            "erc-gppo",
+            *sets,
+        ]
+    )
     log = read_log(tmp_path / "run" / "final" / "trainer_state.json").metrics
     assert log["staleness"].tolist() == list(range(8))
     assert log["gate/dropped_fraction"].notna().all()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from erc_bench.core.errors import InputError
-from erc_bench.studies import EXPERIMENTS, TIERS, Experiment, plan, register, setting
+from erc_bench.studies import EXPERIMENTS, TIERS, Experiment, execute, plan, register, setting
 from erc_bench.studies.scores import entropy_kept, gap_closed
 from erc_bench.training import TrainConfig
 from erc_envs.token_forks import TokenForks
@@ -54,7 +54,7 @@ def test_settings_tier_and_seeds_reach_the_plan():
 
 
 def test_a_band_reaches_every_arm_that_has_one_and_no_other():
-    """``band`` sets gate and reference band; an arm that names its own keeps it."""
+    """``band`` sets the gate; an arm that names its own keeps it."""
     arms = ["dapo", "erc-dapo", "erc-gppo:clip_low=0.1", "erc-dapo:band_low=0.3"]
     (only,) = plan(["forking_tokens"], objectives=arms, band=0.1).experiments
     bands = [
@@ -64,7 +64,41 @@ def test_a_band_reaches_every_arm_that_has_one_and_no_other():
     assert bands == [None, (0.1, 0.1), (0.1, 0.1), (0.3, 0.05)]
     assert [a.label for a in only.arms] == arms
     assert only.arms[2].overrides == {"clip_low": 0.1, "band_low": 0.1, "band_high": 0.1}
-    assert only.band == (0.1, 0.1)
+
+
+def test_all_spellings_of_a_band_are_one_request(tmp_path):
+    """The same gate, the same measurements; an arm without a gate is measured against the paper's band."""
+    spellings = [
+        {"objectives": ["dapo", "erc-dapo"], "band": 0.001},
+        {"objectives": ["dapo", "erc-dapo"], "grid": {"band": [0.001]}},
+        {"objectives": ["dapo", "erc-dapo:band=0.001"]},
+        {"objectives": ["dapo", "erc-dapo:band_low=0.001,band_high=0.001"]},
+    ]
+    small = {
+        "rollouts": 2,
+        "prompts": 8,
+        "warm_start_steps": 20,
+        "evaluation_episodes": 32,
+        "learning_rate": 1e-2,
+    }
+    found = []
+    for number, asked in enumerate(spellings):
+        work = plan(["unsampled_shift"], settings=small, seeds=1, **asked)
+        (only,) = work.experiments
+        assert [arm.objective.band for arm in only.arms] == [None, (0.001, 0.001)]
+        assert only.band == (0.001, 0.001)
+        rows = execute(work, tmp_path / str(number)).read("metrics")
+        found.append([arm for _, arm in rows.groupby("objective", sort=False)])
+    own, paper = "drift/out_of_band_fraction", "drift/out_of_paper_band_fraction"
+    base, gated = found[0]
+    assert (base[own] == base[paper]).all()
+    assert (gated[own] == gated["gate/dropped_fraction"]).all()
+    assert (gated[own] > gated[paper]).any()
+    for other in found[1:]:
+        for arm, first in zip(other, found[0], strict=True):
+            pd.testing.assert_frame_equal(
+                arm.drop(columns="objective"), first.drop(columns="objective")
+            )
 
 
 def test_an_infinite_band_or_norm_is_written_as_a_word():

@@ -18,10 +18,20 @@ from erc_bench.training.evaluation import pass_at_k
 @pytest.mark.parametrize(
     ("bits", "dtype"), [(8, torch.bfloat16), (11, torch.float16), (24, torch.float32)]
 )
-@given(st.lists(st.floats(1e-3, 6e4) | st.floats(-6e4, -1e-3) | st.just(0.0), min_size=1))
+@given(
+    st.lists(
+        st.sampled_from([-1.0, 0.0, 1.0]).flatmap(
+            lambda sign: st.floats(2**-9, 6e4, width=32).map(lambda size: sign * size)
+        ),
+        min_size=1,
+    )
+)
 @settings(max_examples=50, deadline=None)
 def test_rounding_is_that_of_the_formats(bits, dtype, values):
-    """A significand of 8, 11 and 24 bits, ties to even, is torch's own conversion."""
+    """A significand of 8, 11 and 24 bits, ties to even, is torch's own conversion.
+
+    The numbers are float32: torch converts others by way of it, and so rounds them twice.
+    """
     x = torch.tensor(values, dtype=torch.float64)
     assert torch.equal(round_to_bits(x, torch.tensor(bits)), x.to(dtype).double())
 

@@ -1,4 +1,4 @@
-"""`erc-bench llm`: what its commands take."""
+"""The command `erc-bench llm demo` and its options."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Demo:
     objectives: tuple[str, ...] = ("dapo", "erc-dapo")
     """Arms: names, or name:parameter=value,... as erc-dapo:band_low=0.1."""
     seeds: int = 3
-    """Per arm, shared between arms."""
+    """Number of seeds, which the arms share."""
     rollouts: int | None = None
     """Generations of responses. None: 16 of 64 for smollm2, 120 of 128 for tiny."""
     learning_rate: float | None = None
-    """Of AdamW. None: 1e-5 for smollm2, 1e-4 for tiny."""
+    """Learning rate of AdamW. None: 1e-5 for smollm2, 1e-4 for tiny."""
     out: Path = Path("results/llm")
     """A new or empty folder, unless --resume."""
     noise: bool = True
@@ -34,13 +34,12 @@ class Demo:
     checkpoint."""
 
     def run(self) -> None:
-        """Train, draw, and say where."""
+        """Train, draw, and print the files written."""
         import os  # noqa: PLC0415
         from importlib.util import find_spec  # noqa: PLC0415
 
-        os.environ.setdefault(
-            "TQDM_DISABLE", "1"
-        )  # read when tqdm is imported; ours is the one bar
+        # Ours is the only progress bar; tqdm reads this when it is imported.
+        os.environ.setdefault("TQDM_DISABLE", "1")
         from erc_bench.core.errors import InputError  # noqa: PLC0415
 
         for package in ("trl", "transformers", "math_verify"):

@@ -1,4 +1,4 @@
-"""`erc-bench sb3`: what its commands take."""
+"""The commands of `erc-bench sb3` and their options."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Demo:
     )
     """Gymnasium ids; LunarLander needs erc-bench[control]."""
     steps: int | None = None
-    """Of each run. None: 50,000, 100,000, 150,000 and 50,000; of any other environment 50,000."""
+    """Steps of each run. None: 50,000, 100,000, 150,000 and 50,000; of any other environment 50,000."""
     seeds: int = 10
-    """Per arm, shared between arms."""
+    """Number of seeds, which the arms share."""
     out: Path = Path("results/sb3")
     """A new or empty folder, unless --resume."""
     workers: int = 1
-    """Processes."""
+    """Number of processes."""
     resume: bool = False
     """Go on with an interrupted comparison in --out."""
 
     def run(self) -> None:
-        """Train, draw, and say where."""
+        """Train, draw, and print the files written."""
         from erc_bench.adapters.demos.sb3.demo import demo  # noqa: PLC0415
         from erc_bench.adapters.demos.sb3.training import ENVIRONMENTS  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ class Redraw:
     """Its folder."""
 
     def run(self) -> None:
-        """Draw, and say where."""
+        """Draw, and print the files written."""
         from erc_bench.adapters.demos.sb3.demo import redraw  # noqa: PLC0415
 
         for path in redraw(self.out):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from erc_bench.adapters.logs.runs import LoggedRun
 from erc_bench.adapters.logs.tensorboard import is_events, read_tensorboard
-from erc_bench.adapters.logs.text import read_text
+from erc_bench.adapters.logs.text import json_values, read_text
 from erc_bench.adapters.logs.trl import read_trl
 from erc_bench.adapters.logs.verl import is_console, read_verl
 from erc_bench.core.errors import InputError
@@ -33,17 +32,10 @@ def read_log(path: Path | str) -> LoggedRun:
         raise InputError(f"{path}: neither a trainer_state.json nor event files in it")
     text = read_text(path)
     if text.lstrip().startswith("{"):
-        return read_verl(path) if _is_verl(text) else read_trl(path)
+        first = json_values(path, text)[0].value
+        return read_verl(path) if {"step", "data"} <= first.keys() else read_trl(path)
     if is_console(text):
         return read_verl(path)
     raise InputError(
         f"{path}: no log that is known (trainer_state.json, JSON lines, verl's console, event files)"
     )
-
-
-def _is_verl(text: str) -> bool:
-    try:
-        first = json.loads(text.lstrip().split("\n", 1)[0])
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(first, dict) and {"step", "data"} <= first.keys()

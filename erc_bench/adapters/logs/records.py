@@ -28,10 +28,10 @@ def write_records(
 ) -> Results:
     """Store logged runs as one experiment of a results folder; figures 2 to 4 are drawn from it.
 
-    A log has no evaluation: without ``evaluations``, ``reward/initial`` and ``reward/final`` are the
+    A log holds no evaluation. Without ``evaluations``, ``reward/initial`` and ``reward/final`` are the
     mean rewards of the first and last rollout. ``entropy/initial`` and ``entropy/final`` are the
-    policy's mean entropy there, ``reward/optimal`` is NaN. It has no tokens, so that figures of single
-    tokens are left out.
+    policy's mean entropy there, and ``reward/optimal`` is NaN. A log holds no single tokens either, so
+    figures of tokens are left out.
 
     Args:
         out: results folder; must be new or empty.
@@ -42,7 +42,7 @@ def write_records(
         evaluations: mean rewards before and after training, where they were measured apart.
 
     Raises:
-        InputError: no runs, a label or name that is empty, or a folder that is not empty.
+        InputError: there are no runs, a label or name is empty, or the folder is not.
     """
     if not runs:
         raise InputError("runs: none given")
@@ -95,7 +95,7 @@ def _keys(experiment: str, key: tuple[str, int], run: LoggedRun) -> dict[str, An
 
 
 def _summary(metrics: pd.DataFrame) -> dict[str, float | bool]:
-    """The row of ``runs`` that its metrics allow."""
+    """As much of a run's row of ``runs`` as its metrics tell."""
     rollouts = metrics.drop_duplicates("rollout")["reward/mean"].to_numpy()
     before = metrics["drift/entropy_old"].fillna(metrics["drift/entropy_new"])
     return {

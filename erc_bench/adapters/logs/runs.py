@@ -15,21 +15,32 @@ __all__ = ["COLUMNS", "OUR_PREFIXES", "Entry", "LoggedRun", "Names", "run_of"]
 
 #: Columns that every logged run has; what was not logged is NaN.
 COLUMNS = (
-    "rollout", "update", "staleness", "tokens", "reward/mean", "grad/norm", "drift/entropy_old",
-    "drift/entropy_new", "drift/kl_k3", "drift/out_of_band_fraction", "clip/ratio_bound_fraction",
-    "clip/ratio_outside_fraction", "gate/dropped_fraction", "diverged",
-)  # fmt: skip
+    "rollout",
+    "update",
+    "staleness",
+    "tokens",
+    "reward/mean",
+    "grad/norm",
+    "drift/entropy_old",
+    "drift/entropy_new",
+    "drift/kl_k3",
+    "drift/out_of_band_fraction",
+    "clip/ratio_bound_fraction",
+    "clip/ratio_outside_fraction",
+    "gate/dropped_fraction",
+    "diverged",
+)
 
-#: A metric with such a name is ours already.
+#: Metrics whose names begin so are ours already.
 OUR_PREFIXES = ("clip/ratio_", "drift/", "gate/", "loss/")
 
-#: Columns that count something: whole numbers, never missing once logged.
+#: Columns of counts. They are whole numbers, and never missing once they are logged.
 _COUNTS = ("rollout", "staleness", "tokens")
 _SHARES = ("_fraction",)
-#: A number that is not finite there says that the run diverged.
+#: If this is not finite, the run has diverged.
 _FINITE = "grad/norm"
 
-#: Column to the names it is logged under, the first that is there taken.
+#: Our columns to the names they are logged under; the first name that is present counts.
 Names = Mapping[str, tuple[str, ...]]
 
 
@@ -58,20 +69,18 @@ class LoggedRun:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_of(
-    entries: Iterable[Entry], names: Names, *, environment: str, source: str, first: int = 1
-) -> LoggedRun:
-    """Entries as a run, in the order of their steps; of entries with one step the last counts.
+def run_of(entries: Iterable[Entry], names: Names, *, environment: str, source: str) -> LoggedRun:
+    """Entries as a run, in the order of their steps, which count from 1.
 
-    A resumed run logs some steps twice. From the first gradient norm that is not finite on, the run
-    counts as diverged. Where no rollout was logged, each entry with a reward begins one.
+    A resumed run logs some steps twice; the last entry of a step counts. From the first gradient norm
+    that is not finite, the run counts as diverged. Where no rollout was logged, each entry with a
+    reward begins one.
 
     Args:
         entries: of one run.
         names: of the columns.
         environment: see :class:`LoggedRun`.
         source: see :class:`LoggedRun`.
-        first: number of a run's first step.
 
     Raises:
         InputError: no entry has a known metric, or a value is no number; with path and line.
@@ -86,12 +95,10 @@ def run_of(
         known = ", ".join(name for logged in names.values() for name in logged[:1])
         raise InputError(f"{source}: no known metric in it (looked for {known})")
     frame = pd.DataFrame([rows[step] for step in sorted(rows)])
-    used = {
-        column: name for column, name in used.items() if column in frame
-    }  # of entries that count
-    frame.insert(0, "update", [step - first for step in sorted(rows)])
-    if (frame["update"] < 0).any():
-        raise InputError(f"{source}: step {min(rows)}, must be {first} or more")
+    used = {column: name for column, name in used.items() if column in frame}
+    frame.insert(0, "update", [step - 1 for step in sorted(rows)])
+    if min(rows) < 1:
+        raise InputError(f"{source}: step {min(rows)}, must be 1 or more")
     frame = _with_rollouts(frame)
     broken = ~frame[_FINITE].map(math.isfinite) if _FINITE in used else False
     frame["diverged"] = pd.Series(broken, index=frame.index).cummax().astype(bool)
@@ -137,7 +144,7 @@ def _row(entry: Entry, names: Names, used: dict[str, str]) -> dict[str, float]:
 
 
 def _prefix(logged: tuple[str, ...]) -> str:
-    """What is put before our names: ``actor/`` of ``actor/grad_norm``."""
+    """The prefix that a trainer puts before our names, such as ``actor/`` in ``actor/grad_norm``."""
     head, slash, _ = logged[0].partition("/")
     return head + slash if head in ("actor", "train") else ""
 

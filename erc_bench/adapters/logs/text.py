@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from erc_bench.adapters.logs.runs import Entry
 from erc_bench.core.errors import InputError
 
-__all__ = ["json_lines", "read_text", "require_step", "whole_json"]
+__all__ = ["Logged", "json_values", "read_text", "require_step"]
 
 #: Largest file that is read; logs of a run are far smaller.
 MAX_BYTES = 1 << 30
+
+
+class Logged(NamedTuple):
+    """A JSON value, and where it stands (``path:line``)."""
+
+    where: str
+    value: Any
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The value, which must be an object.
+
+        Raises:
+            InputError: it is something else.
+        """
+        if not isinstance(self.value, dict):
+            kind = type(self.value).__name__
+            raise InputError(f"{self.where}: {kind}, must be an object of metrics")
+        return self.value
 
 
 def read_text(path: Path) -> str:
     """The file's text, which is not empty.
 
     Raises:
-        InputError: missing, unreadable, empty, too large, or no UTF-8.
+        InputError: missing, unreadable, empty, too large, or not UTF-8.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -37,53 +55,40 @@ def read_text(path: Path) -> str:
     return text
 
 
-def whole_json(path: Path, text: str) -> Any:
-    """The text as one JSON value.
+def json_values(path: Path, text: str) -> list[Logged]:
+    """The values of a text with one JSON value per line, or with a single one over several lines.
 
     Raises:
-        InputError: no JSON; with the line.
+        InputError: a value is not JSON; the last line may have been cut off in writing.
     """
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    first, line = lines[0]
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        lines = [(first, "\n".join(text.split("\n")[first - 1 :]))]
+    return [Logged(f"{path}:{number}", _parsed(path, number, part)) for number, part in lines]
+
+
+def _parsed(path: Path, number: int, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: no JSON ({error.msg})") from None
+        where = f"{path}:{number + error.lineno - 1}"
+        raise InputError(f"{where}: no JSON ({error.msg}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no JSON that can be read ({type(error).__name__})") from None
+        told = type(error).__name__
+        raise InputError(f"{path}:{number}: no JSON that can be read ({told})") from None
 
 
-def json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``path:line`` and the object of each line that is not blank.
-
-    Raises:
-        InputError: a line is no JSON object; the last line may have been cut off in writing.
-    """
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: no JSON ({error.msg}, column {error.colno})") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{where}: no JSON that can be read ({type(error).__name__})"
-            ) from None
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: {type(value).__name__}, must be an object")
-        yield where, value
-
-
-def require_step(where: str, value: object, values: object) -> Entry:
+def require_step(where: str, step: object, values: object) -> Entry:
     """An entry from a logged step number and what was logged with it.
 
     Raises:
-        InputError: no whole number, or no object.
+        InputError: the step is not a whole number, or the values are not an object.
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-        raise InputError(f"{where}: step is {str(value)[:40]}, must be a whole number")
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: {type(values).__name__}, must be an object of metrics")
-    return Entry(where, value, values)
+    if isinstance(step, float) and step.is_integer():
+        step = int(step)
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**53:
+        raise InputError(f"{where}: step is {str(step)[:40]}, must be a whole number")
+    return Entry(where, step, Logged(where, values).object)

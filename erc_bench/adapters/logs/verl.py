@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from erc_bench.adapters.logs.runs import Entry, LoggedRun, Names, run_of
-from erc_bench.adapters.logs.text import json_lines, read_text, require_step
+from erc_bench.adapters.logs.text import Logged, json_values, read_text, require_step
 from erc_bench.core.errors import InputError
 
 __all__ = ["VERL_NAMES", "is_console", "read_verl", "with_tokens"]
 
-#: Column to verl's names of it. ``actor/entropy`` is the rollout policy's, ``actor/entropy_loss``
+#: Our columns to verl's names for them. ``actor/entropy`` is the rollout policy's, ``actor/entropy_loss``
 #: the trained one's; ``pg_clipfrac`` counts tokens whose loss the clip determines.
 VERL_NAMES: Names = {
     "tokens": ("tokens",),
@@ -45,7 +45,7 @@ def read_verl(path: Path | str) -> LoggedRun:
     """
     path = Path(path)
     text = read_text(path)
-    entries = _console(path, text) if is_console(text) else _lines(path, text)
+    entries = _console(path, text) if is_console(text) else _entries(json_values(path, text))
     return run_of(with_tokens(entries), VERL_NAMES, environment="verl", source=str(path))
 
 
@@ -58,13 +58,14 @@ def _found(line: str) -> re.Match[str] | None:
     return _CONSOLE.search(_COLOUR.sub("", line.rstrip()))
 
 
-def _lines(path: Path, text: str) -> Iterator[Entry]:
-    for where, value in json_lines(path, text):
-        if "step" not in value or "data" not in value:
+def _entries(logged: Iterable[Logged]) -> Iterator[Entry]:
+    for one in logged:
+        values = one.object
+        if "step" not in values or "data" not in values:
             raise InputError(
-                f"{where}: no step and data in it; a log of verl's file logger has both"
+                f"{one.where}: no step and data in it; a log of verl's file logger has both"
             )
-        yield require_step(where, value["step"], value["data"])
+        yield require_step(one.where, values["step"], values["data"])
 
 
 def _console(path: Path, text: str) -> Iterator[Entry]:
@@ -83,7 +84,7 @@ def _console(path: Path, text: str) -> Iterator[Entry]:
 
 
 def _value(text: str) -> float | str:
-    """A printed number; what is none stays as it is, and is refused where a number is needed."""
+    """A printed number. Other text stays as it is, and is refused where a number is needed."""
     numpy = _NUMPY.match(text)
     try:
         return float(numpy[1] if numpy else text)
@@ -91,15 +92,13 @@ def _value(text: str) -> float | str:
         return text
 
 
-def with_tokens(entries: Iterator[Entry]) -> Iterator[Entry]:
+def with_tokens(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Entries with the running number of response tokens, where verl logged what it follows from.
 
     A step's ``perf/total_num_tokens`` counts prompts and responses, whose mean lengths are logged.
     Steps that were logged twice count once.
     """
-    by_step: dict[int, Entry] = {}
-    for entry in entries:
-        by_step[entry.step] = entry
+    by_step = {entry.step: entry for entry in entries}
     total = 0.0
     for step in sorted(by_step):
         entry = by_step[step]

@@ -22,7 +22,7 @@ __all__ = ["Loss", "attach_denominators", "register_loss"]
 
 @dataclass
 class _Call:
-    """What verl's signature of a policy loss has no argument for, and the metrics it gave."""
+    """What verl's signature of a policy loss has no argument for, and the metrics of the call."""
 
     settings: Settings
     objective: Objective

@@ -117,31 +117,26 @@ class Settings:
         return settings
 
 
+#: Keys of verl that must have a value for the plug-in's trainer to work, and why where it is not plain.
+_WIRING: dict[str, tuple[Any, str]] = {
+    f"{_ACTOR}.policy_loss.loss_mode": (NAME, ""),
+    f"{_ACTOR}.calculate_entropy": (True, ""),
+    "algorithm.rollout_correction.bypass_mode": (False, ": it leaves old entropies uncomputed"),
+    "algorithm.rollout_correction.rollout_is": (None, "; the objective dapo-tis has these weights"),
+    "distillation.enabled": (False, ""),
+}
+
+
 def _require_wiring(config: Any) -> None:
-    needed = {
-        f"{_ACTOR}.policy_loss.loss_mode": NAME,
-        f"{_ACTOR}.calculate_entropy": True,
-    }
-    for key, value in needed.items():
+    for key, (value, why) in _WIRING.items():
         found = _at(config, key)
-        if found != value:
-            raise InputError(f"{key}: {found!r}, must be {value} with trainer_mode={NAME}")
-    correction = "algorithm.rollout_correction"
-    if _at(config, f"{correction}.bypass_mode"):
-        raise InputError(
-            f"{correction}.bypass_mode: True, must be False: it leaves old entropies uncomputed"
-        )
-    if _at(config, f"{correction}.rollout_is") is not None:
-        raise InputError(
-            f"{correction}.rollout_is: {_at(config, f'{correction}.rollout_is')!r}, must be null; "
-            f"the objective dapo-tis has these weights"
-        )
-    if _at(config, "distillation.enabled"):
-        raise InputError(f"distillation.enabled: True, must be False with trainer_mode={NAME}")
+        if found != value and (found or value):
+            needed = "null" if value is None else value
+            raise InputError(f"{key}: {found!r}, must be {needed} with trainer_mode={NAME}{why}")
 
 
 def _require_fields(config: Any, settings: Settings) -> None:
-    """What the objective reads is computed by verl only where the configuration asks for it."""
+    """Require that verl computes what the objective reads."""
     logged = "actor_rollout_ref.rollout.calculate_log_probs"
     if "rollout_logp" in settings.reads and not _at(config, logged):
         raise InputError(f"{logged}: False, must be True: {settings.objective} reads them")
@@ -155,7 +150,7 @@ def _require_fields(config: Any, settings: Settings) -> None:
 
 
 def _require_no_contradiction(config: Any, objective: Objective) -> None:
-    """A key of verl's own losses that was set says what the objective says, or nothing would read it."""
+    """Refuse keys of verl's own losses that say something else than the objective, which decides."""
     surrogate, range_ = objective.surrogate, objective.surrogate.clip_range
     low, high = (None, None) if range_ is None else range_
     says: dict[str, tuple[Any, Any]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from erc_bench.analysis.claims.evidence import REWARD, Evidence
 from erc_bench.analysis.claims.inference import Decision, decide, decide_discoveries
-from erc_bench.analysis.claims.rules import Claim, Criterion, Part, Regime, RuleBook
+from erc_bench.analysis.claims.rules import Claim, Criterion, Part, Regime, Thresholds
 from erc_bench.analysis.claims.statistics import (
     auroc_by_seed,
     difference,
@@ -28,37 +28,49 @@ Role = Literal["deciding", "detail", "information"]
 NO_VALUE = "no value"
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a number was measured on.
+
+    Attributes:
+        experiment: name of the experiment, or over how many a mean is taken.
+        arms: labels in the records; base first.
+        recipes: names of the recipes of these arms.
+        point: of the experiment's grid.
+        diverged: how many runs of each arm diverged.
+        runs: number of runs of each arm.
+        note: what a reader must know to understand the number.
+    """
+
+    experiment: str
+    arms: tuple[str, ...]
+    recipes: tuple[str, ...]
+    point: str
+    diverged: tuple[int, ...]
+    runs: int
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Compared):
     """One number behind a claim, with what follows from it.
 
     Attributes:
-        claim, part, regime: whose.
+        claim, part, regime: what the number is about.
         role: whether it decides the claim, is an experiment inside a deciding mean, or informs.
-        experiment: or how many a mean is over.
-        arms: labels in the records; base first.
-        recipes: of these arms.
-        point: of the experiment's grid.
-        interval: 95 % over seeds; for a ratio of its geometric mean.
+        interval: 95 % interval over seeds; for a ratio, that of its geometric mean.
         adjusted: the interval at ``level``, the one its family's correction asks for.
-        p: unadjusted.
+        p: the unadjusted p-value.
         verdict: the claim's word for holding or failing, "inconclusive", or "no value"; for
             information "yes", "no", "inconclusive", or nothing for a mere measurement.
         holds: None while inconclusive.
-        without: runs (or pairs) that have no value.
-        diverged: how many runs of each arm.
-        runs: of each arm.
-        note: what a reader must know beside the number.
+        without: number of runs (or pairs) that have no value.
     """
 
     claim: str
     part: Part
     regime: Regime
     role: Role
-    experiment: str
-    arms: tuple[str, ...]
-    recipes: tuple[str, ...]
-    point: str
     interval: Interval
     adjusted: Interval
     level: float
@@ -66,35 +78,25 @@ class Row:
     verdict: str
     holds: bool | None
     without: int
-    diverged: tuple[int, ...]
-    runs: int
-    note: str
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Values by seed of one comparison, before any decision; of a ratio, its logarithms."""
+@dataclass(frozen=True, kw_only=True)
+class Sample(Compared):
+    """Values of one comparison by seed, before any decision; for a ratio, its logarithms."""
 
-    experiment: str
-    arms: tuple[str, ...]
-    recipes: tuple[str, ...]
-    point: str
     values: pd.Series
-    diverged: tuple[int, ...]
-    runs: int
-    note: str = ""
 
     @property
     def known(self) -> np.ndarray:
-        """Without the seeds that have none."""
+        """The values of the seeds that have one."""
         values = self.values.to_numpy(dtype=np.float64)
         return np.asarray(values[np.isfinite(values)])
 
 
 def rows_of(
-    claim: Claim, part: Part, regime: Regime, evidence: Evidence, rules: RuleBook
+    claim: Claim, part: Part, regime: Regime, evidence: Evidence, rules: Thresholds
 ) -> tuple[list[Row], dict[str, str]]:
-    """The rows of a part in a regime; and for what it asks for and the records lack, why."""
+    """The rows of a part in a regime, and why the records lack some of what it asks for."""
     samples: dict[tuple[str, ...], list[Sample]] = {}
     missing: dict[str, str] = {}
     for recipes in part.arms:
@@ -120,7 +122,7 @@ def rows_of(
 
 
 def _samples(
-    part: Part, experiment: str, recipes: tuple[str, ...], evidence: Evidence, rules: RuleBook
+    part: Part, experiment: str, recipes: tuple[str, ...], evidence: Evidence, rules: Thresholds
 ) -> tuple[list[Sample], str]:
     """A sample for each point of the experiment's grid, or why there is none."""
     if experiment not in evidence.labels:
@@ -158,7 +160,7 @@ def _values(
     arms: tuple[str, ...],
     recipes: tuple[str, ...],
     evidence: Evidence,
-    rules: RuleBook,
+    rules: Thresholds,
 ) -> pd.Series:
     """The part's statistic by seed."""
     columns = part.columns
@@ -201,7 +203,12 @@ def _mean(samples: Sequence[Sample], part: Part, missing: dict[str, str]) -> Sam
 
 
 def _rows(
-    claim: Claim, part: Part, regime: Regime, role: Role, samples: Sequence[Sample], rules: RuleBook
+    claim: Claim,
+    part: Part,
+    regime: Regime,
+    role: Role,
+    samples: Sequence[Sample],
+    rules: Thresholds,
 ) -> list[Row]:
     """Decide a family; members without a single value are shown and left out of it."""
     family = [s for s in samples if len(s.known)]
@@ -212,7 +219,7 @@ def _rows(
     ]
 
 
-def _decisions(part: Part, family: Sequence[Sample], rules: RuleBook) -> list[Decision]:
+def _decisions(part: Part, family: Sequence[Sample], rules: Thresholds) -> list[Decision]:
     members = [s.known for s in family]
     if part.holds is None:
         plain = [mean_interval(x, rules.level) for x in members]
@@ -233,7 +240,7 @@ def _row(
     role: Role,
     sample: Sample,
     decision: Decision | None,
-    rules: RuleBook,
+    rules: Thresholds,
 ) -> Row:
     n = len(sample.known)
     nothing = Interval(math.nan, math.nan, math.nan, 0)
@@ -258,15 +265,13 @@ def _row(
         notes.append(f"{len(sample.values) - n} of {len(sample.values)} without a value")
     found = decision or Decision(nothing, nothing, rules.level, math.nan, "inconclusive")
     shown = [_exp(i) if part.logarithmic else i for i in (found.interval, found.adjusted)]
+    measured = {f.name: getattr(sample, f.name) for f in fields(Compared)}
     return Row(
+        **measured | {"note": "; ".join(filter(None, notes))},
         claim=claim.id,
         part=part,
         regime=regime,
         role=role,
-        experiment=sample.experiment,
-        arms=sample.arms,
-        recipes=sample.recipes,
-        point=sample.point,
         interval=shown[0],
         adjusted=shown[1],
         level=found.level,
@@ -274,9 +279,6 @@ def _row(
         verdict=verdict,
         holds=holds,
         without=len(sample.values) - n,
-        diverged=sample.diverged,
-        runs=sample.runs,
-        note="; ".join(filter(None, notes)),
     )
 
 

@@ -8,14 +8,24 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from erc_bench.core.errors import InputError
-from erc_bench.core.validation import Count, checked, checked_dataclass, checked_file
+from erc_bench.core.validation import Count, checked_dataclass, checked_file
 
-__all__ = ["Claim", "Criterion", "Decides", "Part", "Regime", "RuleBook", "Statistic", "load"]
+__all__ = [
+    "Claim",
+    "Criterion",
+    "Decides",
+    "Part",
+    "Regime",
+    "RuleBook",
+    "Statistic",
+    "Thresholds",
+    "load",
+]
 
 Regime = Literal["paper", "stress", "sweep"]
 Decides = Literal["every", "mean", "no", "cells"]
@@ -94,7 +104,7 @@ class Failing:
 
 @checked_dataclass
 class Part:
-    """One statistic that a claim is decided by, or that is shown beside it; see ``claims.toml``."""
+    """A statistic that decides a claim or is shown beside it; ``claims.toml`` explains the keys."""
 
     name: str
     statistic: Statistic
@@ -155,7 +165,7 @@ class Claim:
 
 @checked_dataclass
 class Thresholds:
-    """The section ``[rules]``: level of intervals, and what a run and a claim need at least."""
+    """The section ``[rules]``: levels, and the least numbers of seeds and of tokens."""
 
     level: Open
     seeds: Annotated[int, Field(ge=2)]
@@ -164,8 +174,8 @@ class Thresholds:
 
 
 @checked_dataclass
-class File:
-    """``claims.toml`` as it stands."""
+class RuleBook:
+    """Every claim, and what they share: ``claims.toml`` as it stands."""
 
     version: Literal[1]
     rules: Thresholds
@@ -177,32 +187,13 @@ class File:
             raise InputError(f"claim: id: {', '.join(names)}: each may be used once")
 
 
-@dataclass(frozen=True)
-class RuleBook:
-    """Every claim, and what they share."""
-
-    level: float
-    seeds: int
-    false_discovery_rate: float
-    tokens: int
-    claims: tuple[Claim, ...]
-
-
 @cache
 def load(path: Path | None = None) -> RuleBook:
-    """Read and check a file of rules; None: the package's own.
+    """Read and check a file of rules; without a path, the package's own.
 
     Raises:
         InputError: not TOML, or a key that is unknown, missing or of a wrong value, by its name.
     """
     source = files("erc_bench.analysis") / "claims.toml" if path is None else path
-    return _book(checked_file(File, source, "claims"))
-
-
-def rule_book(table: Mapping[str, Any]) -> RuleBook:
-    """Check a parsed file."""
-    return _book(checked(File, table, at="claims.toml: "))
-
-
-def _book(found: File) -> RuleBook:
-    return RuleBook(**vars(found.rules), claims=found.claims)
+    found: RuleBook = checked_file(RuleBook, source, "claims")
+    return found

@@ -142,9 +142,8 @@ def as_data(assessment: Assessment, folder: Path | None = None) -> dict[str, Any
     """Everything as JSON-ready data; with a folder of figures, their files by number."""
     return {
         "rules": {
-            "level": assessment.rules.level,
-            "seeds": assessment.rules.seeds,
-            "false_discovery_rate": assessment.rules.false_discovery_rate,
+            name: getattr(assessment.rules.rules, name)
+            for name in ("level", "seeds", "false_discovery_rate")
         },
         "claims": [
             {

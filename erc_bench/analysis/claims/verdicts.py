@@ -37,7 +37,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool | None:
-        """None where it is neither."""
+        """Whether the claim holds; None where it neither holds nor fails."""
         return dict(zip(self.claim.words, (True, False), strict=True)).get(self.verdict)
 
 
@@ -74,7 +74,7 @@ def assess(results: Results, rules: RuleBook | None = None) -> Assessment:
             missing: dict[str, str] = {}
             for part in claim.parts:
                 if regime in part.experiments:
-                    own, lacking = rows_of(claim, part, regime, evidence, book)
+                    own, lacking = rows_of(claim, part, regime, evidence, book.rules)
                     found += own
                     if part.decides != "no":
                         missing |= lacking
@@ -98,7 +98,7 @@ def _verdict(claim: Claim, regime: Regime, rows: Sequence[Row], missing: dict[st
 
 
 def _conjunction(claim: Claim, rows: Sequence[Row], *, complete: bool) -> tuple[str, str]:
-    """All hold, and nothing lacks: it holds. One fails: it fails. Else inconclusive."""
+    """The claim holds if all its rows hold and none is missing, and fails if one of them fails."""
     if not rows:
         return (
             ("inconclusive", "no run has a value") if complete else ("not measured", "no records")
@@ -123,7 +123,7 @@ def _few_seeds(rows: Iterable[Row]) -> str:
 
 
 def _phase(rows: Sequence[Row]) -> tuple[str, str]:
-    """Per gate: in how many cells it helps and hurts, and where."""
+    """For each gate, in how many cells it helps and hurts, and where."""
     words, texts = [], []
     for gate in dict.fromkeys(row.recipes[-1] for row in rows):
         cells = [row for row in rows if row.recipes[-1] == gate]
@@ -138,7 +138,7 @@ def _phase(rows: Sequence[Row]) -> tuple[str, str]:
     return "; ".join(words) or "not measured", "; ".join(texts) or "no records"
 
 
-#: Cells that a verdict names; of more it gives the number alone.
+#: A verdict names up to this many cells; of more it gives only the number.
 FEW = 4
 
 

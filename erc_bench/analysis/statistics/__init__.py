@@ -8,8 +8,6 @@ reinforcement learning at the edge of the statistical precipice", 2021, arXiv:21
 from erc_bench.analysis.statistics.aggregates import (
     interquartile_mean,
     mean_score,
-    median_score,
-    optimality_gap,
 )
 from erc_bench.analysis.statistics.bootstrap import (
     REPLICATES,
@@ -30,12 +28,10 @@ from erc_bench.analysis.statistics.intervals import (
     paired_difference,
     ratio_interval,
 )
-from erc_bench.analysis.statistics.pass_at_k import avg_at_k, pass_at_k, pass_at_k_estimate
+from erc_bench.analysis.statistics.pass_at_k import pass_at_k, pass_at_k_estimate
 from erc_bench.analysis.statistics.significance import (
-    benjamini_hochberg,
     holm,
     sign_flip_test,
-    wilcoxon_test,
 )
 
 __all__ = [
@@ -45,15 +41,11 @@ __all__ = [
     "Profile",
     "Seed",
     "Strata",
-    "avg_at_k",
-    "benjamini_hochberg",
     "holm",
     "interquartile_mean",
     "mean_interval",
     "mean_intervals",
     "mean_score",
-    "median_score",
-    "optimality_gap",
     "paired_difference",
     "pass_at_k",
     "pass_at_k_estimate",
@@ -62,5 +54,4 @@ __all__ = [
     "ratio_interval",
     "sign_flip_test",
     "stratified_bootstrap",
-    "wilcoxon_test",
 ]

@@ -1,4 +1,4 @@
-"""One number for all runs on all tasks: interquartile mean, mean, median, optimality gap.
+"""One number for all runs on all tasks: interquartile mean and mean.
 
 Every function takes one array of runs per task and reduces ``axis``; leading axes are kept, so that
 thousands of bootstrap replicates cost one call. The arrays may differ in their number of runs.
@@ -14,7 +14,7 @@ import numpy as np
 
 from erc_bench.core.errors import InputError
 
-__all__ = ["interquartile_mean", "mean_score", "median_score", "optimality_gap"]
+__all__ = ["interquartile_mean", "mean_score"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -56,22 +56,3 @@ def mean_score(*strata: Any, axis: int = -1) -> Any:
     0.75
     """
     return _task_means(strata, axis).mean(-1)
-
-
-def median_score(*strata: Any, axis: int = -1) -> Any:
-    """Median over tasks of the mean over a task's runs.
-
-    >>> float(median_score([0.0, 0.2], [0.4], [1.0]))
-    0.4
-    """
-    return np.median(_task_means(strata, axis), axis=-1)
-
-
-def optimality_gap(*strata: Any, axis: int = -1, gamma: float = 1.0) -> Any:
-    """What is missing to ``gamma``: gamma - mean over tasks and runs of min(score, gamma).
-
-    >>> float(optimality_gap([0.5, 1.5]))
-    0.25
-    """
-    capped = tuple(np.minimum(runs, gamma) for runs in _floats(strata, axis))
-    return gamma - _task_means(capped, axis).mean(-1)

@@ -16,7 +16,7 @@ from erc_bench.analysis.statistics.bootstrap import (
 )
 from erc_bench.core.errors import InputError
 
-__all__ = ["avg_at_k", "pass_at_k", "pass_at_k_estimate"]
+__all__ = ["pass_at_k", "pass_at_k_estimate"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -55,16 +55,6 @@ def pass_at_k(correct: Any, samples: Any, k: int) -> Any:
     for j in range(int(k)):
         miss *= np.maximum(n - c - j, 0.0) / (n - j)
     return 1.0 - miss
-
-
-def avg_at_k(correct: Any, samples: Any) -> Any:
-    """avg@k: the mean correctness of a problem's k answers, c / k; unbiased for p whatever k is.
-
-    >>> avg_at_k([1, 3], 4).tolist()
-    [0.25, 0.75]
-    """
-    c, n = _counts(correct, samples)
-    return c / n
 
 
 def pass_at_k_estimate(

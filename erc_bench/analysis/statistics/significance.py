@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from erc_bench.analysis.statistics.bootstrap import Seed
 from erc_bench.core.errors import InputError
 
-__all__ = ["benjamini_hochberg", "holm", "sign_flip_test", "wilcoxon_test"]
+__all__ = ["holm", "sign_flip_test"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -53,12 +52,6 @@ def sign_flip_test(differences: Any, *, replicates: int = _DRAWN, seed: Seed = 0
     return (hits + 1) / (replicates + 1)
 
 
-def wilcoxon_test(differences: Any) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test, by scipy; 1 where every difference is 0."""
-    d = _differences(differences)
-    return float(stats.wilcoxon(d).pvalue) if d.any() else 1.0
-
-
 def _p_values(values: Any) -> Array:
     p = np.asarray(values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
@@ -80,15 +73,3 @@ def holm(p_values: Any) -> Array:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
-
-
-def benjamini_hochberg(p_values: Any) -> Array:
-    """Adjusted p-values that control the false discovery rate, by scipy, in their order.
-
-    Source: Benjamini and Hochberg 1995; for independent or positively dependent tests.
-
-    >>> benjamini_hochberg([0.01, 0.04, 0.03]).round(3).tolist()
-    [0.03, 0.04, 0.04]
-    """
-    p = _p_values(p_values)
-    return np.asarray(stats.false_discovery_control(p)) if p.size else p

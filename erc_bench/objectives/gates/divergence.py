@@ -25,11 +25,11 @@ class _TrustRegion(Gate):
         require_parameter(self, "delta", above=0)
 
     def distance(self, batch: TokenBatch) -> Tensor:
-        """At each token, ``(..., B, T)``; 0 where masked."""
+        """How far the two are apart at each token, ``(..., B, T)``; 0 where masked."""
         raise NotImplementedError
 
     def _distributions(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Of the old and of the trained policy; masked ones may hold anything, so they are cleared."""
+        """Those of the old and of the trained policy, cleared where masked: anything may stand there."""
         masked = ~batch.mask.unsqueeze(-1)
         old = batch.require("old_log_probs", by=type(self).__name__)
         new = batch.require("log_probs", by=type(self).__name__)
@@ -40,7 +40,7 @@ class _TrustRegion(Gate):
         """Tokens inside the region."""
         distance = self.distance(batch)
         delta = over_tokens(self.delta, distance)
-        # an open region drops nothing: also not a distance that is NaN
+        # An open region drops nothing, not even a token whose distance is NaN.
         return (distance <= delta) | (delta == torch.inf)
 
 
@@ -48,11 +48,11 @@ class _TrustRegion(Gate):
 class KLTrustRegion(_TrustRegion):
     """Keeps ``KL(pi_old || pi) <= delta`` over the full vocabulary: the constraint of TRPO itself.
 
-    An oracle: what a gate could do that sees what ERC estimates (TRPO, arXiv:1502.05477, per
-    state). On the first update after a rollout nothing is dropped.
+    This gate is an oracle: it sees the divergence itself, which ERC estimates (TRPO,
+    arXiv:1502.05477, at each state). On the first update after a rollout nothing is dropped.
 
     Args:
-        delta: nats; inf never drops.
+        delta: nats; inf drops nothing.
 
     Raises:
         InputError: not positive.
@@ -74,7 +74,7 @@ class TVTrustRegion(_TrustRegion):
     allows at ``KL <= 0.01``: ``TV <= sqrt(KL / 2)``, about 0.07.
 
     Args:
-        delta: in (0, 1]; 1 or more never drops.
+        delta: in (0, 1]; 1 or more drops nothing.
 
     Raises:
         InputError: not positive.
@@ -90,15 +90,15 @@ class TVTrustRegion(_TrustRegion):
 
 @dataclass(frozen=True)
 class SampledTV(Gate):
-    """Drops a token whose probability has moved too far, the way its gradient goes (DPPO-Binary-TV).
+    """Drops a token whose probability has moved too far in its gradient's direction (DPPO-Binary-TV).
 
-    Dropped are ``A > 0`` with ``pi - pi_old > high``, and ``A < 0`` with ``pi_old - pi > low``
-    (arXiv:2602.04879); ``|pi - pi_old|`` is the total variation of the two distributions "the
-    sampled action, or another one", a lower bound of the whole one.
+    Tokens are dropped if ``A > 0`` and ``pi - pi_old > high``, or if ``A < 0`` and ``pi_old - pi >
+    low`` (arXiv:2602.04879). ``|pi - pi_old|`` is the total variation where only two outcomes are
+    told apart, the sampled action and all others; it never exceeds that of the whole distributions.
 
     Args:
-        low: largest loss of probability; 1 or more never drops on that side.
-        high: largest gain of probability.
+        low: the largest loss of probability; 1 or more drops nothing on that side.
+        high: the largest gain of probability.
 
     Raises:
         InputError: not positive.

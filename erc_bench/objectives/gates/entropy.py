@@ -26,8 +26,8 @@ class EntropyRatio(Gate):
     """Entropy Ratio Clipping: keeps ``1 - low < rho < 1 + high`` (ERC, arXiv:2512.05591).
 
     ``rho = (H(pi) + eps) / (H(pi_old) + eps)`` over the full vocabulary, both bounds strict. On the
-    first update after a rollout ``rho = 1`` and nothing is dropped. Changes that keep the entropy
-    pass unseen: swapping two probabilities leaves ``rho = 1``.
+    first update after a rollout ``rho = 1`` and nothing is dropped. The gate does not see changes
+    that keep the entropy: swapping two probabilities leaves ``rho = 1``.
 
     Args:
         low: distance of the lower bound from 1; 1 or more never drops on that side.
@@ -68,8 +68,8 @@ class EntropyRatio(Gate):
     def _outside(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Tokens below the band and tokens above it.
 
-        An open side has none: also not a rho that rounding made negative, infinite or NaN. NaN
-        lies outside a closed side.
+        A side without a bound has no such tokens, even where rounding has made rho negative,
+        infinite or NaN. On a side with a bound, NaN counts as outside.
         """
         rho = self.ratio(batch)
         below = ~((rho > over_tokens(1 - self.low, rho)) | over_tokens(self.low >= 1))
@@ -83,11 +83,13 @@ class DirectionalEntropyRatio(EntropyRatio):
 
     A token's gradient step moves its state's entropy, to first order, along ``dH = -A [p_a (log p_a
     + H) - sum_b p_b^2 (log p_b + H)]``, with ``p`` the trained policy (compare arXiv:2602.03392).
-    Dropped are ``rho >= 1 + high`` with ``dH > 0`` and ``rho <= 1 - low`` with ``dH < 0``; a token
-    whose gradient leads back keeps it, which ERC takes away. ``A`` may stand for the surrogate's
-    gradient, of which every one here is ``A`` times a number that is not negative.
+    Tokens are dropped if ``rho >= 1 + high`` and ``dH > 0``, or if ``rho <= 1 - low`` and ``dH < 0``.
+    A token whose gradient leads back into the band keeps it, which ERC takes away. ``A`` stands for
+    the surrogate's gradient, since that of every surrogate here is ``A`` times a number that is not
+    negative.
 
-    The sign holds for a step of this state's logits alone; shared parameters may turn it.
+    The sign of ``dH`` is that of a step on this state's logits alone; with parameters shared between
+    states, the entropy may move the other way.
 
     Args:
         low: distance of the lower bound from 1; 1 or more never drops on that side.
@@ -100,7 +102,7 @@ class DirectionalEntropyRatio(EntropyRatio):
 
     @torch.no_grad()
     def keep(self, batch: TokenBatch) -> Tensor:
-        """Tokens inside the band, or on their way back."""
+        """Tokens inside the band, or whose gradient leads back into it."""
         below, above = self._outside(batch)
         change = self.entropy_change(batch)
         return ~((below & (change < 0)) | (above & (change > 0)))

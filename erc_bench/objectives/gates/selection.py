@@ -1,8 +1,8 @@
-"""Gates that choose among the tokens of a batch, in each run by itself.
+"""Gates that choose among the tokens of a batch, separately in each run.
 
-What they keep depends on which tokens stand beside a token, so a micro-batch is gated otherwise than
-the whole batch (``over_batch``). Nothing is drawn from a generator: a run alone is gated as it is
-inside a population.
+Whether they keep a token depends on the other tokens, so a micro-batch is not gated like the whole
+batch (``over_batch``). They draw no random numbers, so a run is gated alone as it is inside a
+population.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["ClipCovariance", "HighEntropy", "covariance", "first_of", "share"]
 
 @torch.no_grad()
 def covariance(batch: TokenBatch) -> Tensor:
-    """Each token's part in the covariance of advantage and log-probability, ``(..., B, T)``.
+    """Each token's share in the covariance of advantage and log-probability, ``(..., B, T)``.
 
     ``(A - mean A) (log pi - mean log pi)``, means over a run's unmasked tokens (arXiv:2505.22617);
     0 where masked. Where it is large, the update lowers the entropy most.
@@ -49,7 +49,7 @@ def first_of(key: Tensor, chosen: Tensor, count: Tensor) -> Tensor:
     """
     flat, candidates = key.flatten(-2), chosen.flatten(-2)
     by_key = flat.argsort(dim=-1, stable=True)
-    # candidates first, both groups in the order of their keys
+    # The chosen tokens come first; both groups are in the order of their keys.
     behind = (~candidates).gather(-1, by_key).to(torch.int8).argsort(dim=-1, stable=True)
     order = by_key.gather(-1, behind)
     rank = torch.empty_like(order)
@@ -63,10 +63,10 @@ class HighEntropy(Gate):
     """Keeps the tokens of highest entropy: ``H >= tau``, the batch's quantile (arXiv:2506.01939).
 
     ``tau`` is the ``1 - fraction`` quantile of the trained policy's entropies over a run's unmasked
-    tokens; ties with it are kept.
+    tokens; a token whose entropy equals it is kept.
 
     Args:
-        fraction: of the tokens that are kept, about; 1 or more keeps all.
+        fraction: about the share of tokens that is kept; 1 or more keeps all.
 
     Raises:
         InputError: not positive.
@@ -89,7 +89,8 @@ class HighEntropy(Gate):
         last = (batch.mask.sum((-2, -1)) - 1).clamp(min=0).double()
         below = 1 - self.fraction
         below = below.to(last) if isinstance(below, Tensor) else below
-        # the smallest value not below the quantile; rounding of 1 - fraction must not skip one
+        # The smallest entropy that is not below the quantile. Without the 1e-6, rounding of
+        # 1 - fraction could skip it.
         place = (below * last - 1e-6).ceil().clamp(min=0).long()
         tau = ascending.gather(-1, place.unsqueeze(-1)).unsqueeze(-1)
         return entropy >= tau
@@ -100,15 +101,15 @@ class ClipCovariance(Gate):
     """Drops a few tokens of high covariance: ``low < cov < high`` (Clip-Cov, arXiv:2505.22617).
 
     Among the tokens with ``cov = (A - mean A) (log pi - mean log pi)`` inside the bounds,
-    ``max(1, floor(fraction n))`` of a run's n unmasked tokens are dropped. Which ones is as good as
-    random, and a function of the run's data alone: a hash of its actions (without actions, of
-    ``old_logp``) shuffles the places, so another order of responses makes another choice.
+    ``max(1, floor(fraction n))`` of a run's n unmasked tokens are dropped. They are chosen as if at
+    random, and yet by the run's data alone: a hash of its actions (or of ``old_logp``, where there
+    are no actions) shuffles the tokens. Another order of the responses gives another choice.
 
     Args:
-        fraction: dropped, of all tokens.
-        low: bound of ``cov`` from below.
-        high: bound of ``cov`` from above.
-        besides: surrogate whose clipped tokens are no candidates, having no gradient to lose.
+        fraction: the share of all tokens that is dropped.
+        low: the lower bound of ``cov``.
+        high: the upper bound of ``cov``.
+        besides: a surrogate whose clipped tokens are never chosen, since they have no gradient to lose.
 
     Raises:
         InputError: a fraction that is not positive, or a bound that is NaN.
@@ -141,7 +142,7 @@ class ClipCovariance(Gate):
         return inside if self.besides is None else inside & ~self.besides.bound(batch)
 
 
-#: odd constants of splitmix64 (Steele, Lea and Flood, 2014), as signed integers
+#: Odd constants of splitmix64 (Steele, Lea and Flood, 2014), as signed integers.
 _MIX = (-4658895280553007687, -7723592293110705685)
 
 
@@ -153,10 +154,10 @@ def _mixed(x: Tensor) -> Tensor:
 
 
 def _shuffled(batch: TokenBatch) -> Tensor:
-    """A different number for each token of a run, int64 ``(..., B, T)``, as good as random.
+    """A different number for each token of a run, int64 ``(..., B, T)``, that looks random.
 
-    Seeded by the run's actions, which are exact; log-probabilities may differ in their last bit
-    between a run alone and the run in a population. Masked tokens do not count.
+    The seed is made of the run's actions, which are exact; log-probabilities may differ in their last
+    bit between a run alone and the run in a population. Masked tokens do not change it.
     """
     given = batch.action
     bits = batch.old_logp.double().view(torch.int64) if given is None else given.long()

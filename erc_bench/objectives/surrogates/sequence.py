@@ -1,12 +1,12 @@
 """Losses whose ratio is a response's, written as one loss per token, ``(..., B, T)``.
 
-A token's loss carries the response's weight with a stop-gradient, times ``r/sg(r)``, which is 1 and
-has the gradient of ``log pi``. So the mean over a response's tokens has the value and the gradient
-of the sequence-level loss, and a gate that drops a token drops exactly this token's contribution.
-(Detaching the token's log-probability inside the response's ratio instead would also change the
-weight of its neighbours' gradients.)
+A token's loss is the response's weight with a stop-gradient, times ``r/sg(r)``, which is 1 and has
+the gradient of ``log pi``. So the mean over a response's tokens has the value and the gradient of
+the sequence-level loss, and a gate that drops a token drops exactly this token's contribution.
+(Detaching the token's log-probability inside the response's ratio would also change the weight of
+its neighbours' gradients.)
 
-Use them with ``SequenceMeanTokenMean``: one weight for each response.
+Use them with ``SequenceMeanTokenMean``, which gives every response the same weight.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["GMPO", "GSPO"]
 
 
 def _response_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over each response's tokens, ``(..., B, 1)``; 0 of none.
+    """Mean over each response's tokens, ``(..., B, 1)``; 0 for a response without a token.
 
-    Summed in float32 at least: in float16 a long response's sum of log-ratios would overflow.
+    The sum is at least in float32, because in float16 that of a long response would overflow.
     """
     wide = torch.where(mask, x, 0.0).to(torch.promote_types(x.dtype, torch.float32))
     return (wide.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).to(x.dtype)

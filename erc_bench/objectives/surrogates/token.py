@@ -1,4 +1,4 @@
-"""Losses of each token's own ratio, ``(..., B, T)``: minus what is maximised.
+"""Losses of each token's own ratio, ``(..., B, T)``; each is minus what its paper maximises.
 
 ``r = exp(clamp(log pi - log pi_old, -20, 20))`` is the sampled action's ratio, ``A`` the advantage
 and ``sg`` the stop-gradient. Clips leave ``r`` alone inside ``[1 - low, 1 + high]``, bounds
@@ -31,14 +31,14 @@ __all__ = [
 def unit_ratio(batch: TokenBatch) -> Tensor:
     """``r/sg(r)``, which is 1 and has the gradient of ``log pi``; a constant where ``r`` is clamped.
 
-    Without a division: its gradient at a tiny ``r`` overflows in half precision.
+    It is computed without a division, whose gradient at a tiny ``r`` overflows in half precision.
     """
     return (batch.log_ratio - batch.log_ratio.detach()).exp()
 
 
 @dataclass(frozen=True)
 class Reinforce(Surrogate):
-    """``-A log pi``: the policy gradient, blind to how far the policy moved (Williams, 1992)."""
+    """``-A log pi``: the policy gradient, however far the policy has moved (Williams, 1992)."""
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Loss of each token."""

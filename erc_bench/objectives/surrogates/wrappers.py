@@ -1,4 +1,4 @@
-"""Surrogates around another one: a second clip, a weight."""
+"""Surrogates that wrap another one, with a second clip or a weight."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DualClip", "TruncatedImportance"]
 class DualClip(Surrogate):
     """``min(base, -c A)`` at ``A < 0``, else ``base`` (arXiv:1912.09729).
 
-    Where it binds, at ``r > c``, the gradient is zero: also on GPPO, as in ERC's release.
+    Where it binds, at ``r > c``, the gradient is zero, even around GPPO, as in ERC's release.
 
     Args:
         base: surrogate whose loss is bounded.
@@ -38,11 +38,11 @@ class DualClip(Surrogate):
 
     @property
     def clip_range(self) -> tuple[Hyper, Hyper] | None:
-        """The base's."""
+        """The clip range of the base."""
         return self.base.clip_range
 
     def ratio(self, batch: TokenBatch) -> Tensor:
-        """The base's."""
+        """The ratio that the base clips."""
         return self.base.ratio(batch)
 
     def __call__(self, batch: TokenBatch) -> Tensor:
@@ -87,15 +87,15 @@ class TruncatedImportance(Surrogate):
 
     @property
     def clip_range(self) -> tuple[Hyper, Hyper] | None:
-        """The base's."""
+        """The clip range of the base."""
         return self.base.clip_range
 
     def ratio(self, batch: TokenBatch) -> Tensor:
-        """The base's."""
+        """The ratio that the base clips."""
         return self.base.ratio(batch)
 
     def bound(self, batch: TokenBatch) -> Tensor:
-        """The base's: the weight is no clip of the policy."""
+        """Tokens that the base's clip determines; the weight does not clip the policy."""
         return self.base.bound(batch)
 
     def __call__(self, batch: TokenBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The teaching page: one HTML file, offline, whose numbers are those of the library; needs no torch."""
+"""The teaching page: one HTML file for use offline, whose numbers equal the library's; needs no torch."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ const DELTA = 0.01; // nats of exact KL(old || new) above which the trust region
 const ENTROPY_EPS = 1e-8;
 const LOG_RATIO_LIMIT = 20;
 
-/** name in erc-bench: what the page calls it, its clip range and the colour and dashes of its figures */
+/** By name in erc-bench: what the page calls an objective, its clip range, and colour and dashes in figures. */
 const OBJECTIVES = {
   "reinforce": { label: "REINFORCE", clip: [0.2, 0.2], color: "#b9a0cf", dash: "1.2 1.2" },
   "ppo-clip": { label: "PPO-clip", clip: [0.2, 0.2], color: "#8a8a8a", dash: "4 1.6" },
@@ -37,7 +37,7 @@ const kl = (logp, logq) => sum(logp.map((l, i) => Math.exp(l) * (l - logq[i])));
 const halfChange = (logp, logq, but = -1) =>
   0.5 * sum(logp.map((l, i) => (i === but ? 0 : Math.abs(Math.exp(l) - Math.exp(logq[i])))));
 
-/** dH: first-order change of the entropy when the logits move along A grad log pi(a) */
+/** dH, the first-order change of the entropy when the logits move along A grad log pi(a). */
 function entropyChange(logp, action, advantage, H) {
   const own = Math.exp(logp[action]) * (logp[action] + H);
   const every = sum(logp.map((l) => Math.exp(2 * l) * (l + H)));
@@ -146,7 +146,7 @@ function list(text, field, limits, length) {
   return parts.map((part) => number(part, field, limits));
 }
 
-/** What may stand in a link; each reads its text, given what was read before it. */
+/** The settings that a link may hold. Each parses its own text, given the settings parsed before it. */
 const FIELDS = {
   objective: (text) => (Object.hasOwn(OBJECTIVES, text) ? text : refuse("objective", "not known")),
   compare: (text) => (Object.hasOwn(OBJECTIVES, text) ? text : refuse("compare", "not known")),
@@ -177,7 +177,7 @@ function preset(name) {
   return structuredClone(state);
 }
 
-/** The state a link stands for; throws Unreadable. */
+/** The state that a link describes; throws Unreadable. */
 function parse(fragment) {
   const text = fragment.replace(/^#/, "");
   const lessons = document.querySelectorAll(".lesson-step").length;
@@ -332,7 +332,7 @@ function logitRow(field, title, name) {
   return { node, update: (p) => sliders.forEach((s, i) => s.update(p[i])) };
 }
 
-/** Old and new probability of every action side by side; what moved unsampled is hatched. */
+/** Old and new probability of every action side by side; hatched is what moved between unsampled actions. */
 function distribution(suffix, sampled) {
   const columns = state.logits.map((_, i) => {
     const bars = Object.fromEntries(["old", "new", "moved"].map((kind) =>
@@ -672,7 +672,7 @@ function paintCourse(points) {
 
 // ---------------------------------------------------------------- controls
 
-/** id of a range input: where its value lives, and its digits */
+/** By the id of a range input: where its value is kept, and how many digits it shows. */
 const RANGES = {
   advantage: { read: () => state.advantage, write: (v) => { state.advantage = v; }, digits: 1 },
   step: { read: () => state.step, write: (v) => { state.step = v; }, digits: 2 },
@@ -776,7 +776,7 @@ function note(text) {
 
 let writing = 0;
 
-/** The address follows the state, a moment later: browsers limit how often it may change. */
+/** The address follows the state with a delay, because browsers limit how often it may change. */
 function writeLink() {
   clearTimeout(writing);
   document.body.dataset.link = "behind";
@@ -829,7 +829,7 @@ function paint() {
   Object.assign(document.body.dataset, { bound: now.bound, dropped: now.dropped, hidden: now.hidden });
 }
 
-/** The lesson step that is about a preset, or else the one there is. */
+/** The lesson step about a preset, or else the current step. */
 function stepOf(name) {
   const found = [...document.querySelectorAll(".lesson-step")].findIndex((step) => [step.dataset.preset, step.dataset.also].includes(name));
   return found < 0 ? lesson : found;

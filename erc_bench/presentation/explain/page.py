@@ -1,4 +1,4 @@
-"""Puts the page's template, style and ES module into one file; browsers load no module from ``file:``."""
+"""Puts template, style and ES module into one file, because browsers load no module from ``file:``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from erc_bench.core.errors import InputError
-from erc_bench.core.storage import atomic_write
+from erc_bench.core.storage import write_text
+from erc_bench.core.validation import unknown
 
 __all__ = ["FIRST", "PRESETS", "assemble", "write"]
 
@@ -21,28 +21,28 @@ def _source(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-#: Prepared states by name; fields as in a link, what is missing is the page's default.
+#: Prepared states by name. They have the fields of a link; a missing one has the page's default.
 PRESETS: Mapping[str, Mapping[str, Any]] = json.loads(_source("presets.json"))
 
 
-#: The one that the lesson begins with.
+#: The preset with which the lesson begins.
 FIRST = "tour"
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline block: nothing else on the page may run."""
+    """How a Content-Security-Policy names an inline block, so that nothing else on the page can run."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"
 
 
 def assemble(preset: str = FIRST) -> str:
-    """The whole page, which starts from ``preset`` where its link names no state.
+    """The whole page, which starts from ``preset`` unless its link names a state.
 
     Raises:
         InputError: no such preset.
     """
     if preset not in PRESETS:
-        raise InputError(f"preset: {preset!r} is unknown; must be one of {', '.join(PRESETS)}")
+        raise unknown("preset", preset, PRESETS)
     style, script = _source("style.css"), _source("explain.js")
     parts = {
         "preset": preset,
@@ -56,12 +56,11 @@ def assemble(preset: str = FIRST) -> str:
 
 
 def write(path: Path, preset: str = FIRST) -> Path:
-    """Write the page, whole or not at all.
+    """Write the page; an interruption leaves either the whole file or none.
 
     Raises:
         InputError: no such preset.
         OSError: it could not be written.
     """
-    page = assemble(preset).encode()
-    atomic_write(path, lambda stream: stream.write(page))
+    write_text(path, assemble(preset))
     return path

@@ -1,4 +1,4 @@
-"""What the demo's runs became: records, the suite's own figures 2 to 4, a table, the noise floor."""
+"""From the demo's runs to records, the suite's figures 2 to 4, a table and the noise floor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHOWN = {
 
 
 def run_folder(out: Path, objective: str, seed: int) -> Path:
-    """Where one run lies."""
+    """The folder of one run."""
     return out / "runs" / f"{objective.replace(':', '-').replace(',', '-')}-seed{seed}"
 
 
@@ -97,7 +97,7 @@ def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
 
 
 def _text(values: pd.Series, scale: float, unit: str) -> str:
-    """Mean and 95 % interval; below three seeds the values, as an interval would say nothing."""
+    """Mean and 95 % interval; with fewer than three seeds the values, as an interval would be too wide."""
     interval = mean_interval(values)
     mean = f"{interval.mean * scale:.3g}{unit}"
     if interval.n < 3:
@@ -106,7 +106,7 @@ def _text(values: pd.Series, scale: float, unit: str) -> str:
 
 
 def noise_markdown(rows: pd.DataFrame) -> str:
-    """The noise floor for people."""
+    """The noise floor as a Markdown table."""
     shown = pd.DataFrame(
         {
             "same policy, computed in": rows["comparison"],

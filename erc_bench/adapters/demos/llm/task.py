@@ -1,4 +1,4 @@
-"""Addition, judged with math-verify: a reward that can be checked, and that an LLM must learn to give."""
+"""Addition, judged with math-verify: a reward that can be verified."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def final_number(text: str) -> str | None:
-    """The last number of a response: a restated question is not an answer.
+    """The last number of a response, so that a restated question is not taken for the answer.
 
     >>> final_number("3 + 4 = 7."), final_number("The sum of three and four")
     ('7', None)
@@ -40,10 +40,10 @@ def judge(text: str, answer: int) -> float:
 class Addition:
     """Sums ``a + b`` with both numbers in 1..largest; a fifth of the pairs is held out.
 
-    Zero is left out: there the last number of the question would be its answer.
+    Zero is left out, because with it the last number of the question would be its answer.
 
     Attributes:
-        largest: of the numbers added.
+        largest: the largest number to add.
     """
 
     largest: int = 20

@@ -1,4 +1,4 @@
-"""One arm with one seed: a fresh model trained by TRL under our objective, and what it wrote down."""
+"""One run: TRL trains a fresh model under our objective, and its log and evaluation are written."""
 
 from __future__ import annotations
 

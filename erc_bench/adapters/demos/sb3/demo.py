@@ -1,4 +1,4 @@
-"""All runs, resumable, and what is made of them."""
+"""All runs, which can be resumed, and the figure and table that are made of them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _read(path: Path) -> pd.DataFrame:
     """A finished run's rows.
 
     Raises:
-        InputError: damaged, or another program's.
+        InputError: the file is damaged, or no run of this demo.
     """
     frame: pd.DataFrame = read_table(path).to_pandas()
     kinds = {name: frame[name].dtype.kind for name in frame}
@@ -140,7 +140,7 @@ def _present(out: Path, runs: pd.DataFrame) -> list[Path]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table for people."""
+    """The table as Markdown."""
     from erc_bench.adapters.demos.sb3.figure import difference_texts  # noqa: PLC0415
 
     head = ("environment", "arm", "seeds", "return (95 % interval)", "ERC-PPO - PPO, paired")

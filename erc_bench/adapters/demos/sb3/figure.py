@@ -1,4 +1,4 @@
-"""The comparison as a figure: learning curves above, shares of transitions below, returns at the end."""
+"""The comparison as a figure: learning curves above, shares of transitions below them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _curve(
 
 @styled
 def draw(runs: pd.DataFrame) -> Plate:
-    """Mean and 95 % interval over seeds."""
+    """Draw means and 95 % intervals over seeds; the titles tell the returns after training."""
     environments = list(dict.fromkeys(runs["environment"]))
     figure = layout.new_figure(WIDE, 4.0)
     grid = figure.subplots(2, len(environments), squeeze=False, sharex="col")

@@ -14,21 +14,21 @@ from erc_bench.core.storage import atomic_write
 
 __all__ = ["ARMS", "ENVIRONMENTS", "METRICS", "ROLLOUT", "require_environment", "train"]
 
-#: Steps per environment.
+#: Training steps of each environment.
 ENVIRONMENTS = {
     "CartPole-v1": 50_000,
     "Acrobot-v1": 100_000,
     "LunarLander-v3": 150_000,
     "erc/DriftBandit-v0": 50_000,
 }
-#: Labels as in the toy suite's figures. With an infinite band the weights are those of SB3's PPO, bit
-#: for bit (a test holds that), and the same things are logged.
+#: Labels as in the toy suite's figures. An infinite band gives the weights of SB3's PPO bit for bit, as
+#: a test checks, and the same metrics are logged for both arms.
 ARMS: dict[str, dict[str, Any]] = {
     "ppo-clip": {"band_low": math.inf, "band_high": math.inf},
     "erc-ppo": {},
 }
-#: SB3's defaults, but 2048 steps a rollout come from 8 environments (one there) and batches are of 256
-#: (64): 80 updates on each rollout.
+#: SB3's defaults with two changes: the 2048 steps of a rollout come from 8 environments instead of one,
+#: and batches have 256 transitions instead of 64. That makes 80 updates on each rollout.
 COPIES = 8
 HYPERPARAMETERS: dict[str, Any] = {"n_steps": 256, "batch_size": 256, "n_epochs": 10}
 ROLLOUT = COPIES * HYPERPARAMETERS["n_steps"]

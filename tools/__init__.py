@@ -1,0 +1,1 @@
+"""Programs that the repository needs and the wheel does not contain."""
