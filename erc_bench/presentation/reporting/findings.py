@@ -10,6 +10,7 @@ import pandas as pd
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, Contrast
 from erc_bench.analysis.claims import Assessment
+from erc_bench.analysis.numbers import ends, number
 from erc_bench.presentation.plots import ordered
 from erc_bench.studies.arms import StoredArm, gated_pairs, stored_arms
 from erc_bench.studies.records import Results
@@ -77,7 +78,7 @@ def _lead(contrasts: list[Contrast]) -> str:
     if len(known) < 2:
         return ""
     low, high = known[0], known[-1]
-    least, most = (f"{c.ratio.mean:,.3g}" for c in (low, high))
+    least, most = (number(c.ratio.mean) for c in (low, high))
     return (
         (least if least == most else f"{least} to {most}")
         + f" times as many tokens lay outside the entropy band of {other} as the clip of {base} "
@@ -119,17 +120,16 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
             continue
         if len(rows) > 1:
             counts = rows["verdict"].value_counts()
-            found = [f"{word} in {counts[word]}" for word in ("better", "worse", "unclear")
-                     if word in counts]  # fmt: skip
-            parts.append(f"{what} {', '.join(found)}")
+            known = [word for word in ("better", "worse", "unclear") if word in counts]
+            parts.append(f"{what} {', '.join(f'{word} in {counts[word]}' for word in known)}")
             continue
         row, measure = rows.iloc[0], next(m for m in MEASURES if m.key == key)
         unit = f" {measure.unit}" if measure.unit else ""
         low, high = (measure.scale * row[f"difference/{end}"] for end in ("low", "high"))
         other, than = (measure.scale * row[f"{arm}/mean"] for arm in ("other", "base"))
-        text = f"{what} {other:.3g}{unit} against {than:.3g}{unit}"
+        text = f"{what} {number(other)}{unit} against {number(than)}{unit}"
         if int(row["difference/n"]) > 1:
-            text += f" (difference {low:+.2g} to {high:+.2g}: {row['verdict']})".replace("-", "−")
+            text += f" (difference {ends(low, high, 2, signed=True)}: {row['verdict']})"
         parts.append(text)
     if not parts:
         return ""
@@ -162,15 +162,15 @@ def counts(results: Results, summary: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def _counted(number: int, word: str) -> tuple[str, str]:
-    return f"{number:,}", word if number == 1 else f"{word}s"
+def _counted(count: int, word: str) -> tuple[str, str]:
+    return f"{count:,}", word if count == 1 else f"{word}s"
 
 
-def _large(number: float) -> str:
+def _large(value: float) -> str:
     for size, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
-        if number >= size:
-            return f"{number / size:.3g} {word}"
-    return f"{number:.0f}"
+        if value >= size:
+            return f"{number(value / size)} {word}"
+    return number(value)
 
 
 @dataclass(frozen=True)
