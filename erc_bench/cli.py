@@ -396,12 +396,12 @@ def _check(command: Check) -> None:
     from erc_bench.conformance import check, load_loss, reports  # noqa: PLC0415
     from erc_bench.conformance.checking import require_properties  # noqa: PLC0415
     from erc_bench.conformance.loading import names_code, pairs, value  # noqa: PLC0415
-    from erc_bench.objectives import recipe  # noqa: PLC0415
+    from erc_bench.studies.arms import parse  # noqa: PLC0415
 
     waivers = pairs("waive", command.waive)
     require_properties(waivers, by="waive")
     options = {name: value(text) for name, text in pairs("set", command.set).items()}
-    recipe(command.baseline.partition(":")[0])
+    parse(command.baseline)
     if command.drift and command.seeds < 2:
         raise InputError(f"seeds: {command.seeds} is not allowed; must be at least 2")
     if names_code(command.loss):

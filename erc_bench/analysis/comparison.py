@@ -23,8 +23,9 @@ from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import CLIP, METRICS
-from erc_bench.objectives import Objective, recipe
+from erc_bench.objectives import Objective
 from erc_bench.studies import plan
+from erc_bench.studies.arms import parse
 from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import Arm, Trainer, TrainResult
 
@@ -129,7 +130,7 @@ def compare(
     Raises:
         InputError: an unknown baseline, too few seeds, or a loss that fails on a training batch.
     """
-    recipe(baseline.partition(":")[0])  # an unknown one is refused before anything is planned
+    parse(baseline)  # an unknown one is refused before anything is planned
     if seeds < 2:
         raise InputError(f"seeds: {seeds} is not allowed; must be at least 2 for an interval")
     rows: list[Row] = []
