@@ -23,8 +23,6 @@ from erc_bench.presentation.plots.seeds import KL, REWARD, column, over_seeds, r
 from erc_bench.presentation.plots.style import DOTTED, MUTED, WIDE, arm_style, line_of, shade_of
 from erc_bench.studies.arms import StoredArm
 
-__all__ = ["FIGURE", "GATE", "OUTSIDE", "PRECISION", "SWEEP", "TASK", "format_name"]
-
 SWEEP, PRECISION, TASK = "beta_sweep", "precision", "forking_tokens"
 GATE = "erc-dapo"
 DROPPED, OUTSIDE = "mean/gate/dropped_fraction", "mean/drift/out_of_band_fraction"
@@ -186,10 +184,4 @@ def _tick(bits: float) -> str:
     return f"{FORMATS.get(int(bits), '')}\n({bits:g} bits)"
 
 
-FIGURE = Exhibit(
-    number="10",
-    topic="band_and_noise",
-    title="Width of the band and noise floor",
-    table=table,
-    draw=draw,
-)
+FIGURE = Exhibit("10", "band_and_noise", "Width of the band and noise floor", table, draw)

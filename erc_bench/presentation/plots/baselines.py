@@ -27,8 +27,6 @@ from erc_bench.presentation.plots.style import (
 )
 from erc_bench.studies.arms import StoredArm
 
-__all__ = ["DIFFERENCE", "EXPERIMENT", "FIGURE", "REFERENCE"]
-
 EXPERIMENT, REFERENCE = "baselines", "erc-dapo"
 HIDDEN = "mean/drift/hidden_violation_fraction"
 DIFFERENCE = "difference"
@@ -136,4 +134,4 @@ def draw_trade_off(
     return axes
 
 
-FIGURE = Exhibit(number="7", topic="baselines", title="Tuned baselines", table=table, draw=draw)
+FIGURE = Exhibit("7", "baselines", "Tuned baselines", table, draw)

@@ -19,8 +19,6 @@ from erc_bench.presentation.plots.seeds import column, over_seeds
 from erc_bench.presentation.plots.style import DOTTED, INK, MUTED, WIDE, arm_style, name_text
 from erc_bench.studies.arms import StoredArm
 
-__all__ = ["BAND", "BOUND", "FIGURE", "PAPER_DROPPED"]
-
 #: Shares of tokens in the paper's runs: clipped by PPO, dropped by ERC.
 PAPER_BOUND, PAPER_DROPPED = 0.0002, 0.2029
 
@@ -178,11 +176,5 @@ def _share_axis(axes: Axes, which: str) -> None:
         line(100 * value, zorder=1, **_REFERENCE)
 
 
-FIGURE = Exhibit(
-    number="4",
-    topic="clip_fractions",
-    title="Clipped and dropped tokens",
-    table=table,
-    draw=draw,
-    needs=Needs(metrics=(BOUND, BAND, DROPPED)),
-)
+NEEDS = Needs(metrics=(BOUND, BAND, DROPPED))
+FIGURE = Exhibit("4", "clip_fractions", "Clipped and dropped tokens", table, draw, NEEDS)

@@ -16,8 +16,6 @@ from erc_bench.presentation.plots.seeds import column, over_seeds
 from erc_bench.presentation.plots.style import arm_style, group_of, name_text
 from erc_bench.studies.arms import StoredArm
 
-__all__ = ["ENTROPY", "FIGURE", "GRADIENT", "bin_width", "draw_ends", "limits"]
-
 ENTROPY, GRADIENT = "drift/entropy_new", "grad/norm"
 POINTS = 60  # at most so many in a curve
 
@@ -105,11 +103,5 @@ def draw_ends(axes: Axes, points: pd.DataFrame, arms: dict[str, StoredArm]) -> N
         axes.plot(row.x, row.y, "x", ms=4.5, mew=1.3, zorder=6, color=color, gid=gid)
 
 
-FIGURE = Exhibit(
-    number="2",
-    topic="entropy_gradient",
-    title="Entropy and gradient norm",
-    table=table,
-    draw=draw,
-    needs=Needs(metrics=(GRADIENT, ENTROPY)),
-)
+NEEDS = Needs(metrics=(GRADIENT, ENTROPY))
+FIGURE = Exhibit("2", "entropy_gradient", "Entropy and gradient norm", table, draw, NEEDS)

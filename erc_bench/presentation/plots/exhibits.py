@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from erc_bench.presentation.plots.frames import Frames
 from erc_bench.presentation.plots.style import rc
 
-__all__ = ["Drawing", "Exhibit", "Needs", "Whole"]
-
 
 @dataclass(frozen=True)
 class Whole:

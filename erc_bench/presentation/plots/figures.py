@@ -21,8 +21,6 @@ from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 from erc_bench.presentation.plots.reading import read_frames
 from erc_bench.studies.records import Results
 
-__all__ = ["FIGURES", "draw_all", "read"]
-
 FIGURES: dict[str, Exhibit] = {
     module.FIGURE.name: module.FIGURE
     for module in (

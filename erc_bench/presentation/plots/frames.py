@@ -13,8 +13,6 @@ from erc_bench.core.metrics import BAND, CLIP, DELTA
 from erc_bench.presentation.plots.style import legend_place, ordered
 from erc_bench.studies.arms import StoredArm, StoredArms, gated_pairs, stored_arm, stored_arms
 
-__all__ = ["Frames", "NothingToDraw", "Settings"]
-
 #: Experiments that are no sweep and still have a figure of their own: figures 1 to 6 leave them out.
 OWN_FIGURE = ("baselines",)
 

@@ -17,8 +17,6 @@ from erc_bench.presentation.plots.exhibits import Exhibit, Needs
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 from erc_bench.presentation.plots.style import COLUMN, DOTTED, INK, WIDE, name_text
 
-__all__ = ["FIGURE", "ROLLOUTS", "optimum"]
-
 REWARD = "reward/mean"
 ROLLOUTS = 30  # at most so many points in a curve
 
@@ -114,11 +112,5 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     return figure
 
 
-FIGURE = Exhibit(
-    number="3",
-    topic="learning_curves",
-    title="Learning curves",
-    table=table,
-    draw=draw,
-    needs=Needs(metrics=(REWARD,)),
-)
+NEEDS = Needs(metrics=(REWARD,))
+FIGURE = Exhibit("3", "learning_curves", "Learning curves", table, draw, NEEDS)

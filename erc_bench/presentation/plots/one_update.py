@@ -16,8 +16,6 @@ from erc_bench.presentation.plots.exhibits import Exhibit, Needs, Whole
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw, Settings
 from erc_bench.presentation.plots.style import ACCENT, BOLD, CLOUD, INK, WIDE, name_text
 
-__all__ = ["FIGURE", "choose_token", "hidden_violations"]
-
 FIRST = "unsampled_shift"  # the experiment in which a token is looked for first
 ARMS = ("ppo-clip", "dapo", "grpo", "gppo")
 SHOWN = 12  # actions drawn one by one; the rest is one bar
@@ -191,16 +189,10 @@ def draw_tokens(axes: Axes, points: pd.DataFrame, settings: Settings) -> Axes:
     return axes
 
 
-FIGURE = Exhibit(
-    number="1",
-    topic="one_update",
-    title="One PPO update",
-    table=table,
-    draw=draw,
-    needs=Needs(
-        tokens=("action", "tv", "tv_unsampled", "prob/old", "entropy/old"),
-        rows=_violating,
-        arms=_arms,
-        whole=Whole(DISTRIBUTIONS, experiments_in_order, _row),
-    ),
+NEEDS = Needs(
+    tokens=("action", "tv", "tv_unsampled", "prob/old", "entropy/old"),
+    rows=_violating,
+    arms=_arms,
+    whole=Whole(DISTRIBUTIONS, experiments_in_order, _row),
 )
+FIGURE = Exhibit("1", "one_update", "One PPO update", table, draw, NEEDS)

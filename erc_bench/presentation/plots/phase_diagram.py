@@ -21,8 +21,6 @@ from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 from erc_bench.presentation.plots.seeds import BASE, KL, REWARD, column, paired_over_seeds, runs_of
 from erc_bench.presentation.plots.style import MUTED, WIDE, group_of, name_text
 
-__all__ = ["FIGURE", "LOG_KL_RATIO", "band_text"]
-
 EXPERIMENT, GATED = "phase_diagram", ("erc-dapo", "erc-directional-dapo")
 LOG_KL_RATIO = "log_kl_ratio"
 CELL = ["learning_rate", "updates"]
@@ -153,9 +151,9 @@ def _cell_text(cell: Any) -> str:
 
 
 FIGURE = Exhibit(
-    number="8",
-    topic="phase_diagram",
-    title="Where a gate helps: learning rate, updates per rollout, band",
-    table=table,
-    draw=draw,
+    "8",
+    "phase_diagram",
+    "Where a gate helps: learning rate, updates per rollout, band",
+    table,
+    draw,
 )

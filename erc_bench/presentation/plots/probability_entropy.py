@@ -20,8 +20,6 @@ from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 from erc_bench.presentation.plots.reading import dropping
 from erc_bench.presentation.plots.style import name_text
 
-__all__ = ["CELL_TOKENS", "FIGURE", "gated_tokens"]
-
 KEPT, CUT = "#7d8790", "#c1440e"
 SHARE = LinearSegmentedColormap.from_list("dropped", ["#e9ecef", "#f3b27a", CUT, "#5a1500"])
 DASHED = (4.0, 1.6)
@@ -134,11 +132,7 @@ def draw_entropies(axes: Axes, curves: pd.DataFrame) -> Axes:
     return axes
 
 
+NEEDS = Needs(tokens=("prob/old", "entropy/old"), rows=lambda frames: dropping(frames.tokens))
 FIGURE = Exhibit(
-    number="5",
-    topic="probability_entropy",
-    title="Dropped tokens by probability and entropy",
-    table=table,
-    draw=draw,
-    needs=Needs(tokens=("prob/old", "entropy/old"), rows=lambda frames: dropping(frames.tokens)),
+    "5", "probability_entropy", "Dropped tokens by probability and entropy", table, draw, NEEDS
 )

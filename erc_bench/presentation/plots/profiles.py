@@ -19,8 +19,6 @@ from erc_bench.presentation.plots.scorecard import REFERENCE, scores_of
 from erc_bench.presentation.plots.style import GRID, INK, MUTED, WIDE, arm_style, name_text
 from erc_bench.studies.arms import StoredArm, gated_pairs
 
-__all__ = ["FIGURE", "FOUND", "IMPROVEMENT"]
-
 TAUS = np.linspace(0.0, 1.0, 201)
 LINES = 7  # profiles in one panel
 FOUND = 0.05  # adjusted p-value below which a marker is filled
@@ -114,6 +112,4 @@ def draw_improvements(
     return axes
 
 
-FIGURE = Exhibit(
-    number="11", topic="profiles", title="Performance profiles", table=table, draw=draw
-)
+FIGURE = Exhibit("11", "profiles", "Performance profiles", table, draw)

@@ -17,8 +17,6 @@ from erc_bench.presentation.plots.frames import Frames, NothingToDraw, Settings
 from erc_bench.presentation.plots.layout import first_column, log_limits, ratio_ticks
 from erc_bench.presentation.plots.style import BOLD, CLOUD, COLUMN, INK, WIDE, group_of, name_text
 
-__all__ = ["FIGURE", "OUTSIDE_BAND", "OUTSIDE_CLIP", "beyond_frame"]
-
 BASES = ("dapo", "ppo-clip", "grpo", "gppo", "ce-gppo", "dual-clip", "dr-grpo", "reinforce")
 BAND_COLOR = "#0072b2"
 REGIONS = {
@@ -127,11 +125,5 @@ def draw_regions(axes: Axes, here: pd.DataFrame, settings: Settings) -> Axes:
     return axes
 
 
-FIGURE = Exhibit(
-    number="6",
-    topic="ratios",
-    title="Importance ratio and entropy ratio",
-    table=table,
-    draw=draw,
-    needs=Needs(arms=lambda frames, experiment: {str(_shown(frames, experiment))}),
-)
+NEEDS = Needs(arms=lambda frames, experiment: {str(_shown(frames, experiment))})
+FIGURE = Exhibit("6", "ratios", "Importance ratio and entropy ratio", table, draw, NEEDS)

@@ -16,8 +16,6 @@ from erc_bench.presentation.plots.exhibits import Needs, Whole
 from erc_bench.presentation.plots.frames import Frames
 from erc_bench.studies.records import KEYS, Results
 
-__all__ = ["SIGNIFICANT_BITS", "dropping", "read_frames", "rounded"]
-
 #: Columns of every update that is kept.
 METRICS = ("rollout", "update", "staleness", "tokens", "diverged")
 #: Columns of every token that is kept; claims C2 and C5 are tested on them.

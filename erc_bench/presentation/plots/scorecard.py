@@ -29,8 +29,6 @@ from erc_bench.presentation.plots.style import (
 )
 from erc_bench.studies.arms import StoredArm, gated_pairs
 
-__all__ = ["FIGURE", "IQM", "families", "scores_of", "wrapped"]
-
 AXES = 3  # a radar needs as many experiments
 RADARS, COLUMNS = 2, 12  # at most so many radars, and columns in a table
 REFERENCE = "ppo-clip"
@@ -239,4 +237,4 @@ def _write(axes: Axes, x: float, y: float, cell: pd.Series, gid: str, ends: bool
         axes.text(x, y + 0.24, text, fontsize=5.4, **style)
 
 
-FIGURE = Exhibit(number="9", topic="scorecard", title="Scorecard", table=table, draw=draw)
+FIGURE = Exhibit("9", "scorecard", "Scorecard", table, draw)

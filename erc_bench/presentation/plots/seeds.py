@@ -11,17 +11,6 @@ import pandas as pd
 from erc_bench.analysis.statistics import mean_intervals
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 
-__all__ = [
-    "BASE",
-    "KL",
-    "REWARD",
-    "column",
-    "final_reward",
-    "over_seeds",
-    "paired_over_seeds",
-    "runs_of",
-]
-
 REWARD, KL = "final_reward", "mean/drift/kl_exact"
 BASE = "dapo"  # the arm without a gate that sweeps compare with
 

@@ -13,8 +13,6 @@ from erc_bench.presentation.plots.frames import Frames
 from erc_bench.presentation.plots.seeds import KL, REWARD, over_seeds, runs_of
 from erc_bench.presentation.plots.style import WIDE, arm_style
 
-__all__ = ["FIGURE"]
-
 
 def table(frames: Frames) -> pd.DataFrame:
     """Final reward and exact KL per recipe and updates per rollout, with intervals over seeds."""
@@ -53,6 +51,4 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     return figure
 
 
-FIGURE = Exhibit(
-    number="8b", topic="staleness", title="Updates per rollout", table=table, draw=draw
-)
+FIGURE = Exhibit("8b", "staleness", "Updates per rollout", table, draw)
