@@ -133,9 +133,14 @@ def _progress(
     )
 
     columns = (
-        TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("rollouts"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rollouts"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
     bar = Progress(*columns, console=Console(file=sys.stderr), disable=not shown)
     task = bar.add_task("starting")
 

@@ -234,9 +234,17 @@ def main(arguments: list[str] | None = None) -> None:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
     actions: dict[type, Callable[..., None]] = {
-        Run: _run, List: _list, Report: _report, Figures: _figures, Claims: _claims, Check: _check,
-        Explain: _explain, Llm: _grouped, Sb3: _grouped, Repro: _grouped,
-    }  # fmt: skip
+        Run: _run,
+        List: _list,
+        Report: _report,
+        Figures: _figures,
+        Claims: _claims,
+        Check: _check,
+        Explain: _explain,
+        Llm: _grouped,
+        Sb3: _grouped,
+        Repro: _grouped,
+    }
     try:
         actions[type(command)](command)
     except InputError as error:
@@ -454,11 +462,14 @@ def _drift(command: Check, loss: PolicyLoss, report: ConformanceReport) -> Extra
 
     broken = {r.property.name for r in report.results if r.status == "failed"}
     why = (
-        "--no-drift" if not command.drift
-        else f"{command.loss} is the baseline" if command.loss == command.baseline and not command.set
-        else "there is nothing to train with" if broken & {"scalar_finite_loss", "gradient_exists"}
+        "--no-drift"
+        if not command.drift
+        else f"{command.loss} is the baseline"
+        if command.loss == command.baseline and not command.set
+        else "there is nothing to train with"
+        if broken & {"scalar_finite_loss", "gradient_exists"}
         else ""
-    )  # fmt: skip
+    )
     if why:
         print(f"erc-bench: no drift comparison ({why})", file=sys.stderr)
         return None

@@ -21,8 +21,13 @@ from importlib import metadata
 import gymnasium as gym
 
 __all__ = [
-    "ENVIRONMENTS", "OBJECTIVES", "PluginWarning", "discover", "load_environments", "skipped",
-]  # fmt: skip
+    "ENVIRONMENTS",
+    "OBJECTIVES",
+    "PluginWarning",
+    "discover",
+    "load_environments",
+    "skipped",
+]
 
 OBJECTIVES = "erc_bench.objectives"
 ENVIRONMENTS = "erc_bench.environments"

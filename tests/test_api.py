@@ -7,17 +7,27 @@ from erc_bench import InputError, Results, TrainConfig, api
 from erc_bench.studies import EXPERIMENTS
 
 SMALL = {
-    "rollouts": 2, "prompts": 4, "group_size": 4, "minibatches": 2, "warm_start_steps": 0,
-    "evaluation_episodes": 16, "hidden": 16,
-}  # fmt: skip
+    "rollouts": 2,
+    "prompts": 4,
+    "group_size": 4,
+    "minibatches": 2,
+    "warm_start_steps": 0,
+    "evaluation_episodes": 16,
+    "hidden": 16,
+}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return api.run(
-        "forking_tokens", out=tmp_path_factory.mktemp("api") / "out", objectives=["dapo", "erc-dapo"],
-        seeds=2, settings=SMALL, workers=1, progress=False,
-    )  # fmt: skip
+        "forking_tokens",
+        out=tmp_path_factory.mktemp("api") / "out",
+        objectives=["dapo", "erc-dapo"],
+        seeds=2,
+        settings=SMALL,
+        workers=1,
+        progress=False,
+    )
 
 
 def test_the_package_offers_what_it_names():
@@ -74,9 +84,16 @@ def test_progress_goes_to_standard_error_and_can_be_silenced(tmp_path, capfd):
 
 @pytest.mark.parametrize(
     "asked",
-    [{"seeds": 0}, {"workers": 0}, {"band": 0.0}, {"objectives": ["x"]}, {"settings": {"x": 1}},
-     {"settings": {"rollouts": "2"}}, {"environment": "x"}],
-)  # fmt: skip
+    [
+        {"seeds": 0},
+        {"workers": 0},
+        {"band": 0.0},
+        {"objectives": ["x"]},
+        {"settings": {"x": 1}},
+        {"settings": {"rollouts": "2"}},
+        {"environment": "x"},
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, asked, capfd):
     """InputError, no folder, nothing printed."""
     names = () if "environment" in asked else ("forking_tokens",)

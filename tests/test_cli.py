@@ -14,12 +14,27 @@ from erc_bench.studies.records import Results
 from erc_bench.training import loop
 
 SMALL = [
-    "forking_tokens", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2", "--workers", "1",
-    *(f"--set={s}" for s in (
-        "rollouts=3", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
-        "evaluation_episodes=16", "hidden=16",
-    )),
-]  # fmt: skip
+    "forking_tokens",
+    "--objectives",
+    "ppo-clip",
+    "erc-dapo",
+    "--seeds",
+    "2",
+    "--workers",
+    "1",
+    *(
+        f"--set={s}"
+        for s in (
+            "rollouts=3",
+            "prompts=4",
+            "group_size=4",
+            "minibatches=2",
+            "warm_start_steps=5",
+            "evaluation_episodes=16",
+            "hidden=16",
+        )
+    ),
+]
 
 
 def run(out, *more, base=SMALL):
@@ -233,8 +248,18 @@ main(sys.argv[1:])
 
 def test_a_killed_process_can_be_resumed(tmp_path, monkeypatch):
     """SIGKILL in the middle of a part: the folder opens, and a resume gives the uninterrupted records."""
-    command = [sys.executable, "-c", CHILD, "run", *SMALL, "--set", "rollouts=25",
-               "--out", str(tmp_path / "cut"), "--no-report"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        "run",
+        *SMALL,
+        "--set",
+        "rollouts=25",
+        "--out",
+        str(tmp_path / "cut"),
+        "--no-report",
+    ]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     checkpoints = tmp_path / "cut" / "checkpoints"
     deadline = time.monotonic() + 60

@@ -11,9 +11,14 @@ import erc_bench as eb
 from erc_bench.studies import runner
 
 SMALL = {
-    "rollouts": 3, "prompts": 4, "group_size": 4, "minibatches": 2, "hidden": 16,
-    "warm_start_steps": 3, "evaluation_episodes": 16,
-}  # fmt: skip
+    "rollouts": 3,
+    "prompts": 4,
+    "group_size": 4,
+    "minibatches": 2,
+    "hidden": 16,
+    "warm_start_steps": 3,
+    "evaluation_episodes": 16,
+}
 
 
 @pytest.mark.skipif(

@@ -145,11 +145,33 @@ def test_they_are_listed_and_can_be_trained(plugged, capfd, tmp_path):
         out = capfd.readouterr().out
         for text in ("narrow", "plugged-pack", "plugged/Null-v0", "plugged/Bare-v0"):
             assert text in out
-        small = ["rollouts=2", "prompts=4", "group_size=4", "minibatches=2", "hidden=8",
-                 "evaluation_episodes=8", "warm_start_steps=2"]  # fmt: skip
-        main(["run", "--environment", "plugged/Null-v0", "--objectives", "narrow", "dapo", "--seeds", "2",
-              "--workers", "1", "--no-report", "--out", str(tmp_path / "out"),
-              *(f"--set={s}" for s in small)])  # fmt: skip
+        small = [
+            "rollouts=2",
+            "prompts=4",
+            "group_size=4",
+            "minibatches=2",
+            "hidden=8",
+            "evaluation_episodes=8",
+            "warm_start_steps=2",
+        ]
+        main(
+            [
+                "run",
+                "--environment",
+                "plugged/Null-v0",
+                "--objectives",
+                "narrow",
+                "dapo",
+                "--seeds",
+                "2",
+                "--workers",
+                "1",
+                "--no-report",
+                "--out",
+                str(tmp_path / "out"),
+                *(f"--set={s}" for s in small),
+            ]
+        )
     assert "narrow" in capfd.readouterr().out
 
 

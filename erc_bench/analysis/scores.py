@@ -172,8 +172,9 @@ def improvements(scores: Scores) -> pd.DataFrame:
         if len(parts) > 1:
             parts.append((OVERALL, list(pairs.values())))
         for experiment, chosen in parts:
-            rows.append({"base": base, "objective": other, "experiment": experiment}
-                        | _improvement(chosen))  # fmt: skip
+            rows.append(
+                {"base": base, "objective": other, "experiment": experiment} | _improvement(chosen)
+            )
     frame = pd.DataFrame(rows)
     if rows:
         frame["p_holm"] = holm(frame["p"])

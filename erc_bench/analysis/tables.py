@@ -143,8 +143,13 @@ def scores_note(scores: Scores) -> str:
 def scores_as_rich(scores: Scores) -> Group:
     """The table of scores for the terminal, its heads folded to the width."""
     header, rows = score_rows(scores)
-    table = Table(title="scores", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-                  padding=(0, 1, 0, 0))  # fmt: skip
+    table = Table(
+        title="scores",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column(header[0], overflow="fold")
     for name in header[1:]:
         table.add_column(escape(name.replace("_", " ")), justify="right", overflow="fold")

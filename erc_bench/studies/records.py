@@ -121,8 +121,11 @@ def _git_revision() -> str | None:
         run = ["git", "-C", str(here)]
         tracked = subprocess.run(
             [*run, "ls-files", "--error-unmatch", Path(__file__).name],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
         if tracked.returncode != 0:  # installed under somebody else's checkout
             return None
         revision = subprocess.check_output(

@@ -30,8 +30,9 @@ def test_the_best_mean_score_is_chosen():
     runs = pd.DataFrame([{"objective": k, "score": v} for k, vs in scores.items() for v in vs])
     found = choose(runs, map(parse, scores))
     assert {arm: entry["chosen"] for arm, entry in found.items()} == {
-        "dapo": "dapo:clip_high=0.2", "gspo": "gspo:clip=0.1",
-    }  # fmt: skip
+        "dapo": "dapo:clip_high=0.2",
+        "gspo": "gspo:clip=0.1",
+    }
     assert found["dapo"]["tried"]["dapo:clip_high=0.1"]["score"] == 0.2
 
 

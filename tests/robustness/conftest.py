@@ -10,12 +10,25 @@ import pytest
 from erc_bench.cli import main
 
 SMALL = (
-    "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2", "--no-report",
-    *(f"--set={s}" for s in (
-        "rollouts=3", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
-        "evaluation_episodes=16", "hidden=16",
-    )),
-)  # fmt: skip
+    "--objectives",
+    "ppo-clip",
+    "erc-dapo",
+    "--seeds",
+    "2",
+    "--no-report",
+    *(
+        f"--set={s}"
+        for s in (
+            "rollouts=3",
+            "prompts=4",
+            "group_size=4",
+            "minibatches=2",
+            "warm_start_steps=5",
+            "evaluation_episodes=16",
+            "hidden=16",
+        )
+    ),
+)
 
 
 @pytest.fixture(scope="session")

@@ -33,12 +33,27 @@ IN_WORKER = runner._in_worker
 
 #: Small runs of two arms, two seeds; the parts are cut small, so that there are several.
 RUN = (
-    "run", "entropy_null", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2",
-    *(f"--set={s}" for s in (
-        "rollouts=100", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
-        "evaluation_episodes=16", "hidden=16", "token_samples=2",
-    )),
-)  # fmt: skip
+    "run",
+    "entropy_null",
+    "--objectives",
+    "ppo-clip",
+    "erc-dapo",
+    "--seeds",
+    "2",
+    *(
+        f"--set={s}"
+        for s in (
+            "rollouts=100",
+            "prompts=4",
+            "group_size=4",
+            "minibatches=2",
+            "warm_start_steps=5",
+            "evaluation_episodes=16",
+            "hidden=16",
+            "token_samples=2",
+        )
+    ),
+)
 SWEEP = (*RUN, "--grid", "learning_rate=1e-3,2e-3")
 COMMANDS = {
     "run": (*RUN, "--workers", "1", "--no-report"),

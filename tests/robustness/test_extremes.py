@@ -36,10 +36,12 @@ def plain(**changed):
     """Logits old and new, actions, advantages, mask and rewards of a batch."""
     v = changed.pop("vocabulary", 5)
     given = {
-        "logits": normal(B, T, v, seed=1), "old": normal(B, T, v, seed=2),
-        "action": torch.arange(B * T).reshape(B, T) % v, "advantage": normal(B, T, seed=3),
+        "logits": normal(B, T, v, seed=1),
+        "old": normal(B, T, v, seed=2),
+        "action": torch.arange(B * T).reshape(B, T) % v,
+        "advantage": normal(B, T, seed=3),
         "mask": torch.ones(B, T, dtype=torch.bool),
-    }  # fmt: skip
+    }
     return {**given, **changed}
 
 
@@ -54,8 +56,12 @@ LAST = torch.arange(B * T).reshape(B, T) % 4
 PEAKED = torch.nn.functional.one_hot(torch.zeros(B, T, dtype=torch.long), 5) * 1e4
 ROWS = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
 EXTREMES = {
-    "logits of 1e4": plain(logits=normal(B, T, 5, seed=1, scale=1e4), old=normal(B, T, 5, seed=2, scale=1e4)),
-    "logits of 1e4, the same": plain(logits=normal(B, T, 5, scale=1e4), old=normal(B, T, 5, scale=1e4)),
+    "logits of 1e4": plain(
+        logits=normal(B, T, 5, seed=1, scale=1e4), old=normal(B, T, 5, seed=2, scale=1e4)
+    ),
+    "logits of 1e4, the same": plain(
+        logits=normal(B, T, 5, scale=1e4), old=normal(B, T, 5, scale=1e4)
+    ),
     "an action of probability 0": plain(
         logits=excluded(normal(B, T, 5, seed=1)), old=excluded(normal(B, T, 5, seed=2)), action=LAST
     ),
@@ -65,13 +71,14 @@ EXTREMES = {
     "masked rows": plain(mask=ROWS),
     "everything masked": plain(mask=torch.zeros(B, T, dtype=torch.bool)),
     "NaN where masked": plain(
-        mask=ROWS, logits=torch.where(ROWS[..., None], normal(B, T, 5, seed=1), torch.nan),
+        mask=ROWS,
+        logits=torch.where(ROWS[..., None], normal(B, T, 5, seed=1), torch.nan),
         old=torch.where(ROWS[..., None], normal(B, T, 5, seed=2), torch.nan),
     ),
     "advantages of 1e8": plain(advantage=normal(B, T, seed=3, scale=1e8)),
     "advantages of 0": plain(advantage=torch.zeros(B, T)),
     "equal advantages": plain(advantage=torch.ones(B, T)),
-}  # fmt: skip
+}
 
 
 def loss_and_gradient(name, given, dtype=torch.float32):
@@ -82,10 +89,16 @@ def loss_and_gradient(name, given, dtype=torch.float32):
     whole = torch.log_softmax(old.nan_to_num(0.0), -1)
     of_action = whole.gather(-1, wide["action"][..., None]).squeeze(-1)
     batch = TokenBatch.from_logits(
-        logits, old, wide["action"], given["advantage"].to(dtype).expand(2, B, T), wide["mask"],
+        logits,
+        old,
+        wide["action"],
+        given["advantage"].to(dtype).expand(2, B, T),
+        wide["mask"],
         reward=torch.ones(2, B, dtype=dtype),
-        ref_log_probs=whole, ref_logp=of_action, rollout_logp=of_action,
-    )  # fmt: skip
+        ref_log_probs=whole,
+        ref_logp=of_action,
+        rollout_logp=of_action,
+    )
     loss, metrics = make(name)(batch)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     return batch, loss, metrics, gradient
@@ -145,9 +158,12 @@ def population(tmp_path_factory):
     def run(name, *chosen):
         grid = {"learning_rate": [rates[c] for c in chosen]}
         work = plan(
-            ["forking_tokens"], objectives=["dapo", "erc-dapo", "ppo-clip"], seeds=3, grid=grid,
+            ["forking_tokens"],
+            objectives=["dapo", "erc-dapo", "ppo-clip"],
+            seeds=3,
+            grid=grid,
             settings={"rollouts": 8, "warm_start_steps": 60, "evaluation_episodes": 64},
-        )  # fmt: skip
+        )
         return execute(work, where / name)
 
     return run("together", *rates), run("alone", "sane"), rates

@@ -86,9 +86,11 @@ def test_a_write_that_is_refused(size, ends, small, finished, tmp_path):
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-m", "erc_bench", *small, "--out", out],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     (line,) = (x for x in done.stderr.splitlines() if x.startswith("erc-bench: "))
     assert "File too large" in line

@@ -164,9 +164,12 @@ def test_foreign_tables(data, finished, tmp_path_factory):
         table = pa.concat_tables([table, table])
     else:
         values = {
-            "text": pa.array(["<script>"] * rows), "null": pa.nulls(rows), "list": pa.array([[1]] * rows),
-            "nan": pa.array([math.nan] * rows), "huge": pa.array([1e30] * rows),
-        }  # fmt: skip
+            "text": pa.array(["<script>"] * rows),
+            "null": pa.nulls(rows),
+            "list": pa.array([[1]] * rows),
+            "nan": pa.array([math.nan] * rows),
+            "huge": pa.array([1e30] * rows),
+        }
         table = table.set_column(at, column, values[how])
     pq.write_table(table, file)
     with only_input_errors():
@@ -271,11 +274,42 @@ def test_settings_grids_and_pairs(text):
 
 
 @FUZZ
-@given(st.sampled_from(["learning_rate", "rollouts", "prompts", "hidden", "temperature", "dtype",
-                        "policy", "group_size", "seed"]),
-       st.sampled_from(["inf", "nan", "-1", "0", "1e400", "10**10", "9" * 400, "[", "(" * 2000, "0x10",
-                        "1_000", " 2", "2147483648", "999999999999", "'; import os", "None", "\x00"])
-)  # fmt: skip
+@given(
+    st.sampled_from(
+        [
+            "learning_rate",
+            "rollouts",
+            "prompts",
+            "hidden",
+            "temperature",
+            "dtype",
+            "policy",
+            "group_size",
+            "seed",
+        ]
+    ),
+    st.sampled_from(
+        [
+            "inf",
+            "nan",
+            "-1",
+            "0",
+            "1e400",
+            "10**10",
+            "9" * 400,
+            "[",
+            "(" * 2000,
+            "0x10",
+            "1_000",
+            " 2",
+            "2147483648",
+            "999999999999",
+            "'; import os",
+            "None",
+            "\x00",
+        ]
+    ),
+)
 def test_extreme_settings(name, text):
     """No endless loop, no allocation, no overflow before the refusal."""
     with only_input_errors():
@@ -296,9 +330,15 @@ def test_arms(text):
 
 
 @FUZZ
-@given(st.one_of(st.text(max_size=300).filter(lambda t: "this" not in t and "antigravity" not in t),
-                 st.from_regex(r"(json|math|os\.path|erc_bench|no_such|\.|\.\.|/tmp/x\.py|a\.py):[A-Za-z_.]{0,12}",
-                               fullmatch=True)))  # fmt: skip
+@given(
+    st.one_of(
+        st.text(max_size=300).filter(lambda t: "this" not in t and "antigravity" not in t),
+        st.from_regex(
+            r"(json|math|os\.path|erc_bench|no_such|\.|\.\.|/tmp/x\.py|a\.py):[A-Za-z_.]{0,12}",
+            fullmatch=True,
+        ),
+    )
+)
 def test_specifications_of_losses(text):
     """`erc-bench check SPEC`: names of nothing are refused, whatever characters they have."""
     with only_input_errors():
@@ -399,8 +439,11 @@ def test_evaluation_files(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluation")
     line = {"benchmark": "aime24", "problem": 0, "answer": "3", "responses": ["3", "4"]}
     made = data.draw(st.sampled_from(["tree", "bytes"]))
-    content = json.dumps(replaced(data.draw, line)).encode() if made == "tree" else damaged(
-        data.draw, json.dumps(line).encode())  # fmt: skip
+    content = (
+        json.dumps(replaced(data.draw, line)).encode()
+        if made == "tree"
+        else damaged(data.draw, json.dumps(line).encode())
+    )
     (path / "g.jsonl").write_bytes(content)
     with only_input_errors():
         list(read_generations(path / "g.jsonl"))

@@ -11,9 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
-    p for top in ("erc_bench", "envs", "paper_repro", "benchmarks", "erc_bench_pytest.py")
+    p
+    for top in ("erc_bench", "envs", "paper_repro", "benchmarks", "erc_bench_pytest.py")
     for p in ([ROOT / top] if top.endswith(".py") else (ROOT / top).rglob("*.py"))
-)  # fmt: skip
+)
 #: Modules whose way to read a file is to run what it says.
 MODULES = {
     "pickle",
@@ -29,10 +30,17 @@ MODULES = {
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 #: Calls by their last two names, and what an argument of theirs must be, None where they may not be.
 CALLS = {
-    "torch.load": ("weights_only", True), "np.load": ("allow_pickle", False),
-    "numpy.load": ("allow_pickle", False), "joblib.load": None, "os.system": None, "os.popen": None,
-    "pd.read_pickle": None, "pandas.read_pickle": None, "markupsafe.Markup": None, "xml.etree": None,
-}  # fmt: skip
+    "torch.load": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+    "numpy.load": ("allow_pickle", False),
+    "joblib.load": None,
+    "os.system": None,
+    "os.popen": None,
+    "pd.read_pickle": None,
+    "pandas.read_pickle": None,
+    "markupsafe.Markup": None,
+    "xml.etree": None,
+}
 
 
 def name_of(call: ast.expr) -> str:
@@ -84,12 +92,25 @@ def test_no_source_runs_what_a_file_says(path):
 
 @pytest.mark.parametrize(
     "planted",
-    ["import pickle", "from dill import load", "import a, yaml", "eval(x)", "exec(open(p).read())",
-     "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p)",
-     "np.load(p, allow_pickle=True)", "joblib.load(p)", "subprocess.run(c, shell=True)",
-     "os.system(c)", "pd.read_pickle(p)", "Markup(x)", "jinja2.Environment(loader=l)",
-     "jinja2.Environment(loader=l, autoescape=False)"],
-)  # fmt: skip
+    [
+        "import pickle",
+        "from dill import load",
+        "import a, yaml",
+        "eval(x)",
+        "exec(open(p).read())",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "np.load(p)",
+        "np.load(p, allow_pickle=True)",
+        "joblib.load(p)",
+        "subprocess.run(c, shell=True)",
+        "os.system(c)",
+        "pd.read_pickle(p)",
+        "Markup(x)",
+        "jinja2.Environment(loader=l)",
+        "jinja2.Environment(loader=l, autoescape=False)",
+    ],
+)
 def test_the_scan_finds_what_it_looks_for(planted):
     """Each kind of fault, planted."""
     assert faults(planted)
@@ -97,9 +118,15 @@ def test_the_scan_finds_what_it_looks_for(planted):
 
 @pytest.mark.parametrize(
     "fine",
-    ["torch.load(p, weights_only=True)", "np.load(p, allow_pickle=False)", "model.eval()",
-     "ast.literal_eval(x)", "re.compile(x)", "jinja2.Environment(loader=l, autoescape=True)"],
-)  # fmt: skip
+    [
+        "torch.load(p, weights_only=True)",
+        "np.load(p, allow_pickle=False)",
+        "model.eval()",
+        "ast.literal_eval(x)",
+        "re.compile(x)",
+        "jinja2.Environment(loader=l, autoescape=True)",
+    ],
+)
 def test_the_scan_leaves_the_rest(fine):
     """What only looks like one."""
     assert not faults(fine)

@@ -185,9 +185,13 @@ def test_the_committed_figures_data_is_read(ends, refused, tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "told"),
-    [(("--seeds", "2"), "takes no option but --workers"), (("forking_tokens",), "takes no option"),
-     (("--resume",), "takes no option"), (("--workers", "0"), "workers: 0 is not allowed")],
-)  # fmt: skip
+    [
+        (("--seeds", "2"), "takes no option but --workers"),
+        (("forking_tokens",), "takes no option"),
+        (("--resume",), "takes no option"),
+        (("--workers", "0"), "workers: 0 is not allowed"),
+    ],
+)
 def test_verify_stands_alone(folder, refused, more, told):
     """What would contradict the folder is refused."""
     assert told in refused("run", "--verify", folder, *more)
@@ -195,14 +199,19 @@ def test_verify_stands_alone(folder, refused, more, told):
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(("tier",), "huge"), (("seed",), None), (("experiments",), []), (("experiments",), {"nope": {}}),
-     (("experiments", "forking_tokens", "train", "prompts"), "4"),
-     (("experiments", "forking_tokens", "train", "unheard"), 1),
-     (("experiments", "forking_tokens", "environment"), "../x"),
-     (("experiments", "forking_tokens", "seeds"), -1),
-     (("experiments", "forking_tokens", "seeds"), 10**15),
-     (("experiments", "forking_tokens", "objectives"), {"x": {"recipe": "os.system"}})],
-)  # fmt: skip
+    [
+        (("tier",), "huge"),
+        (("seed",), None),
+        (("experiments",), []),
+        (("experiments",), {"nope": {}}),
+        (("experiments", "forking_tokens", "train", "prompts"), "4"),
+        (("experiments", "forking_tokens", "train", "unheard"), 1),
+        (("experiments", "forking_tokens", "environment"), "../x"),
+        (("experiments", "forking_tokens", "seeds"), -1),
+        (("experiments", "forking_tokens", "seeds"), 10**15),
+        (("experiments", "forking_tokens", "objectives"), {"x": {"recipe": "os.system"}}),
+    ],
+)
 def test_a_foreign_configuration_is_refused(folder, refused, at, value):
     """What the manifest says is checked like what a user says."""
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -218,8 +227,10 @@ VALUES = st.one_of(st.none(), st.floats(width=32), st.just(0.0), st.just(-0.0))
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), VALUES, st.text(max_size=3)), min_size=1, max_size=12),
-       st.randoms(use_true_random=False))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.integers(0, 2), VALUES, st.text(max_size=3)), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+)
 def test_a_digest_is_of_values_not_of_their_storage(rows, random):
     """Other widths, encodings, chunks, column orders and neighbours change no digest; a value does."""
     seeds, numbers, texts = (list(column) for column in zip(*rows, strict=True))
@@ -250,9 +261,16 @@ def test_nearly_equal_tables_have_other_digests():
         "l": [[1.0], [2.0, 3.0]],
     }
     changes = [
-        {"x": [1.0, 0.0]}, {"x": [-0.0, 1.0]}, {"x": [None, 1.0]}, {"n": [None, 1]},
-        {"t": ["a", "bc"]}, {"t": [None, "c"]}, {"t": ["-\n", "c"]}, {"l": [[1.0, 2.0], [3.0]]},
-        {"l": [None, [2.0, 3.0]]}, {"l": [[1.0], [2.0, 3.0000000000000004]]},
-    ]  # fmt: skip
+        {"x": [1.0, 0.0]},
+        {"x": [-0.0, 1.0]},
+        {"x": [None, 1.0]},
+        {"n": [None, 1]},
+        {"t": ["a", "bc"]},
+        {"t": [None, "c"]},
+        {"t": ["-\n", "c"]},
+        {"l": [[1.0, 2.0], [3.0]]},
+        {"l": [None, [2.0, 3.0]]},
+        {"l": [[1.0], [2.0, 3.0000000000000004]]},
+    ]
     found = {run_digests({"t": pa.table({**base, **c})}, ["seed"])[0,] for c in [{}, *changes]}
     assert len(found) == 1 + len(changes)

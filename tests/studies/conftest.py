@@ -10,9 +10,14 @@ from erc_bench.studies import plan
 from erc_bench.training import loop
 
 SMALL = {
-    "rollouts": 3, "prompts": 4, "group_size": 4, "minibatches": 2, "warm_start_steps": 5,
-    "evaluation_episodes": 16, "hidden": 16,
-}  # fmt: skip
+    "rollouts": 3,
+    "prompts": 4,
+    "group_size": 4,
+    "minibatches": 2,
+    "warm_start_steps": 5,
+    "evaluation_episodes": 16,
+    "hidden": 16,
+}
 
 
 @pytest.fixture

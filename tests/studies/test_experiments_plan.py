@@ -104,9 +104,11 @@ def test_all_spellings_of_a_band_are_one_request(tmp_path):
 def test_an_infinite_band_or_norm_is_written_as_a_word():
     """Infinity is a legal band (the base objective) and JSON has none."""
     work = plan(
-        ["forking_tokens"], objectives=["erc-dapo"], band=math.inf,
+        ["forking_tokens"],
+        objectives=["erc-dapo"],
+        band=math.inf,
         settings={"max_grad_norm": math.inf},
-    )  # fmt: skip
+    )
     text = json.dumps(work.config(), allow_nan=False)
     entry = json.loads(text)["experiments"]["forking_tokens"]
     assert entry["band"] == {"low": "inf", "high": "inf"}
@@ -126,10 +128,15 @@ def test_an_environment_alone_is_an_experiment():
 def test_an_experiment_of_ones_own():
     """An ``Experiment`` object is as good as a name, with options for its environment."""
     mine = Experiment(
-        name="mine", question="?", environment="erc/TokenForks-v0", expectation="none",
-        score=gap_closed, score_meaning="gap", objectives=("dapo",),
+        name="mine",
+        question="?",
+        environment="erc/TokenForks-v0",
+        expectation="none",
+        score=gap_closed,
+        score_meaning="gap",
+        objectives=("dapo",),
         environment_options={"length": 4, "num_forks": 1},
-    )  # fmt: skip
+    )
     (only,) = plan([mine], tier="smoke").experiments
     assert only.environment.get_wrapper_attr("dynamics").length == 4
     assert plan([mine]).config()["experiments"]["mine"]["environment_options"]["length"] == 4
@@ -190,10 +197,14 @@ def test_a_value_head_needs_no_group():
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("rollouts=3", 3), ("rollouts=1e1", 10), ("learning_rate=1e-3", 1e-3),
-        ("learning_rate=1", 1.0), ("policy=tabular", "tabular"), ("max_grad_norm=inf", math.inf),
+        ("rollouts=3", 3),
+        ("rollouts=1e1", 10),
+        ("learning_rate=1e-3", 1e-3),
+        ("learning_rate=1", 1.0),
+        ("policy=tabular", "tabular"),
+        ("max_grad_norm=inf", math.inf),
     ],
-)  # fmt: skip
+)
 def test_settings_are_parsed_by_the_fields_type(text, parsed):
     """Integers stay integers, floats become floats, words stay words."""
     name, value = setting(text)
@@ -203,10 +214,23 @@ def test_settings_are_parsed_by_the_fields_type(text, parsed):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "rollouts", "=3", "nothing=3", "rolouts=3", "rollouts=", "rollouts=x", "rollouts=2.5",
-     "rollouts=1e999", "rollouts=[1]", "rollouts=nan", "learning_rate=x", "learning_rate=",
-     "rollouts=__import__('os')"],
-)  # fmt: skip
+    [
+        "",
+        "rollouts",
+        "=3",
+        "nothing=3",
+        "rolouts=3",
+        "rollouts=",
+        "rollouts=x",
+        "rollouts=2.5",
+        "rollouts=1e999",
+        "rollouts=[1]",
+        "rollouts=nan",
+        "learning_rate=x",
+        "learning_rate=",
+        "rollouts=__import__('os')",
+    ],
+)
 def test_a_setting_that_is_none_is_refused(text):
     """InputError that quotes it, in one line."""
     with pytest.raises(InputError, match=r"^set: ") as caught:
@@ -238,9 +262,14 @@ def test_entropy_kept(final, score):
 
 def test_a_diverged_run_scores_zero():
     """NaN results of a diverged run count as failures, not as missing."""
-    runs = _runs(**{
-        "reward/initial": 0.2, "reward/final": np.nan, "reward/optimal": 1.0,
-        "entropy/initial": 2.0, "entropy/final": np.nan,
-    }).assign(diverged=True)  # fmt: skip
+    runs = _runs(
+        **{
+            "reward/initial": 0.2,
+            "reward/final": np.nan,
+            "reward/optimal": 1.0,
+            "entropy/initial": 2.0,
+            "entropy/final": np.nan,
+        }
+    ).assign(diverged=True)
     assert gap_closed(runs)[0] == 0
     assert entropy_kept(runs)[0] == 0

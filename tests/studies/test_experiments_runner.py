@@ -167,9 +167,12 @@ def test_execute_refuses_no_workers_before_it_touches_anything(small, tmp_path):
 def test_ercs_band_excludes_what_ppos_clip_never_sees(tmp_path):
     """The paper's contrast, 10 seeds, 8 updates per rollout: out-of-band at least 20 x clip-bound."""
     work = plan(
-        ["forking_tokens"], tier="smoke", seeds=10, objectives=["dapo", "erc-dapo"],
+        ["forking_tokens"],
+        tier="smoke",
+        seeds=10,
+        objectives=["dapo", "erc-dapo"],
         settings={"rollouts": 6},
-    )  # fmt: skip
+    )
     assert work.experiments[0].config.updates_per_rollout == 8
     found = out_of_band_to_bound(execute(work, tmp_path / "out"), "forking_tokens")
     assert (found.base, found.other) == ("dapo", "erc-dapo")
@@ -182,8 +185,11 @@ def test_ercs_band_excludes_what_ppos_clip_never_sees(tmp_path):
 def test_a_grid_of_hyperparameters_equals_its_points_alone(small, tmp_path):
     """Rates, temperatures and bands share a part, stalenesses do not; each run is as if alone."""
     grid = {
-        "minibatches": [1, 4], "epochs": [1, 2], "learning_rate": [1e-3, 1e-2], "band": [0.01, 0.5],
-    }  # fmt: skip
+        "minibatches": [1, 4],
+        "epochs": [1, 2],
+        "learning_rate": [1e-3, 1e-2],
+        "band": [0.01, 0.5],
+    }
     swept = small(objectives=["erc-dapo"], seeds=1, grid=grid)
     (experiment,) = swept.experiments
     assert [len(part.runs) for part in experiment.parts] == [4, 4, 4, 4]
@@ -195,11 +201,12 @@ def test_a_grid_of_hyperparameters_equals_its_points_alone(small, tmp_path):
         rate, band = run["hyper/learning_rate"], run["hyper/band_low"]
         alone = execute(
             small(
-                objectives=[f"erc-dapo:band={band}"], seeds=1,
+                objectives=[f"erc-dapo:band={band}"],
+                seeds=1,
                 settings={"learning_rate": rate, **shape},
             ),
             tmp_path / str(number),
-        )  # fmt: skip
+        )
         mine = metrics[metrics["objective"] == run["objective"]].reset_index(drop=True)
         assert len(mine) == 3 * shape["minibatches"] * shape["epochs"]
         assert mine["staleness"].max() == shape["minibatches"] * shape["epochs"] - 1

@@ -12,8 +12,11 @@ NAME = "grad/norm"
 
 
 @settings(max_examples=60, deadline=None)
-@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 9), st.integers(1, 4)),
-                  elements=st.floats(-1e3, 1e3)))  # fmt: skip
+@given(
+    hnp.arrays(
+        np.float64, st.tuples(st.integers(2, 9), st.integers(1, 4)), elements=st.floats(-1e3, 1e3)
+    )
+)
 def test_means_and_spreads_are_numpys(x):
     """By run, over updates; the jitter is half the mean squared step."""
     found = summaries({NAME: x})

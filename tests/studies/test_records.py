@@ -225,10 +225,18 @@ def test_a_folder_that_cannot_be_written_to_leaves_no_trace(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     "manifest",
-    [b"", b"{", b"[]", b"3", b"\xff\xfe", b"{}", b'{"kind": "other"}',
-     b'{"kind": "erc-bench results"}',
-     b'{"kind": "erc-bench results", "schema_version": 1, "config": {}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff\xfe",
+        b"{}",
+        b'{"kind": "other"}',
+        b'{"kind": "erc-bench results"}',
+        b'{"kind": "erc-bench results", "schema_version": 1, "config": {}}',
+    ],
+)
 def test_a_manifest_that_is_none_is_refused(tmp_path, manifest):
     """InputError in one line, for reading and for resuming."""
     (tmp_path / "manifest.json").write_bytes(manifest)

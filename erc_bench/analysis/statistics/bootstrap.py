@@ -14,8 +14,15 @@ from scipy import stats
 from erc_bench.analysis.statistics.aggregates import interquartile_mean
 from erc_bench.core.errors import InputError
 
-__all__ = ["REPLICATES", "Estimate", "Seed", "Strata", "ends", "resampling_counts",
-           "stratified_bootstrap"]  # fmt: skip
+__all__ = [
+    "REPLICATES",
+    "Estimate",
+    "Seed",
+    "Strata",
+    "ends",
+    "resampling_counts",
+    "stratified_bootstrap",
+]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 #: One array of runs per task.
@@ -110,9 +117,16 @@ def stratified_bootstrap(
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
-            runs, statistic, n_resamples=replicates, batch=_BATCH, vectorized=True, axis=-1,
-            confidence_level=level, method="BCa" if method == "bca" else "percentile", rng=rng,
-        )  # fmt: skip
+            runs,
+            statistic,
+            n_resamples=replicates,
+            batch=_BATCH,
+            vectorized=True,
+            axis=-1,
+            confidence_level=level,
+            method="BCa" if method == "bca" else "percentile",
+            rng=rng,
+        )
     low, high = (float(end) for end in found.confidence_interval)
     if not (math.isfinite(low) and math.isfinite(high)):
         low, high = (float(end) for end in ends(found.bootstrap_distribution, level))
