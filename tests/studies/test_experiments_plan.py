@@ -149,7 +149,7 @@ def test_names_of_experiments_are_unique():
 
 
 BAD = [
-    ({"experiments": ["nothing"]}, "experiment: 'nothing' is unknown; known: "),
+    ({"experiments": ["nothing"]}, "experiment: 'nothing' is unknown (known: "),
     ({"experiments": []}, "experiments: none given"),
     ({"experiments": ["forking_tokens"] * 2}, "each may be named once"),
     ({"environment": "TokenForks"}, "environment: give either"),
@@ -169,11 +169,11 @@ BAD = [
     ({"seeds": 0}, "seeds: 0 is not allowed"),
     ({"seeds": -3}, "seeds: -3 is not allowed"),
     ({"seed": -1}, "seed: -1 is not allowed"),
-    ({"tier": "huge"}, "tier: 'huge' is unknown; allowed: smoke, quick, full"),
+    ({"tier": "huge"}, "tier: 'huge' is not allowed; must be 'smoke', 'quick' or 'full'"),
     ({"band": 0.0}, "band: 0.0 is not allowed"),
     ({"band": -1.0}, "band: -1.0 is not allowed"),
     ({"band": math.nan}, "band: nan is not allowed"),
-    ({"settings": {"nothing": 1}}, "settings: 'nothing' is unknown; known: rollouts"),
+    ({"settings": {"nothing": 1}}, "settings: 'nothing' is unknown (known: rollouts"),
     ({"settings": {"rollouts": "many"}}, "rollouts: 'many' is not allowed"),
     ({"settings": {"minibatches": 7}}, "minibatches: 7 is not allowed"),
     ({"settings": {"group_size": 1}, "objectives": ["grpo"]}, "group_size: 1 is not allowed"),

@@ -37,7 +37,7 @@ def test_every_experiment_says_what_it_asks_and_expects(entry):
 @every
 def test_the_full_tier_has_twenty_seeds(entry):
     """The claims' minimum."""
-    assert entry.seeds["full"] >= load().seeds
+    assert entry.seeds["full"] >= load().rules.seeds
 
 
 def test_every_experiment_and_arm_of_the_claims_is_registered_in_its_regime():

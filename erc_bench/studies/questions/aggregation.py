@@ -1,7 +1,6 @@
 """What does the mean over tokens do to the length of answers?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 AGGREGATION = register(
@@ -17,12 +16,8 @@ AGGREGATION = register(
             "ones are punished less per token; a mean over all tokens (DAPO) and a constant (Dr. "
             "GRPO) do not. ERC keeps its base's aggregation."
         ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
         config=TrainConfig(rollouts=40, learning_rate=2e-3, hidden=64),
-        tiers={
-            "smoke": {"rollouts": 8, "evaluation_episodes": 256, "warm_start_steps": 100},
-        },
+        tiers={"smoke": {"rollouts": 8, "evaluation_episodes": 256, "warm_start_steps": 100}},
         objectives=("grpo", "dr-grpo", "dapo", "gspo", "erc-dapo"),
     )
 )

@@ -1,7 +1,6 @@
 """Does what holds in tables hold in a transformer?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 ARITHMETIC = register(
@@ -17,8 +16,6 @@ ARITHMETIC = register(
             "excludes tens of percent, the dropped ones are the certain ones; final rewards equal "
             "or better with ERC."
         ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
         config=TrainConfig(
             policy="transformer",
             hidden=48,

@@ -1,7 +1,6 @@
 """In a token task with few forks, which tokens does the gate drop, and what does it buy?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 FORKING_TOKENS = register(
@@ -17,8 +16,6 @@ FORKING_TOKENS = register(
             "one percent; the dropped ones have lower entropy; entropy and gradient norm are "
             "steadier; final rewards are equal or better."
         ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
         config=TrainConfig(rollouts=60, learning_rate=1e-3),
         tiers={
             "smoke": {"rollouts": 8, "evaluation_episodes": 256, "warm_start_steps": 200},

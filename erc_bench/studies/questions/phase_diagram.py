@@ -1,7 +1,6 @@
 """Where, between a small step taken once and a large one taken often, does each gate help?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 PHASE_DIAGRAM = register(
@@ -16,12 +15,8 @@ PHASE_DIAGRAM = register(
             "Where steps are small the gate only costs gradients; it should pay where the base drifts "
             "too far, at large steps and many updates. The directional gate should cost less."
         ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
         config=TrainConfig(rollouts=30, prompts=16, token_samples=0),
-        tiers={
-            "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200},
-        },
+        tiers={"smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200}},
         objectives=("dapo", "erc-dapo", "erc-directional-dapo"),
         regime="sweep",
         grid={

@@ -19,9 +19,7 @@ PRECISION = register(
         score=inside_band,
         score_meaning="share of the tokens inside the band, 1 - out-of-band share",
         config=TrainConfig(rollouts=10, learning_rate=0.0, old_policy="rollout", token_samples=0),
-        tiers={
-            "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200},
-        },
+        tiers={"smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200}},
         objectives=("erc-dapo",),
         regime="sweep",
         grid={"rollout_bits": (24, 11, 8), "rollout_jitter": (0.0, 0.01, 0.03)},

@@ -1,7 +1,6 @@
 """Does the objective let unlikely arms rise?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 RARE_REWARD = register(
@@ -16,11 +15,7 @@ RARE_REWARD = register(
             "Clip-higher (DAPO) and kept gradients (GPPO) should raise rare arms sooner than PPO- "
             "clip. ERC sees the rise itself, in the entropy, and should slow it."
         ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
         config=TrainConfig(rollouts=40, prompts=64, learning_rate=1e-3, hidden=64),
-        tiers={
-            "smoke": {"rollouts": 5, "evaluation_episodes": 256, "warm_start_steps": 50},
-        },
+        tiers={"smoke": {"rollouts": 5, "evaluation_episodes": 256, "warm_start_steps": 50}},
     )
 )

@@ -1,7 +1,6 @@
 """Does the policy recover when the right answer changes?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 REWARD_SHIFT = register(
@@ -17,8 +16,6 @@ REWARD_SHIFT = register(
             "kept gradients should help; ERC should hinder it where it stops rising entropy, and "
             "help if it kept the entropy higher before."
         ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
         config=TrainConfig(rollouts=100, learning_rate=1e-3, hidden=64),
         tiers={
             "smoke": {"rollouts": 10, "evaluation_episodes": 256, "warm_start_steps": 100},

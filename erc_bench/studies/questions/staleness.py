@@ -1,7 +1,6 @@
 """How many updates does a rollout bear?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 STALENESS = register(
@@ -16,12 +15,8 @@ STALENESS = register(
             "At one update rho = 1 and every gate is inert: the arms are equal. From there on the "
             "share outside the band grows, and ERC falls behind where it withholds restoring gradients."
         ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
         config=TrainConfig(rollouts=30, prompts=16, learning_rate=1e-3, minibatches=1),
-        tiers={
-            "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200},
-        },
+        tiers={"smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200}},
         objectives=("dapo", "erc-dapo", "erc-directional-dapo"),
         regime="sweep",
         grid={"epochs": (1, 4, 16, 64)},

@@ -1,7 +1,6 @@
 """Does the distribution leave the trust region where the sampled action's ratio does not show it?"""
 
 from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 UNSAMPLED_SHIFT = register(
@@ -16,7 +15,6 @@ UNSAMPLED_SHIFT = register(
             "ERC objectives leave fewer tokens with exact KL above delta inside the clip range, at "
             "an equal final reward: the entropy sees all arms, the ratio only the one drawn."
         ),
-        score=gap_closed,
         score_meaning="share of the gap between the first policy's return and the best arm's",
         config=TrainConfig(rollouts=60, prompts=64, learning_rate=2e-3, token_samples=4, hidden=64),
         tiers={
