@@ -248,12 +248,12 @@ class Check:
         from erc_bench.conformance import check, load_loss, reports
         from erc_bench.conformance.checking import require_properties
         from erc_bench.conformance.loading import names_code, pairs, value
-        from erc_bench.objectives import recipe
+        from erc_bench.studies.arms import parse
 
         waivers = pairs("waive", self.waive)
         require_properties(waivers, by="waive")
         options = {name: value(text) for name, text in pairs("set", self.set).items()}
-        recipe(self.baseline.partition(":")[0])
+        parse(self.baseline)
         if self.drift and self.seeds < 2:
             raise InputError(f"seeds: {self.seeds} is not allowed; must be at least 2")
         if names_code(self.loss):

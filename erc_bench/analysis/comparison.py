@@ -22,11 +22,13 @@ from erc_bench.conformance import PolicyLoss
 from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.core.metrics import CLIP, METRICS
-from erc_bench.objectives import Objective, recipe
+from erc_bench.core.metrics import METRICS
+from erc_bench.objectives import Objective
 from erc_bench.studies import plan
+from erc_bench.studies.arms import parse
+from erc_bench.studies.runner import one_thread, population_arm, trainer_of
 from erc_bench.studies.sizing import ExperimentPlan
-from erc_bench.training import Arm, Trainer, TrainResult
+from erc_bench.training import TrainResult
 
 __all__ = ["MEASURES", "Comparison", "Row", "as_extra", "compare", "total_rollouts"]
 
@@ -129,7 +131,7 @@ def compare(
     Raises:
         InputError: an unknown baseline, too few seeds, or a loss that fails on a training batch.
     """
-    recipe(baseline.partition(":")[0])  # an unknown one is refused before anything is planned
+    parse(baseline)  # an unknown one is refused before anything is planned
     if seeds < 2:
         raise InputError(f"seeds: {seeds} is not allowed; must be at least 2 for an interval")
     rows: list[Row] = []
@@ -174,34 +176,16 @@ def _train(
     planned: ExperimentPlan, loss: PolicyLoss, seeds: int, seed: int, on_rollout: Callable[[], None]
 ) -> TrainResult:
     """Both arms in one population; the loss's runs come first."""
-    used = planned.arms[0].recipe
+    (baseline,) = planned.arms
     ours = loss.objective or cast(Objective, _Adapted(loss))
-    theirs = planned.arms[0].objective
     arms = [
-        Arm(
-            label=label,
-            objective=objective,
-            advantage=used.advantage,
-            seeds=list(range(seeds)),
-            dynamic_sampling=used.dynamic_sampling,
-            overlong_penalty=used.overlong_penalty,
-            reference=getattr(objective, "reads_reference", True),
-        )
-        for label, objective in ((loss.name, ours), (planned.arms[0].label, theirs))
+        population_arm(label, objective, baseline.recipe, range(seeds))
+        for label, objective in ((loss.name, ours), (baseline.label, baseline.objective))
     ]
-    environment = planned.environment
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the populations are small
     try:
-        trainer = Trainer(
-            planned.config,
-            environment.get_wrapper_attr("dynamics"),
-            environment.observation_space,
-            arms,
-            seed=seed,
-            clip=CLIP,
-        )
-        return trainer.run(on_rollout=lambda done: on_rollout() if done else None)
+        with one_thread():
+            trainer = trainer_of(planned, planned.config, arms, seed)
+            return trainer.run(on_rollout=lambda done: on_rollout() if done else None)
     except InputError:
         raise
     except Exception as error:
@@ -209,8 +193,6 @@ def _train(
         raise InputError(
             f"loss: training with it failed: {type(error).__name__}: {text[:200]}"
         ) from error
-    finally:
-        torch.set_num_threads(threads)
 
 
 def as_extra(found: Comparison) -> Extra:

@@ -7,7 +7,9 @@
 
 // ---------------------------------------------------------------- the model
 
-const DELTA = 0.01; // nats of exact KL(old || new) above which the trust region is left
+// From the library: nats of exact KL(old || new) above which the trust region is left; the paper's band; the
+// prepared states.
+const { delta: DELTA, band: BAND, presets } = JSON.parse(document.getElementById("data").textContent);
 const ENTROPY_EPS = 1e-8;
 const LOG_RATIO_LIMIT = 20;
 
@@ -119,9 +121,8 @@ const LIMITS = {
 };
 const DEFAULT = {
   objective: "dapo", logits: [1.5, 0.7, 0, -0.4], start: null, action: 0, advantage: 1, step: 0.2,
-  updates: 4, clip: [0.2, 0.28], band: 0.05, second: null, cosine: 0.8, compare: null,
+  updates: 4, clip: [0.2, 0.28], band: BAND[0], second: null, cosine: 0.8, compare: null,
 };
-const presets = JSON.parse(document.getElementById("presets").textContent);
 
 class Unreadable extends Error {}
 

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from erc_bench.core.metrics import BAND, DELTA
 from erc_bench.core.storage import write_text
 from erc_bench.core.validation import unknown
 
@@ -50,7 +51,9 @@ def assemble(preset: str = FIRST) -> str:
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
-        "presets": json.dumps(PRESETS, separators=(",", ":")),
+        "data": json.dumps(
+            {"delta": DELTA, "band": BAND, "presets": PRESETS}, separators=(",", ":")
+        ),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _source("page.html"))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from erc_bench.core.errors import InputError
+from erc_bench.core.metrics import BAND, DELTA
 from erc_bench.presentation.explain import FIRST, PRESETS, assemble, write
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +24,7 @@ def test_one_small_file_with_one_module():
     page = assemble()
     assert len(page.encode()) < 120_000
     assert [attributes.strip() for attributes, _ in inside("script", page)] == [
-        'type="application/json" id="presets"',
+        'type="application/json" id="data"',
         'type="module"',
     ]
     assert len(inside("style", page)) == 1
@@ -67,7 +68,8 @@ def test_the_policy_admits_only_what_is_there():
 def test_presets_are_those_of_the_page():
     """The data block holds them all, every step and question has one, and the first is the start."""
     page = assemble("swap")
-    assert json.loads(inside("script", page)[0][1]) == PRESETS
+    data = json.loads(inside("script", page)[0][1])
+    assert data == {"delta": DELTA, "band": list(BAND), "presets": PRESETS}
     used = set(re.findall(r'data-preset="(\w+)"', page))
     assert used <= set(PRESETS)
     assert used >= set(PRESETS) - {"restored"}
