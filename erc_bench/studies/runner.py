@@ -1,4 +1,4 @@
-"""Carry out a plan: train every part, store its records, resume what was interrupted."""
+"""Carry out a plan: train every part, store its records, and resume what was interrupted."""
 
 from __future__ import annotations
 
