@@ -1,4 +1,4 @@
-"""A loss and a baseline trained side by side, on the smoke tier and on shared seeds.
+"""Trains a loss and a baseline side by side, on the smoke tier and on shared seeds.
 
 Only the loss differs: both arms use the baseline's advantage estimator, sampling and penalties.
 """
@@ -32,12 +32,12 @@ from erc_bench.training import TrainResult
 
 __all__ = ["MEASURES", "Comparison", "Row", "as_extra", "compare", "total_rollouts"]
 
-#: What is trained on: a bandit, forking tokens and a reward that teaches nothing; seconds in all.
+#: A bandit, forking tokens, and a reward that teaches nothing. Training on all takes seconds.
 QUESTIONS = ("unsampled_shift", "forking_tokens", "entropy_null")
-#: Seeds per arm; paired.
+#: Number of paired seeds per arm.
 SEEDS = 10
 
-#: What is compared: of the first three, means over a run's updates.
+#: What is compared. The first three are means over a run's updates.
 MEASURES = tuple(
     METRICS[name]
     for name in (
@@ -78,7 +78,7 @@ class Comparison:
 
 
 class _Adapted:
-    """An adapted loss called on populations ``(R, B, T)``, one run after the other."""
+    """Calls an adapted loss on populations ``(R, B, T)``, one run after the other."""
 
     adaptive = False
 
@@ -86,7 +86,7 @@ class _Adapted:
         self.loss = loss
 
     def __call__(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses ``(R,)``; no metrics."""
+        """Losses ``(R,)``, without metrics."""
         names = [n for n, v in vars(batch).items() if isinstance(v, Tensor) and n in _FIELDS]
         runs = range(len(batch.logp))
         return torch.stack([self.loss({n: getattr(batch, n)[r] for n in names}) for r in runs]), {}
@@ -96,7 +96,7 @@ _FIELDS = frozenset(TokenBatch.__dataclass_fields__)
 
 
 def total_rollouts(seeds: int = SEEDS) -> int:
-    """Length of a progress bar."""
+    """Number of rollouts that :func:`compare` makes, for a progress bar."""
     return sum(p.config.rollouts for p in _plans("dapo", seeds, 0))
 
 
@@ -131,7 +131,7 @@ def compare(
     Raises:
         InputError: an unknown baseline, too few seeds, or a loss that fails on a training batch.
     """
-    parse(baseline)  # an unknown one is refused before anything is planned
+    parse(baseline)  # refuses an unknown baseline before anything is planned
     if seeds < 2:
         raise InputError(f"seeds: {seeds} is not allowed; must be at least 2 for an interval")
     rows: list[Row] = []
@@ -140,32 +140,19 @@ def compare(
     for planned in plans:
         name = planned.experiment.name
         result = _train(planned, loss, seeds, seed, lambda name=name: on_rollout(name))  # type: ignore[misc]
-        failed = result.runs["diverged"].reshape(2, seeds)
-        diverged += failed.sum(1)
+        diverged += result.runs["diverged"].reshape(2, seeds).sum(1)
         for measure in MEASURES:
             values = measure.scale * _per_run(result, measure.name).reshape(2, seeds)
             ours, theirs = (pd.Series(v) for v in values)
-            row = Row(
-                experiment=name,
-                measure=measure.label,
-                unit=measure.shown,
-                baseline=mean_interval(theirs).mean,
-                loss=mean_interval(ours).mean,
-                difference=paired_difference(theirs, ours),
-            )
-            rows.append(row)
-    return Comparison(
-        loss.name,
-        baseline,
-        seeds,
-        tuple(rows),
-        (int(diverged[0]), int(diverged[1])),
-        seeds * len(plans),
-    )
+            means = mean_interval(theirs).mean, mean_interval(ours).mean
+            difference = paired_difference(theirs, ours)
+            rows.append(Row(name, measure.label, measure.shown, *means, difference))
+    failed = (int(diverged[0]), int(diverged[1]))
+    return Comparison(loss.name, baseline, seeds, tuple(rows), failed, seeds * len(plans))
 
 
 def _per_run(result: TrainResult, metric: str) -> NDArray[Any]:
-    """One number per run: a metric's mean over updates, or the final reward, 0 if it diverged."""
+    """One number per run: a metric's mean over updates, or the final reward, which is 0 after divergence."""
     if metric == "reward/final":
         return np.where(result.runs["diverged"], 0.0, result.runs["reward/final"])
     finite = np.ma.masked_invalid(result.metrics[metric])
@@ -175,7 +162,7 @@ def _per_run(result: TrainResult, metric: str) -> NDArray[Any]:
 def _train(
     planned: ExperimentPlan, loss: PolicyLoss, seeds: int, seed: int, on_rollout: Callable[[], None]
 ) -> TrainResult:
-    """Both arms in one population; the loss's runs come first."""
+    """Train both arms in one population, in which the loss's runs come first."""
     (baseline,) = planned.arms
     ours = loss.objective or cast(Objective, _Adapted(loss))
     arms = [

@@ -15,7 +15,7 @@ from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, Objective, Recipe, make, recipe
 from erc_bench.training.config import PER_PART, PER_RUN, TrainConfig
 
-__all__ = ["Arm", "StoredArm", "gated_pairs", "parse", "stored_arm", "stored_arms"]
+__all__ = ["Arm", "StoredArm", "gated_pairs", "parse", "stored_arm", "stored_arms", "table"]
 
 #: Settings of the trainer that an arm can have for itself.
 OWN = (*PER_RUN, *PER_PART)
@@ -192,7 +192,7 @@ def stored_arms(config: Mapping[str, Any], experiment: str) -> StoredArms:
 
     What a manifest leaves out, as that of imported logs does, is taken from the recipe of that name.
     """
-    entries = _table(_table(_table(config, "experiments"), experiment), "objectives")
+    entries = table(table(table(config, "experiments"), experiment), "objectives")
     return StoredArms({str(label): stored_arm(str(label), e) for label, e in entries.items()})
 
 
@@ -211,11 +211,11 @@ def stored_arm(label: str, entry: Any = None) -> StoredArm:
         base=entry.get("base", known.base if known is not None else None) if gates else name,
         gates=tuple(str(gate.get("type")) for gate in gates),
         band=next(filter(None, map(_band, gates)), None),
-        overrides=_table(entry, "overrides"),
+        overrides=table(entry, "overrides"),
     )
 
 
-def _table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The table under a key of a manifest; empty if something else stands there."""
     found = content.get(key)
     return found if isinstance(found, Mapping) else {}
