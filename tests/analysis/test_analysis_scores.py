@@ -112,7 +112,7 @@ def test_aggregates_are_over_work_that_is_the_same_for_all():
 
 
 def test_pairs_of_a_base_and_its_gates():
-    """Their compositions say it, not their names; other gates than those on the entropy do not count."""
+    """Pairs follow from the compositions and not from names, and only gates on the entropy count."""
     names = [
         "erc-gppo",
         "dr-grpo",

@@ -1,4 +1,4 @@
-"""Numbers at the edge: every objective on them, and what one broken run does to all the others."""
+"""Tests of every objective on extreme numbers, and of what one broken run does to all the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ B, T = 4, 3
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Such small arrays gain nothing from more, and wait for busy cores."""
+    """Arrays this small gain nothing from more threads, which would wait for busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def plain(**changed):
 
 
 def excluded(logits):
-    """An action that the policy cannot take: logit -inf."""
+    """Logits with an action that the policy cannot take, of logit -inf."""
     logits = logits.clone()
     logits[..., 4] = -math.inf
     return logits
@@ -107,7 +107,7 @@ def loss_and_gradient(name, given, dtype=torch.float32):
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_loss_and_gradient_stay_finite(name, extreme):
-    """Every recipe on every extreme: a finite loss, gradient and metrics; alike in both runs."""
+    """Every recipe has a finite loss, gradient and metrics on every extreme, alike in both runs."""
     _, loss, metrics, gradient = loss_and_gradient(name, EXTREMES[extreme])
     assert loss.isfinite().all(), loss
     assert gradient.isfinite().all(), gradient
@@ -124,7 +124,7 @@ def test_loss_and_gradient_stay_finite(name, extreme):
     "extreme", ["logits of 1e4", "an action of probability 0", "zero entropy", "NaN where masked"]
 )
 def test_half_precision_is_finite_or_flagged(name, dtype, extreme):
-    """In 16 bits: what float16 (at most 65504) cannot hold is an infinite loss, which flags the run.
+    """In 16 bits, a loss that float16 (at most 65504) cannot hold is infinite, which flags the run.
 
     A gradient is never NaN where the loss is finite, and bfloat16 holds everything.
     """
@@ -139,7 +139,7 @@ def test_half_precision_is_finite_or_flagged(name, dtype, extreme):
 
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_drift_is_finite_or_infinite_but_never_nan(extreme):
-    """The exact measures: infinite where a distribution loses an action of the old one, NaN nowhere."""
+    """The exact measures are infinite where an action of the old policy is excluded, and never NaN."""
     batch, *_ = loss_and_gradient("dapo", EXTREMES[extreme])
     found = drift.measure(
         batch, clip_low=0.2, clip_high=0.2, band_low=0.05, band_high=0.05, delta=0.01
@@ -151,7 +151,7 @@ def test_drift_is_finite_or_infinite_but_never_nan(extreme):
 
 @pytest.fixture(scope="module")
 def population(tmp_path_factory):
-    """Learning rates from the paper's to absurd, side by side in one population and apart."""
+    """Runs at learning rates from the paper's to absurd ones, in one population and separately."""
     rates = {"sane": 1e-3, "saturating": 1e6, "broken": 1e30}
     where = tmp_path_factory.mktemp("rates")
 
@@ -178,7 +178,7 @@ def of_rate(table, rate):
 
 
 def test_a_broken_run_is_flagged_and_counted(population):
-    """Where a loss or gradient stops being finite, and only there, a run is diverged, once and for all."""
+    """A run is diverged from its first loss or gradient that is not finite, and not before."""
     together, _, rates = population
     runs, metrics = together.read("runs"), together.read("metrics")
     assert of_rate(runs, rates["broken"])["diverged"].all()
@@ -195,9 +195,9 @@ def test_a_broken_run_is_flagged_and_counted(population):
 
 
 def test_a_saturated_run_is_no_diverged_one(population):
-    """At 1e6 a policy can be a finite, deterministic one: nothing in its rows is other than finite.
+    """At 1e6 a policy can become deterministic while every number in its rows stays finite.
 
-    Such a run trained badly and its reward says so; it is counted as what it is.
+    Such a run trained badly, as its reward shows, but it did not diverge.
     """
     together, _, rates = population
     runs, metrics = (of_rate(together.read(t), rates["saturating"]) for t in ("runs", "metrics"))
@@ -219,7 +219,7 @@ def test_no_neighbour_feels_it(population):
 
 
 def test_no_nan_reaches_statistics(population):
-    """Tables, scores and intervals of an arm with broken runs are finite; of broken runs the score is 0."""
+    """Tables, scores and intervals of an arm with broken runs are finite, and broken runs score 0."""
     together, _, rates = population
     runs = of_rate(together.read("runs"), rates["broken"])
     assert runs["score"].fillna(0.0).eq(0.0).all()

@@ -28,7 +28,7 @@ MODULES = {
     "code",
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-#: Calls by their last two names, and what an argument of theirs must be, None where they may not be.
+#: Calls by their last two names, with the value that an argument must have; None: never allowed.
 CALLS = {
     "torch.load": ("weights_only", True),
     "np.load": ("allow_pickle", False),
@@ -47,7 +47,7 @@ def name_of(call: ast.expr) -> str:
     return ast.unparse(call) if isinstance(call, ast.Name | ast.Attribute) else ""
 
 
-#: Markup that is no text from outside: the package's own files, and a drawing whose texts matplotlib
+#: Markup that holds no text from outside: the package's own files, and a drawing whose texts matplotlib
 #: escapes (``tests/browser/test_report_page.py`` feeds it hostile names).
 OURS = {
     "erc_bench/presentation/reporting/html.py": ("Markup(style)", "Markup(script)", "Markup(svg)")
@@ -112,7 +112,7 @@ def test_no_source_runs_what_a_file_says(path):
     ],
 )
 def test_the_scan_finds_what_it_looks_for(planted):
-    """Each kind of fault, planted."""
+    """It finds each kind of fault when it is planted."""
     assert faults(planted)
 
 
@@ -128,7 +128,7 @@ def test_the_scan_finds_what_it_looks_for(planted):
     ],
 )
 def test_the_scan_leaves_the_rest(fine):
-    """What only looks like one."""
+    """It ignores what only looks like a fault."""
     assert not faults(fine)
 
 
@@ -148,7 +148,7 @@ ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def test_markup_in_records_stays_text(finished, tmp_path, ends):
-    """Every text of the manifest replaced: the report holds it escaped, or not at all."""
+    """If every text of the manifest is an attack, the report holds it escaped or not at all."""
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     manifest = json.loads((out / "manifest.json").read_text())
