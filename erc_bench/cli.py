@@ -328,31 +328,21 @@ class _Group:
 class Llm(_Group):
     """Language models: train one on this machine under our objectives, or import logs of others."""
 
-    what: (
-        Annotated[commands_llm.Demo, tyro.conf.subcommand("demo")]
-        | Annotated[commands_import.Import, tyro.conf.subcommand("import")]
-    )
+    what: commands_llm.Demo | commands_import.Import
 
 
 @dataclass(frozen=True)
 class Sb3(_Group):
     """Stable-baselines3: PPO with and without the entropy-ratio band."""
 
-    what: (
-        Annotated[commands_sb3.Demo, tyro.conf.subcommand("demo")]
-        | Annotated[commands_sb3.Redraw, tyro.conf.subcommand("redraw")]
-    )
+    what: commands_sb3.Demo | commands_sb3.Redraw
 
 
 @dataclass(frozen=True)
 class Repro(_Group):
     """The paper's runs on verl or TRL: what to run, whether it is configured right, what came out."""
 
-    what: (
-        Annotated[repro.Plan, tyro.conf.subcommand("plan")]
-        | Annotated[repro.Validate, tyro.conf.subcommand("validate")]
-        | Annotated[repro.Compare, tyro.conf.subcommand("compare")]
-    )
+    what: repro.Plan | repro.Validate | repro.Compare
 
 
 @dataclass(frozen=True)
@@ -384,20 +374,7 @@ class Explain:
             _tell("no browser found; open the file in one")
 
 
-Command = (
-    Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Figures, tyro.conf.subcommand("figures")]
-    | Annotated[Claims, tyro.conf.subcommand("claims")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[Explain, tyro.conf.subcommand("explain")]
-    | Annotated[Llm, tyro.conf.subcommand("llm")]
-    | Annotated[Sb3, tyro.conf.subcommand("sb3")]
-    | Annotated[Repro, tyro.conf.subcommand("repro")]
-)
-
-
+Command = Run | List | Report | Figures | Claims | Check | Explain | Llm | Sb3 | Repro
 #: Commands that can be interrupted and taken up again with --resume.
 RESUMABLE = (Run, commands_llm.Demo, commands_sb3.Demo)
 

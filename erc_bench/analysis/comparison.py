@@ -60,6 +60,14 @@ class Row:
     loss: float
     difference: Interval
 
+    def record(self) -> dict[str, Any]:
+        """The row for a JSON file, in which unknown numbers are None."""
+        d = self.difference
+        ends = {"difference": d.mean, "low": d.low, "high": d.high}
+        numbers = {"baseline": self.baseline, "loss": self.loss, **ends}
+        texts = {"experiment": self.experiment, "measure": self.measure, "unit": self.unit}
+        return texts | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -205,23 +213,7 @@ def as_extra(found: Comparison) -> Extra:
         "baseline": found.baseline,
         "seeds": found.seeds,
         "diverged": {"loss": ours, "baseline": theirs, "of": found.runs},
-        "rows": [
-            {
-                "experiment": row.experiment,
-                "measure": row.measure,
-                "unit": row.unit,
-                "baseline": _json(row.baseline),
-                "loss": _json(row.loss),
-                "difference": _json(row.difference.mean),
-                "low": _json(row.difference.low),
-                "high": _json(row.difference.high),
-            }
-            for row in found.rows
-        ],
+        "rows": [row.record() for row in found.rows],
     }
     columns = ("experiment", "measure", found.baseline, "loss", "difference [95 % interval]")
     return Extra(f"{found.loss} against {found.baseline}", columns, rows, note, records)
-
-
-def _json(number: float) -> float | None:
-    return number if math.isfinite(number) else None

@@ -72,33 +72,24 @@ class Measure:
         return self.metric.definition
 
 
-MEASURES: tuple[Measure, ...] = tuple(
-    Measure(key, group, METRICS[name])
-    for group, columns in (
-        (
-            "learning",
-            {
-                "final_reward": "reward/final",
-                "share_of_optimum": "reward/share_of_optimum",
-                "entropy_change": "entropy/change",
-                "grad_norm_spread": "std/grad/norm",
-                "tokens": "tokens",
-            },
-        ),
-        (
-            "drift",
-            {
-                "clip_bound": "clip/ratio_bound_fraction",
-                "out_of_band": "drift/out_of_band_fraction",
-                "dropped": "gate/dropped_fraction",
-                "kl_exact": "drift/kl_exact",
-                "tv_unsampled": "drift/tv_unsampled",
-                "hidden_violations": "drift/hidden_violation_fraction",
-            },
-        ),
-    )
-    for key, name in columns.items()
-)
+_COLUMNS = {
+    "learning": {
+        "final_reward": "reward/final",
+        "share_of_optimum": "reward/share_of_optimum",
+        "entropy_change": "entropy/change",
+        "grad_norm_spread": "std/grad/norm",
+        "tokens": "tokens",
+    },
+    "drift": {
+        "clip_bound": "clip/ratio_bound_fraction",
+        "out_of_band": "drift/out_of_band_fraction",
+        "dropped": "gate/dropped_fraction",
+        "kl_exact": "drift/kl_exact",
+        "tv_unsampled": "drift/tv_unsampled",
+        "hidden_violations": "drift/hidden_violation_fraction",
+    },
+}
+MEASURES = tuple(Measure(k, g, METRICS[name]) for g, c in _COLUMNS.items() for k, name in c.items())
 
 NOTE = (
     "Mean over seeds ± half of the 95 % Student-t interval; n=1: one seed, no interval. "
@@ -119,7 +110,7 @@ def per_seed(results: Results) -> pd.DataFrame:
     frame["share_of_optimum"] = reward / runs["reward/optimal"].where(runs["reward/optimal"] > 0)
     frame["entropy_change"] = (runs["entropy/final"] - runs["entropy/initial"]).where(~diverged)
     frame["tokens"] = runs["tokens"].astype(np.float64)
-    wanted = {m.metric.name: m.key for m in MEASURES if m.group == "drift"}
+    wanted = {name: key for key, name in _COLUMNS["drift"].items()}
     if "std/grad/norm" in runs:  # the runs hold summaries of their updates
         for metric, key in wanted.items():
             frame[key] = runs.get(f"mean/{metric}", np.nan)

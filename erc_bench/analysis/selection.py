@@ -20,7 +20,7 @@ from erc_bench.core.storage import write_text
 from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment
 from erc_bench.studies.planning import plan
-from erc_bench.studies.questions.baselines import BASELINES, SELECTED
+from erc_bench.studies.questions.baselines import EXPERIMENT, SELECTED
 from erc_bench.studies.records import Results, provenance
 from erc_bench.studies.runner import execute
 
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
-    found = select(BASELINES, asked.out, resume=asked.resume, workers=asked.workers)
+    found = select(EXPERIMENT, asked.out, resume=asked.resume, workers=asked.workers)
     write_text(SELECTED, json.dumps(found, indent=2) + "\n")
 
 

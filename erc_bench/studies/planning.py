@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,10 +121,10 @@ def setting(text: str) -> tuple[str, Any]:
         )
     kind = type(defaults[name])
     try:
-        parsed = value if kind is str else kind(ast.literal_eval(value) if kind is int else value)
-        if kind is int and parsed != ast.literal_eval(value):
+        parsed = value if kind is str else kind(float(value))
+        if kind is int and parsed != float(value):
             raise ValueError
-    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
+    except (ValueError, OverflowError):
         raise InputError(f"set: {name}={value!r} is not a value of type {kind.__name__}") from None
     return name, parsed
 

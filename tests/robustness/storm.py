@@ -143,7 +143,6 @@ class Server:
     """Forks children from a process that has imported the command line."""
 
     def __init__(self) -> None:
-        """Start it."""
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["robustness.storm"])
 

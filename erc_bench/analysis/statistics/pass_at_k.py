@@ -18,19 +18,6 @@ from erc_bench.core.errors import InputError
 
 __all__ = ["pass_at_k", "pass_at_k_estimate"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-def _counts(correct: Any, samples: Any) -> tuple[Array, Array]:
-    c = np.asarray(correct, dtype=np.float64)
-    n = np.asarray(samples, dtype=np.float64)
-    c, n = (np.array(a) for a in np.broadcast_arrays(c, n))
-    if not ((n >= 1) & (n == np.floor(n))).all():
-        raise InputError(f"samples: {samples}; a whole number of at least 1 is needed")
-    if not ((c >= 0) & (c <= n) & (c == np.floor(c))).all():
-        raise InputError(f"correct: {correct}; a whole number from 0 to the number of samples")
-    return c, n
-
 
 def pass_at_k(correct: Any, samples: Any, k: int) -> Any:
     """Probability that k of the n answers, drawn without replacement, include a correct one.
@@ -48,7 +35,11 @@ def pass_at_k(correct: Any, samples: Any, k: int) -> Any:
     >>> pass_at_k([0, 1, 3], 4, 2).tolist()
     [0.0, 0.5, 1.0]
     """
-    c, n = _counts(correct, samples)
+    c, n = np.broadcast_arrays(np.asarray(correct, np.float64), np.asarray(samples, np.float64))
+    if not ((n >= 1) & (n == np.floor(n))).all():
+        raise InputError(f"samples: {samples}; a whole number of at least 1 is needed")
+    if not ((c >= 0) & (c <= n) & (c == np.floor(c))).all():
+        raise InputError(f"correct: {correct}; a whole number from 0 to the number of samples")
     if isinstance(k, bool) or int(k) != k or not 1 <= k <= n.min(initial=math.inf):
         raise InputError(f"k: {k}; a whole number from 1 to the number of samples is needed")
     miss = np.ones_like(c)
