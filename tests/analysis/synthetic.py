@@ -18,7 +18,7 @@ from erc_bench.studies.records import Results
 ARMS = ("ppo-clip", "dapo", "gppo", "erc-dapo", "erc-gppo")
 ROLLOUTS, UPDATES = 20, 8
 CLIP, BAND, DELTA = (0.2, 0.28), (0.05, 0.05), 0.01
-#: Shares that every seed's whole run has as its mean, but for the seed factor of `seed_factor`.
+#: The means of these shares over each seed's run, up to the factor of `seed_factor`.
 BOUND, OUT_OF_BAND, DROPPED = 0.002, 0.24, 0.2
 
 
