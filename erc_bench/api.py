@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from erc_bench.analysis.claims import Assessment
 
-__all__ = ["carry_out", "claims", "figures", "present", "report", "run", "summary", "verify"]
+__all__ = ["claims", "figures", "present", "report", "run", "summary", "verify"]
 
 
 def run(
@@ -56,34 +56,14 @@ def run(
     Raises:
         InputError: names the field, the value and what is allowed; nothing was done.
     """
-    return carry_out(
-        Request(experiments, **options),
-        out=out,
-        resume=resume,
-        workers=workers,
-        backend=backend,
-        progress=progress,
-    )
-
-
-def carry_out(
-    asked: Request,
-    *,
-    out: Path | str,
-    resume: bool = False,
-    workers: int | None = None,
-    backend: Backend = "loky",
-    progress: bool = True,
-) -> Results:
-    """:func:`run` for a request."""
-    work = resolve(asked)
+    work = resolve(Request(experiments=experiments, **options))
     with _progress(progress) as (on_plan, on_progress):
         on_plan(work)
         return execute(
             work,
             out,
             resume=resume,
-            workers=(os.cpu_count() or 1) if workers is None else workers,
+            workers=_processes(workers),
             backend=backend,
             on_progress=on_progress,
         )
@@ -110,40 +90,35 @@ def verify(
     with _progress(progress) as (on_plan, on_progress):
         return compare_with(
             results,
-            workers=(os.cpu_count() or 1) if workers is None else workers,
+            workers=_processes(workers),
             backend=backend,
             on_progress=on_progress,
             on_plan=on_plan,
         )
 
 
+def _processes(workers: int | None) -> int:
+    return (os.cpu_count() or 1) if workers is None else workers
+
+
 @contextmanager
 def _progress(
     shown: bool,
 ) -> Iterator[tuple[Callable[[Plan], None], Callable[[str, int], None]]]:
-    """A progress bar: what to call with the plan, and with an experiment's further rollouts."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """A progress bar as two functions: one takes the plan, one the rollouts that were finished since."""
+    from rich import progress as rich
+    from rich.console import Console
 
-    columns = (
-        TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("rollouts"), TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(),
-    )  # fmt: skip
-    bar = Progress(*columns, console=Console(file=sys.stderr), disable=not shown)
+    count = ("{task.description:<20}", rich.BarColumn(), rich.MofNCompleteColumn(), "rollouts")
+    time = (rich.TimeElapsedColumn(), "eta", rich.TimeRemainingColumn())
+    bar = rich.Progress(*count, *time, console=Console(file=sys.stderr), disable=not shown)
     task = bar.add_task("starting")
 
     def on_plan(work: Plan) -> None:
         bar.update(task, total=total_rollouts(work))
 
     def on_progress(name: str, advance: int) -> None:
-        bar.start()  # not before there is work: a refusal is one line on standard error
+        bar.start()  # only once there is work, so that a refusal leaves one line on standard error
         bar.update(task, description=name, advance=advance)
 
     try:
@@ -155,14 +130,14 @@ def _progress(
 
 def summary(results: Results | Path | str) -> pd.DataFrame:
     """One row per experiment and objective: means over seeds with 95 % intervals."""
-    from erc_bench.analysis import summary as summarise  # noqa: PLC0415
+    from erc_bench.analysis import summary as summarise
 
     return summarise(_opened(results))
 
 
 def claims(results: Results | Path | str) -> Assessment:
-    """Put the records through the pre-registered rules: a verdict per claim and regime, with its rows."""
-    from erc_bench.analysis.claims import assess  # noqa: PLC0415
+    """Judge the records by the pre-registered rules: a verdict per claim and regime, with its rows."""
+    from erc_bench.analysis.claims import assess
 
     return assess(_opened(results))
 
@@ -173,7 +148,7 @@ def figures(results: Results | Path | str, folder: Path | str, *, data: bool = F
     With ``data``, also ``folder/data``: what the figures need of the records, as a small results
     folder that gives the same figures. Returns the paths.
     """
-    from erc_bench.presentation.reporting import write_figures  # noqa: PLC0415
+    from erc_bench.presentation.reporting import write_figures
 
     opened = _opened(results)
     _tidy(opened, Path(folder))
@@ -182,7 +157,7 @@ def figures(results: Results | Path | str, folder: Path | str, *, data: bool = F
 
 def report(results: Results | Path | str, path: Path | str) -> Path:
     """Write the self-contained HTML report; returns its path."""
-    from erc_bench.presentation.reporting import write_report  # noqa: PLC0415
+    from erc_bench.presentation.reporting import write_report
 
     opened = _opened(results)
     _tidy(opened, Path(path))
@@ -191,7 +166,7 @@ def report(results: Results | Path | str, path: Path | str) -> Path:
 
 def present(results: Results | Path | str) -> tuple[list[Path], Path]:
     """Write ``figures/`` and ``report.html`` into the results folder, drawing each figure once."""
-    from erc_bench.presentation.reporting import Gallery, write_figures, write_report  # noqa: PLC0415
+    from erc_bench.presentation.reporting import Gallery, write_figures, write_report
 
     opened = _opened(results)
     tidy(opened.path)
@@ -202,9 +177,11 @@ def present(results: Results | Path | str) -> tuple[list[Path], Path]:
 
 
 def _tidy(results: Results, out: Path) -> None:
-    """Remove what earlier, interrupted drawing left aside in a results folder that is drawn into."""
+    """Remove unfinished files that interrupted drawing left, if ``out`` lies in the results folder."""
     if out.resolve().is_relative_to(results.path.resolve()):
-        results.read("runs", columns=["seed"])  # a folder that cannot be drawn is left as it is
+        results.read(
+            "runs", columns=["seed"]
+        )  # raises, and changes nothing, if nothing can be drawn
         tidy(results.path)
 
 

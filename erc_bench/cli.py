@@ -6,17 +6,18 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from erc_bench.adapters.demos import commands_import, commands_llm, commands_sb3
 from erc_bench.core.errors import InputError
+from erc_bench.studies.request import Choices
 from paper_repro import commands as repro
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ DEMO = ("unsampled_shift", "forking_tokens", "entropy_null")
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Choices):
     """Train objectives on experiments, print a table, write records, figures and a report.
 
     Example: erc-bench run forking_tokens --objectives dapo erc-dapo --seeds 10 --out results/mine
@@ -44,20 +45,6 @@ class Run:
     """Experiments by name (see: erc-bench list). None: all of them."""
     out: Path = Path("results/latest")
     """Results folder; must be new or empty, unless --resume."""
-    environment: str | None = None
-    """Train on this environment instead of experiments, as erc/TokenForks-v0."""
-    objectives: tuple[str, ...] | None = None
-    """Arms: names, or name:parameter=value,... as erc-dapo:band_low=0.1. None: each experiment's."""
-    seeds: int | None = None
-    """Seeds per arm, shared between arms. None: the tier's (smoke 3, quick 5, full 20)."""
-    tier: Literal["smoke", "quick", "full"] = "quick"
-    """Size of the work: smoke takes seconds, quick about a minute, full much longer."""
-    seed: int = 0
-    """Root of all randomness."""
-    band: float | None = None
-    """Half-width of the entropy-ratio band of every arm that gates on it; the same as erc-dapo:band=0.1 or
-    --grid band=0.1. An arm with a gate is measured against its own band, any other arm against the paper's.
-    None: 0.05, the paper's."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """Change a training setting, as --set learning_rate=1e-3 (repeatable; see: erc-bench list settings)."""
     grid: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUES")] = ()
@@ -74,6 +61,62 @@ class Run:
     """Instead: run a finished folder once more, from its own configuration, and compare every run's
     digest with the stored one; 1 if one differs. Takes only --workers and --backend beside it."""
 
+    def run(self) -> None:
+        from erc_bench import api
+        from erc_bench.analysis import as_rich, scores, scores_as_rich
+        from erc_bench.studies import grid_axis, setting
+        from erc_bench.training.memory import keep_freed_memory
+
+        keep_freed_memory()
+        if self.verify is not None:
+            self.run_again(self.verify)
+            return
+        results = api.run(
+            *(self.experiments or (() if self.environment else DEMO)),
+            **{choice.name: getattr(self, choice.name) for choice in fields(Choices)},
+            settings=dict(map(setting, self.set)),
+            grid=dict(map(grid_axis, self.grid)),
+            out=self.out,
+            resume=self.resume,
+            workers=self.workers,
+            backend=self.backend,
+        )
+        _console().print(as_rich(api.summary(results)))
+        with suppress(LookupError):
+            _console().print(scores_as_rich(scores(results)))
+        print(f"records  {results.path}")
+        if self.report:
+            drawn, page = api.present(results)
+            pictures = sum(path.suffix == ".png" for path in drawn)
+            print(f"figures  {results.path / 'figures'} ({pictures})")
+            print(f"report   {page}")
+
+    def run_again(self, folder: Path) -> None:
+        """Compare a finished folder with what the same configuration gives now."""
+        from erc_bench import api
+
+        if replace(self, verify=None, workers=None, backend="loky") != Run():
+            raise InputError(
+                "verify: takes no option but --workers and --backend; the rest is what FOLDER was made from"
+            )
+        found = api.verify(folder, workers=self.workers, backend=self.backend)
+        for line in found.damaged:
+            print(f"damaged         {line}")
+        for line in found.differing:
+            print(f"not reproduced  {line}")
+        if found.differing:
+            for line in found.causes or ("no version and no machine differs; it is the code",):
+                print(f"probable cause  {line}")
+        if found.undigested:
+            print(
+                f"note            {found.undigested} runs have no stored digest (schema version 1): "
+                "their rows were compared, a change since they were written cannot be told from one of "
+                "the computation"
+            )
+        if not found.passed:
+            sys.exit(1)
+        print(f"verified        {found.runs} runs of {folder}, every digest equal")
+
 
 @dataclass(frozen=True)
 class List:
@@ -84,6 +127,14 @@ class List:
     )
     """Which list."""
 
+    def run(self) -> None:
+        from erc_bench.presentation import listing
+
+        console = _console()
+        for name, table in listing.TABLES.items():
+            if self.what in ("all", name):
+                console.print(table())
+
 
 @dataclass(frozen=True)
 class Report:
@@ -93,6 +144,13 @@ class Report:
     """Results folder."""
     out: Path | None = None
     """The file. None: report.html in the results folder."""
+
+    def run(self) -> None:
+        from erc_bench import api
+
+        out = self.out or self.results / "report.html"
+        with _writing(out):
+            print(api.report(self.results, out))
 
 
 @dataclass(frozen=True)
@@ -111,6 +169,23 @@ class Figures:
     data: bool = False
     """Write OUT/data too: the little of the records that the figures need, to make them again."""
 
+    def run(self) -> None:
+        from erc_bench import api
+        from erc_bench.presentation.reporting import open_data
+
+        if (self.results is None) == (self.source is None):
+            raise InputError("figures: give either a results folder or --from DATA")
+        source: Results | Path
+        if self.results is not None:
+            source, default = self.results, self.results / "figures"
+        else:
+            assert self.source is not None
+            source, default = open_data(self.source), self.source.resolve().parent
+        out = self.out or default
+        with _writing(out):
+            for path in api.figures(source, out, data=self.data):
+                print(path)
+
 
 @dataclass(frozen=True)
 class Claims:
@@ -125,6 +200,16 @@ class Claims:
     """Write every verdict and row as JSON."""
     markdown: Path | None = None
     """Write them as Markdown."""
+
+    def run(self) -> None:
+        from erc_bench import api
+        from erc_bench.analysis.claims import as_data, claims_markdown, claims_rich
+
+        found = api.claims(self.results)
+        _console().print(claims_rich(found))
+        data = as_data(found, self.results / "figures")
+        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        _write({self.json: text, self.markdown: claims_markdown(found)})
 
 
 @dataclass(frozen=True)
@@ -159,36 +244,105 @@ class Check:
     traceback: bool = False
     """Show where in the loss's code an import or a call failed."""
 
+    def run(self) -> None:
+        from erc_bench.conformance import check, load_loss, reports
+        from erc_bench.conformance.checking import require_properties
+        from erc_bench.conformance.loading import names_code, pairs, value
+        from erc_bench.studies.arms import parse
+
+        waivers = pairs("waive", self.waive)
+        require_properties(waivers, by="waive")
+        options = {name: value(text) for name, text in pairs("set", self.set).items()}
+        parse(self.baseline)
+        if self.drift and self.seeds < 2:
+            raise InputError(f"seeds: {self.seeds} is not allowed; must be at least 2")
+        if names_code(self.loss):
+            _tell(f"importing and running the code of {self.loss} (in {Path.cwd()})")
+        loss = load_loss(self.loss, options=options, aggregate=self.aggregate, band=self.band)
+        report = check(loss, waive=waivers)
+        console = _console()
+        console.print(reports.as_table(report))
+        self.write(report, None)  # the training below may be interrupted
+        extra = self.compared(loss, report)
+        if extra is not None:
+            self.write(report, extra)
+            console.print()
+            console.print(reports.extra_table(extra))
+            console.print(extra.note, style="dim", highlight=False, markup=False)
+        if not report.passed:
+            first = next(r.property.name for r in report.results if r.status == "failed")
+            _tell(
+                f"{report.count('failed')} properties failed; where that is meant: "
+                f'--waive {first}="the reason"'
+            )
+            sys.exit(1)
+
+    def write(self, report: ConformanceReport, extra: Extra | None) -> None:
+        """Write the files that were asked for."""
+        from erc_bench.conformance import reports
+
+        _write(
+            {
+                self.json: reports.as_json(report, extra),
+                self.junit: reports.as_junit(report),
+                self.markdown: reports.as_markdown(report, extra),
+            }
+        )
+
+    def compared(self, loss: PolicyLoss, report: ConformanceReport) -> Extra | None:
+        """The comparison with the baseline, unless it is not wanted or has nothing to compare."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from erc_bench.analysis.comparison import as_extra, compare, total_rollouts
+
+        broken = {r.property.name for r in report.results if r.status == "failed"}
+        reasons = {
+            "--no-drift": not self.drift,
+            f"{self.loss} is the baseline": self.loss == self.baseline and not self.set,
+            "there is nothing to train with": broken & {"scalar_finite_loss", "gradient_exists"},
+        }
+        why = next((reason for reason, holds in reasons.items() if holds), None)
+        if why is not None:
+            _tell(f"no drift comparison ({why})")
+            return None
+        with Progress(console=Console(file=sys.stderr), transient=True) as bar:
+            task = bar.add_task("training", total=total_rollouts())
+
+            def on_rollout(name: str) -> None:
+                bar.update(task, advance=1, description=f"training: {name}")
+
+            return as_extra(compare(loss, self.baseline, seeds=self.seeds, on_rollout=on_rollout))
+
+
+class _Group:
+    """A command that is followed by a command of its own."""
+
+    what: Any
+
+    def run(self) -> None:
+        self.what.run()
+
 
 @dataclass(frozen=True)
-class Llm:
+class Llm(_Group):
     """Language models: train one on this machine under our objectives, or import logs of others."""
 
-    what: (
-        Annotated[commands_llm.Demo, tyro.conf.subcommand("demo")]
-        | Annotated[commands_import.Import, tyro.conf.subcommand("import")]
-    )
+    what: commands_llm.Demo | commands_import.Import
 
 
 @dataclass(frozen=True)
-class Sb3:
+class Sb3(_Group):
     """Stable-baselines3: PPO with and without the entropy-ratio band."""
 
-    what: (
-        Annotated[commands_sb3.Demo, tyro.conf.subcommand("demo")]
-        | Annotated[commands_sb3.Redraw, tyro.conf.subcommand("redraw")]
-    )
+    what: commands_sb3.Demo | commands_sb3.Redraw
 
 
 @dataclass(frozen=True)
-class Repro:
+class Repro(_Group):
     """The paper's runs on verl or TRL: what to run, whether it is configured right, what came out."""
 
-    what: (
-        Annotated[repro.Plan, tyro.conf.subcommand("plan")]
-        | Annotated[repro.Validate, tyro.conf.subcommand("validate")]
-        | Annotated[repro.Compare, tyro.conf.subcommand("compare")]
-    )
+    what: repro.Plan | repro.Validate | repro.Compare
 
 
 @dataclass(frozen=True)
@@ -205,22 +359,23 @@ class Explain:
     open: bool | None = None
     """Open it in the browser. None: unless --out is given."""
 
+    def run(self) -> None:
+        import webbrowser
 
-Command = (
-    Annotated[Run, tyro.conf.subcommand("run")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Figures, tyro.conf.subcommand("figures")]
-    | Annotated[Claims, tyro.conf.subcommand("claims")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[Explain, tyro.conf.subcommand("explain")]
-    | Annotated[Llm, tyro.conf.subcommand("llm")]
-    | Annotated[Sb3, tyro.conf.subcommand("sb3")]
-    | Annotated[Repro, tyro.conf.subcommand("repro")]
-)
+        from erc_bench.core.storage import cache_folder
+        from erc_bench.presentation.explain import FIRST, write
+
+        out = self.out or cache_folder() / "explain.html"
+        with _writing(out):
+            page = write(out, self.preset or FIRST).resolve()
+        print(page)
+        wanted = self.out is None if self.open is None else self.open
+        if wanted and not webbrowser.open(page.as_uri()):
+            _tell("no browser found; open the file in one")
 
 
-#: What --resume goes on with after an interruption.
+Command = Run | List | Report | Figures | Claims | Check | Explain | Llm | Sb3 | Repro
+#: Commands that can be interrupted and taken up again with --resume.
 RESUMABLE = (Run, commands_llm.Demo, commands_sb3.Demo)
 
 
@@ -233,262 +388,51 @@ def main(arguments: list[str] | None = None) -> None:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
-    actions: dict[type, Callable[..., None]] = {
-        Run: _run, List: _list, Report: _report, Figures: _figures, Claims: _claims, Check: _check,
-        Explain: _explain, Llm: _grouped, Sb3: _grouped, Repro: _grouped,
-    }  # fmt: skip
     try:
-        actions[type(command)](command)
+        command.run()
     except InputError as error:
         if isinstance(command, Check) and command.traceback:
             traceback.print_exception(error)
-        print(f"erc-bench: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(" ".join(str(error).split()))
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output, as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (
-        OSError
-    ) as error:  # a full disk, a folder that went away: the machine's, not a crash of ours
-        if error.errno is None:
+    except OSError as error:
+        if error.errno is None:  # not an error of the operating system, such as a full disk
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"erc-bench: {place}{error.strerror}", file=sys.stderr)
+        _tell(f"{place}{error.strerror}")
         sys.exit(2)
     except KeyboardInterrupt:
         resumable = isinstance(getattr(command, "what", command), RESUMABLE)
-        hint = " (go on with the same command and --resume)" if resumable else ""
-        print(f"erc-bench: interrupted{hint}", file=sys.stderr)
+        _tell(f"interrupted{' (go on with the same command and --resume)' if resumable else ''}")
         sys.exit(130)
 
 
-def _grouped(command: Llm | Sb3 | Repro) -> None:
-    command.what.run()
-
-
-def _run(command: Run) -> None:
-    from erc_bench import api  # noqa: PLC0415
-    from erc_bench.analysis import as_rich, scores, scores_as_rich  # noqa: PLC0415
-    from erc_bench.studies import Request, grid_axis, setting  # noqa: PLC0415
-    from erc_bench.training.memory import keep_freed_memory  # noqa: PLC0415
-
-    keep_freed_memory()
-    if command.verify is not None:
-        _verify(command, command.verify)
-        return
-    named = command.experiments or (() if command.environment else DEMO)
-    asked = Request(
-        named,
-        command.environment,
-        command.objectives,
-        command.seeds,
-        command.tier,
-        command.seed,
-        command.band,
-        dict(setting(text) for text in command.set),
-        dict(grid_axis(text) for text in command.grid),
-    )
-    results = api.carry_out(
-        asked,
-        out=command.out,
-        resume=command.resume,
-        workers=command.workers,
-        backend=command.backend,
-    )
-    _console().print(as_rich(api.summary(results)))
-    with suppress(LookupError):
-        _console().print(scores_as_rich(scores(results)))
-    print(f"records  {results.path}")
-    if command.report:
-        drawn, page = api.present(results)
-        print(
-            f"figures  {results.path / 'figures'} ({len([p for p in drawn if p.suffix == '.png'])})"
-        )
-        print(f"report   {page}")
-
-
-def _verify(command: Run, folder: Path) -> None:
-    from erc_bench import api  # noqa: PLC0415
-
-    if replace(command, verify=None, workers=None, backend="loky") != Run():
-        raise InputError(
-            "verify: takes no option but --workers and --backend; the rest is what FOLDER was made from"
-        )
-    found = api.verify(folder, workers=command.workers, backend=command.backend)
-    for line in found.damaged:
-        print(f"damaged         {line}")
-    for line in found.differing:
-        print(f"not reproduced  {line}")
-    if found.differing:
-        for line in found.causes or ("no version and no machine differs; it is the code",):
-            print(f"probable cause  {line}")
-    if found.undigested:
-        print(
-            f"note            {found.undigested} runs have no stored digest (schema version 1): their rows "
-            "were compared, a change since they were written cannot be told from one of the computation"
-        )
-    if not found.passed:
-        sys.exit(1)
-    print(f"verified        {found.runs} runs of {folder}, every digest equal")
+def _tell(message: str) -> None:
+    print(f"erc-bench: {message}", file=sys.stderr)
 
 
 def _console() -> Console:
     """Standard output; wide enough for the tables where it is not a terminal."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
-def _list(command: List) -> None:
-    from erc_bench.presentation import listing  # noqa: PLC0415
-
-    console = _console()
-    for name, table in listing.TABLES.items():
-        if command.what in ("all", name):
-            console.print(table())
-
-
-def _report(command: Report) -> None:
-    from erc_bench import api  # noqa: PLC0415
-
-    out = command.out or command.results / "report.html"
-    with _writing(out):
-        print(api.report(command.results, out))
-
-
-def _figures(command: Figures) -> None:
-    from erc_bench import api  # noqa: PLC0415
-    from erc_bench.presentation.reporting import open_data  # noqa: PLC0415
-
-    if (command.results is None) == (command.source is None):
-        raise InputError("figures: give either a results folder or --from DATA")
-    source: Results | Path
-    if command.results is not None:
-        source, default = command.results, command.results / "figures"
-    else:
-        assert command.source is not None
-        source, default = open_data(command.source), command.source.resolve().parent
-    out = command.out or default
-    with _writing(out):
-        for path in api.figures(source, out, data=command.data):
-            print(path)
-
-
-def _claims(command: Claims) -> None:
-    from erc_bench import api  # noqa: PLC0415
-    from erc_bench.analysis.claims import as_data, claims_markdown, claims_rich  # noqa: PLC0415
-
-    found = api.claims(command.results)
-    _console().print(claims_rich(found))
-    data = as_data(found, command.results / "figures")
-    texts = {
-        command.json: json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        command.markdown: claims_markdown(found),
-    }
+def _write(texts: Mapping[Path | None, str]) -> None:
+    """Write each text into its file, where one was named."""
     for path, text in texts.items():
         if path is not None:
             with _writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-
-
-def _check(command: Check) -> None:
-    from erc_bench.conformance import check, load_loss, reports  # noqa: PLC0415
-    from erc_bench.conformance.checking import require_properties  # noqa: PLC0415
-    from erc_bench.conformance.loading import names_code, pairs, value  # noqa: PLC0415
-    from erc_bench.studies.arms import parse  # noqa: PLC0415
-
-    waivers = pairs("waive", command.waive)
-    require_properties(waivers, by="waive")
-    options = {name: value(text) for name, text in pairs("set", command.set).items()}
-    parse(command.baseline)
-    if command.drift and command.seeds < 2:
-        raise InputError(f"seeds: {command.seeds} is not allowed; must be at least 2")
-    if names_code(command.loss):
-        print(
-            f"erc-bench: importing and running the code of {command.loss} (in {Path.cwd()})",
-            file=sys.stderr,
-        )
-    loss = load_loss(command.loss, options=options, aggregate=command.aggregate, band=command.band)
-    report = check(loss, waive=waivers)
-    console = _console()
-    console.print(reports.as_table(report))
-    _write_reports(command, report, None)  # what was measured stands, whatever the training does
-    extra = _drift(command, loss, report)
-    if extra is not None:
-        _write_reports(command, report, extra)
-        console.print()
-        console.print(reports.extra_table(extra))
-        console.print(extra.note, style="dim", highlight=False, markup=False)
-    if not report.passed:
-        first = next(r.property.name for r in report.results if r.status == "failed")
-        print(
-            f"erc-bench: {report.count('failed')} properties failed; where that is meant: "
-            f'--waive {first}="the reason"',
-            file=sys.stderr,
-        )
-        sys.exit(1)
-
-
-def _write_reports(command: Check, report: ConformanceReport, extra: Extra | None) -> None:
-    from erc_bench.conformance import reports  # noqa: PLC0415
-
-    texts = {
-        command.json: reports.as_json(report, extra),
-        command.junit: reports.as_junit(report),
-        command.markdown: reports.as_markdown(report, extra),
-    }
-    for path, text in texts.items():
-        if path is not None:
-            with _writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-
-
-def _drift(command: Check, loss: PolicyLoss, report: ConformanceReport) -> Extra | None:
-    """The comparison with the baseline, unless it is not wanted or has nothing to compare."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
-
-    from erc_bench.analysis.comparison import as_extra, compare, total_rollouts  # noqa: PLC0415
-
-    broken = {r.property.name for r in report.results if r.status == "failed"}
-    why = (
-        "--no-drift" if not command.drift
-        else f"{command.loss} is the baseline" if command.loss == command.baseline and not command.set
-        else "there is nothing to train with" if broken & {"scalar_finite_loss", "gradient_exists"}
-        else ""
-    )  # fmt: skip
-    if why:
-        print(f"erc-bench: no drift comparison ({why})", file=sys.stderr)
-        return None
-    with Progress(console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("training", total=total_rollouts())
-
-        def on_rollout(name: str) -> None:
-            bar.update(task, advance=1, description=f"training: {name}")
-
-        return as_extra(compare(loss, command.baseline, seeds=command.seeds, on_rollout=on_rollout))
-
-
-def _explain(command: Explain) -> None:
-    import webbrowser  # noqa: PLC0415
-
-    from erc_bench.core.storage import cache_folder  # noqa: PLC0415
-    from erc_bench.presentation.explain import FIRST, write  # noqa: PLC0415
-
-    out = command.out or cache_folder() / "explain.html"
-    with _writing(out):
-        page = write(out, command.preset or FIRST).resolve()
-    print(page)
-    wanted = command.out is None if command.open is None else command.open
-    if wanted and not webbrowser.open(page.as_uri()):
-        print("erc-bench: no browser found; open the file in one", file=sys.stderr)
 
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """An output that cannot be written is the caller's to change, not a crash."""
+    """Report an output that cannot be written as bad input: the caller can choose another place."""
     try:
         yield
     except OSError as error:

@@ -1,23 +1,26 @@
 import math
 
 import pytest
+from small_runs import SETTINGS
 
 import erc_bench
 from erc_bench import InputError, Results, TrainConfig, api
 from erc_bench.studies import EXPERIMENTS
 
-SMALL = {
-    "rollouts": 2, "prompts": 4, "group_size": 4, "minibatches": 2, "warm_start_steps": 0,
-    "evaluation_episodes": 16, "hidden": 16,
-}  # fmt: skip
+SMALL = {**SETTINGS, "rollouts": 2, "warm_start_steps": 0}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return api.run(
-        "forking_tokens", out=tmp_path_factory.mktemp("api") / "out", objectives=["dapo", "erc-dapo"],
-        seeds=2, settings=SMALL, workers=1, progress=False,
-    )  # fmt: skip
+        "forking_tokens",
+        out=tmp_path_factory.mktemp("api") / "out",
+        objectives=["dapo", "erc-dapo"],
+        seeds=2,
+        settings=SMALL,
+        workers=1,
+        progress=False,
+    )
 
 
 def test_the_package_offers_what_it_names():
@@ -27,7 +30,7 @@ def test_the_package_offers_what_it_names():
 
 
 def test_run_returns_open_results(results):
-    """The records of what was asked for, with the whole configuration."""
+    """They are the records of what was asked for, with the whole configuration."""
     assert isinstance(results, Results)
     entry = results.config["experiments"]["forking_tokens"]
     assert entry["train"]["hidden"] == 16
@@ -36,7 +39,7 @@ def test_run_returns_open_results(results):
 
 
 def test_summary_takes_results_or_a_path(results):
-    """One row per arm, the same from both."""
+    """Both give the same table, with one row per arm."""
     rows = api.summary(results)
     assert rows["objective"].tolist() == ["dapo", "erc-dapo"]
     assert rows["seeds"].tolist() == [2, 2]
@@ -45,7 +48,7 @@ def test_summary_takes_results_or_a_path(results):
 
 
 def test_run_takes_experiments_of_ones_own_and_environments(tmp_path):
-    """Objects as well as names, and an environment alone."""
+    """Experiments may be objects as well as names, and an environment may stand alone."""
     options = {
         "objectives": ["grpo"],
         "seeds": 1,
@@ -62,7 +65,7 @@ def test_run_takes_experiments_of_ones_own_and_environments(tmp_path):
 
 
 def test_progress_goes_to_standard_error_and_can_be_silenced(tmp_path, capfd):
-    """The bar never touches standard output; ``progress=False`` says nothing at all."""
+    """The bar never touches standard output, and ``progress=False`` prints nothing at all."""
     options = {"objectives": ["grpo"], "seeds": 1, "settings": SMALL, "workers": 1}
     api.run("forking_tokens", out=tmp_path / "a", **options)
     out, err = capfd.readouterr()
@@ -74,11 +77,18 @@ def test_progress_goes_to_standard_error_and_can_be_silenced(tmp_path, capfd):
 
 @pytest.mark.parametrize(
     "asked",
-    [{"seeds": 0}, {"workers": 0}, {"band": 0.0}, {"objectives": ["x"]}, {"settings": {"x": 1}},
-     {"settings": {"rollouts": "2"}}, {"environment": "x"}],
-)  # fmt: skip
+    [
+        {"seeds": 0},
+        {"workers": 0},
+        {"band": 0.0},
+        {"objectives": ["x"]},
+        {"settings": {"x": 1}},
+        {"settings": {"rollouts": "2"}},
+        {"environment": "x"},
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, asked, capfd):
-    """InputError, no folder, nothing printed."""
+    """An InputError is raised, no folder is made, and nothing is printed."""
     names = () if "environment" in asked else ("forking_tokens",)
     with pytest.raises(InputError):
         api.run(*names, out=tmp_path / "out", **{"workers": 1, **asked})

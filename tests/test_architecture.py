@@ -37,7 +37,7 @@ def test_the_command_lines_help_waits_for_nothing():
 
 
 def test_a_public_name_is_never_hidden_by_a_module_of_that_name():
-    """Importing ``erc_bench.x`` sets the attribute ``x``: no public name is called like a room."""
+    """Importing ``erc_bench.x`` sets the attribute ``x``, so no public name may be that of a module."""
     rooms = {p.stem for p in PACKAGE.iterdir()}
     assert not rooms & set(erc_bench.__all__)
     assert set(erc_bench.__all__) < set(dir(erc_bench))
@@ -49,7 +49,7 @@ def test_a_public_name_is_never_hidden_by_a_module_of_that_name():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nothing_prints_but_the_command_line(path):
-    """A library returns or raises; only ``cli.py`` and its groups of commands write to the terminal."""
+    """A library returns or raises: only ``cli.py`` and its groups of commands write to the terminal."""
     called = {
         node.func.id
         for node in ast.walk(ast.parse(path.read_text()))
@@ -60,7 +60,7 @@ def test_nothing_prints_but_the_command_line(path):
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "training").glob("*.py")), ids=lambda p: p.name)
 def test_the_trainer_names_no_objective(path):
-    """No recipe's name in the trainer's code: an objective is an object to it."""
+    """No recipe's name occurs in the trainer's code, which treats an objective as an object."""
     from erc_bench.objectives import RECIPES  # noqa: PLC0415
 
     strings = {
@@ -72,7 +72,7 @@ def test_the_trainer_names_no_objective(path):
 
 
 def test_listing_what_there_is_waits_for_no_torch_and_no_scipy():
-    """``erc-bench list`` reads recipes from their source; it says what the registry says."""
+    """``erc-bench list`` reads recipes from their source, and lists what the registry holds."""
     from erc_bench.objectives import RECIPES  # noqa: PLC0415
     from erc_bench.presentation import listing  # noqa: PLC0415
 

@@ -6,28 +6,18 @@ import sys
 import time
 
 import pytest
+from small_runs import ARMS, interrupt_after, options, parquet
 
 from erc_bench import cli
 from erc_bench.cli import main
 from erc_bench.core import storage
 from erc_bench.studies.records import Results
-from erc_bench.training import loop
 
-SMALL = [
-    "forking_tokens", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2", "--workers", "1",
-    *(f"--set={s}" for s in (
-        "rollouts=3", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
-        "evaluation_episodes=16", "hidden=16",
-    )),
-]  # fmt: skip
+SMALL = ["forking_tokens", *ARMS, "--workers", "1", *options()]
 
 
 def run(out, *more, base=SMALL):
     main(["run", *base, "--out", str(out), "--no-report", *more])
-
-
-def parquet(path):
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*.parquet"))}
 
 
 def listing(path):
@@ -36,7 +26,7 @@ def listing(path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run's folder; not to be changed."""
+    """The folder of a finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("cli") / "out"
     run(folder)
     return folder
@@ -44,7 +34,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def refused(capfd, tmp_path, monkeypatch):
-    """Exit code 2, one line on stderr that says all of ``told``, nothing written."""
+    """A function that expects exit code 2, one line on stderr with all of ``told``, and no new file."""
     monkeypatch.chdir(tmp_path)
 
     def check(*arguments, told, folder=tmp_path):
@@ -65,7 +55,7 @@ def refused(capfd, tmp_path, monkeypatch):
 
 
 def test_the_same_command_gives_the_same_bytes(finished, tmp_path):
-    """Two executions: byte-identical Parquet files. Another seed: other records."""
+    """Two executions give byte-identical Parquet files, and another seed gives other records."""
     run(tmp_path / "again")
     run(tmp_path / "other", "--seed", "1")
     assert parquet(tmp_path / "again") == parquet(finished)
@@ -76,7 +66,7 @@ def test_the_same_command_gives_the_same_bytes(finished, tmp_path):
 
 
 def test_run_prints_a_table_and_where_the_records_are(tmp_path, capfd):
-    """The summary on standard output, names of arms included."""
+    """The summary on standard output includes the names of arms."""
     run(tmp_path / "out")
     out = capfd.readouterr().out
     assert f"records  {tmp_path / 'out'}" in out
@@ -85,7 +75,7 @@ def test_run_prints_a_table_and_where_the_records_are(tmp_path, capfd):
 
 
 def test_the_whole_main_job(tmp_path, capfd):
-    """Records, figures and a report from one command, then again from the records alone."""
+    """One command gives records, figures and a report, which the records alone give again."""
     out = tmp_path / "out"
     main(["run", *SMALL, "--out", str(out)])
     assert (out / "report.html").is_file()
@@ -119,12 +109,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("more", "told"), REFUSED, ids=lambda x: " ".join(x)[:40])
 def test_bad_input_is_one_line_and_no_trace(refused, tmp_path, more, told):
-    """Field, value and what is allowed, before anything is done."""
+    """The line names field, value and what is allowed, before anything is done."""
     refused("run", *SMALL, "--out", tmp_path / "out", *more, told=told)
 
 
 def test_unknown_names_are_refused(refused, tmp_path):
-    """Experiments and environments."""
+    """Unknown experiments and environments are refused by name."""
     out = ("--out", tmp_path / "out")
     refused("run", "nothing", *out, told=["experiment: 'nothing' is unknown", "forking_tokens"])
     refused(
@@ -134,7 +124,7 @@ def test_unknown_names_are_refused(refused, tmp_path):
 
 
 def test_an_out_that_is_not_free_is_refused(refused, tmp_path, finished):
-    """Foreign files, a plain file, and finished results without ``--resume``."""
+    """Foreign files, a plain file, and finished results without ``--resume`` are refused."""
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("precious")
@@ -146,7 +136,7 @@ def test_an_out_that_is_not_free_is_refused(refused, tmp_path, finished):
 
 
 def test_an_out_that_cannot_be_written_is_refused(refused, tmp_path, monkeypatch):
-    """A read-only folder is found before any work."""
+    """A read-only folder is refused before any work."""
 
     def read_only(**_):
         raise PermissionError(13, "Permission denied")
@@ -166,7 +156,7 @@ def test_resume_with_another_configuration_is_refused(refused, finished):
 
 @pytest.mark.parametrize("command", ["report", "figures"])
 def test_reading_what_is_no_result_is_refused(refused, command, tmp_path):
-    """A missing folder, a foreign one, a garbled manifest, and one with no finished part."""
+    """Folders that are missing, foreign, garbled or without a finished part are refused."""
     refused(command, tmp_path / "none", told=["results: ", "is not a folder"])
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -179,13 +169,13 @@ def test_reading_what_is_no_result_is_refused(refused, command, tmp_path):
 
 @pytest.mark.parametrize("command", ["report", "figures"])
 def test_a_place_that_cannot_be_written_is_refused(refused, command, finished):
-    """Reports and figures below a path that cannot be."""
+    """Reports and figures cannot be written below a path that cannot exist."""
     told = ["/proc/nowhere"]
     refused(command, finished, "--out", "/proc/nowhere/x.html", told=told, folder=finished)
 
 
 def test_an_infinite_band_is_allowed_and_gates_nothing(tmp_path):
-    """``--band inf`` is the base objective; the manifest is strict JSON."""
+    """``--band inf`` gives the base objective, and the manifest is strict JSON."""
     run(tmp_path / "out", "--band", "inf")
     manifest = json.loads(
         (tmp_path / "out" / "manifest.json").read_text(), parse_constant=pytest.fail
@@ -197,17 +187,9 @@ def test_an_infinite_band_is_allowed_and_gates_nothing(tmp_path):
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capfd, finished):
-    """Ctrl-C: exit code 130, a hint, no traceback; ``--resume`` finishes to the same records."""
-    real = loop.train_on_one_rollout
-
-    def interrupt(setup, state, update):
-        if state.rollouts_done == 2:
-            raise KeyboardInterrupt
-        return real(setup, state, update)
-
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    """Ctrl-C gives exit code 130, a hint and no traceback; ``--resume`` gives the same records."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_on_one_rollout", interrupt)
+        interrupt_after(patch, 2)
         with pytest.raises(SystemExit) as stop:
             run(tmp_path / "out")
     assert stop.value.code == 130
@@ -232,9 +214,9 @@ main(sys.argv[1:])
 
 
 def test_a_killed_process_can_be_resumed(tmp_path, monkeypatch):
-    """SIGKILL in the middle of a part: the folder opens, and a resume gives the uninterrupted records."""
-    command = [sys.executable, "-c", CHILD, "run", *SMALL, "--set", "rollouts=25",
-               "--out", str(tmp_path / "cut"), "--no-report"]  # fmt: skip
+    """After SIGKILL in the middle of a part the folder opens, and resuming gives the same records."""
+    long = ["run", *SMALL, "--set=rollouts=25", "--no-report", "--out", str(tmp_path / "cut")]
+    command = [sys.executable, "-c", CHILD, *long]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     checkpoints = tmp_path / "cut" / "checkpoints"
     deadline = time.monotonic() + 60
@@ -247,7 +229,7 @@ def test_a_killed_process_can_be_resumed(tmp_path, monkeypatch):
     child.stderr.close()
     Results.open(tmp_path / "cut")
     assert len(list((tmp_path / "cut").glob("runs/*.parquet"))) < 2, "done before it was killed"
-    monkeypatch.setattr(sys.modules["erc_bench.studies.sizing"], "UPDATE_TOKENS", 2 * 96)
+    monkeypatch.setattr("erc_bench.studies.sizing.UPDATE_TOKENS", 2 * 96)
     run(tmp_path / "cut", "--set", "rollouts=25", "--resume")
     run(tmp_path / "whole", "--set", "rollouts=25")
     assert len(parquet(tmp_path / "whole")) == 6
@@ -259,7 +241,7 @@ def test_a_killed_process_can_be_resumed(tmp_path, monkeypatch):
     "command", [[], ["run"], ["list"], ["report"], ["figures"], ["claims"], ["check"]]
 )
 def test_help_works(capfd, command):
-    """Exit code 0 and a text on standard output, for the program and every command."""
+    """The program and every command print their help on standard output and exit with 0."""
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0
@@ -267,13 +249,14 @@ def test_help_works(capfd, command):
 
 
 def test_every_command_of_the_parser_has_an_action():
-    """``--help`` lists what ``main`` can do."""
+    """Each command can be run, and ``--help`` can describe it."""
     for name in ("Run", "List", "Report", "Figures", "Claims", "Check"):
         assert getattr(cli, name).__doc__
+        assert callable(getattr(cli, name).run)
 
 
 def test_list_shows_everything_registered(capfd):
-    """Experiments, objectives, environments and settings, each by name."""
+    """The list names experiments, objectives, environments and settings."""
     main(["list"])
     out = capfd.readouterr().out
     for text in ("forking_tokens", "erc-dapo", "erc/TokenForks-v0", "violation_delta"):

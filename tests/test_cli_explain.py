@@ -1,4 +1,4 @@
-"""``erc-bench explain``: writes, opens, refuses."""
+"""Tests of what ``erc-bench explain`` writes, opens and refuses."""
 
 import webbrowser
 from pathlib import Path
@@ -11,7 +11,7 @@ from erc_bench.presentation.explain import assemble
 
 @pytest.fixture
 def visits(monkeypatch):
-    """Addresses the browser was sent to."""
+    """The addresses that the browser was asked to open."""
     seen = []
     monkeypatch.setattr(webbrowser, "open", lambda url: seen.append(url) or True)
     return seen
@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_opens_a_page_from_the_cache(visits, cache, capsys):
-    """Without an argument: the path is printed and the browser shows it, again and again the same."""
+    """Without an argument, the path is printed and the browser opens it, each time the same."""
     for _ in range(2):
         main(["explain"])
     page = (cache / "explain.html").resolve()
@@ -35,7 +35,7 @@ def test_opens_a_page_from_the_cache(visits, cache, capsys):
 
 
 def test_out_writes_and_does_not_open(visits, cache, tmp_path, capsys):
-    """The file named, whole, with the preset as its start; the cache stays empty."""
+    """The named file is written and starts at the preset, and the cache stays empty."""
     out = tmp_path / "deep" / "page.html"
     main(["explain", "--out", str(out), "--preset", "swap"])
     assert capsys.readouterr().out.strip() == str(out.resolve())
@@ -46,7 +46,7 @@ def test_out_writes_and_does_not_open(visits, cache, tmp_path, capsys):
 
 
 def test_opening_can_be_asked_for_or_not(visits, cache, tmp_path):
-    """``--open`` decides where it is given."""
+    """``--open`` overrides whether the browser opens."""
     main(["explain", "--out", str(tmp_path / "page.html"), "--open", "True"])
     assert visits == [(tmp_path / "page.html").resolve().as_uri()]
     main(["explain", "--open", "False"])
@@ -54,7 +54,7 @@ def test_opening_can_be_asked_for_or_not(visits, cache, tmp_path):
 
 
 def test_a_machine_without_a_browser(cache, monkeypatch, capsys):
-    """It says so; the page is there all the same."""
+    """The command says so, and writes the page all the same."""
     monkeypatch.setattr(webbrowser, "open", lambda url: False)
     main(["explain"])
     out, err = capsys.readouterr()
@@ -74,7 +74,7 @@ def test_a_machine_without_a_browser(cache, monkeypatch, capsys):
 def test_what_cannot_be_done_is_one_line(
     arguments, told, visits, cache, tmp_path, monkeypatch, capsys
 ):
-    """Exit code 2, nothing written, nothing opened."""
+    """The exit code is 2, and nothing is written or opened."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")

@@ -4,6 +4,7 @@ from importlib import metadata
 
 import gymnasium as gym
 import pytest
+from small_runs import options
 
 from erc_bench import plugins
 from erc_bench.cli import main
@@ -63,7 +64,7 @@ shadow = plugged_code:shadow
 
 @pytest.fixture
 def plugged(tmp_path, monkeypatch):
-    """A distribution with entry points, good and bad; everything as before afterwards."""
+    """A distribution with good and bad entry points, which is gone after the test."""
     info = tmp_path / "plugged_pack-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged-pack\nVersion: 1.2\n")
@@ -89,7 +90,7 @@ def collected():
 
 
 def test_objectives_are_found_by_name(plugged):
-    """Builders and recipes, with parameters; as any recipe."""
+    """Builders and recipes of plug-ins can be used like any recipe, with their parameters."""
     with collected() as seen:
         assert make("narrow", clip=0.1) == Objective(PPOClip(0.1, 0.1))
     assert recipe("narrow").description == "A narrow clip."
@@ -109,20 +110,20 @@ def test_objectives_are_found_by_name(plugged):
 
 
 def test_a_builder_that_makes_no_objective_is_bad_input(plugged):
-    """Named with its distribution, where it is used."""
+    """The error names its distribution, and is raised when the name is used."""
     with collected(), pytest.raises(InputError, match="none of plugged-pack made a int"):
         make("none")
 
 
 def test_known_names_need_no_plugin(plugged):
-    """They are not even looked for."""
+    """Plug-ins are not even looked for."""
     with warnings.catch_warnings(action="error"):
         assert make("dapo")
         assert training_environment("TokenForks", {})
 
 
 def test_environments_are_found_by_name(plugged):
-    """New ids only: a built-in one that is registered again stays what it was."""
+    """Plug-ins add new ids only: a built-in one that is registered again stays what it was."""
     spec = gym.registry["erc/NullReward-v0"]
     with collected() as seen:
         made = training_environment("plugged/Null-v0", {})
@@ -138,23 +139,29 @@ def test_environments_are_found_by_name(plugged):
 
 
 def test_they_are_listed_and_can_be_trained(plugged, capfd, tmp_path):
-    """``erc-bench list``, and a run with a plug-in's arm on a plug-in's environment."""
+    """``erc-bench list`` shows them, and a plug-in's arm is trained on a plug-in's environment."""
     with collected():
         main(["list", "objectives"])
         main(["list", "environments"])
         out = capfd.readouterr().out
         for text in ("narrow", "plugged-pack", "plugged/Null-v0", "plugged/Bare-v0"):
             assert text in out
-        small = ["rollouts=2", "prompts=4", "group_size=4", "minibatches=2", "hidden=8",
-                 "evaluation_episodes=8", "warm_start_steps=2"]  # fmt: skip
-        main(["run", "--environment", "plugged/Null-v0", "--objectives", "narrow", "dapo", "--seeds", "2",
-              "--workers", "1", "--no-report", "--out", str(tmp_path / "out"),
-              *(f"--set={s}" for s in small)])  # fmt: skip
+        what = [
+            "--environment",
+            "plugged/Null-v0",
+            "--objectives",
+            "narrow",
+            "dapo",
+            "--seeds",
+            "2",
+        ]
+        how = ["--workers", "1", "--no-report", "--out", str(tmp_path / "out")]
+        main(["run", *what, *how, *options(rollouts=2)])
     assert "narrow" in capfd.readouterr().out
 
 
 def test_without_plugins_there_is_nothing_to_load():
-    """No entry point, no warning."""
+    """Without entry points there are no warnings."""
     for cached in (load_plugins, plugins.load_environments):
         cached.cache_clear()
     assert load_plugins() == ()

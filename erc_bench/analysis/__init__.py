@@ -1,4 +1,4 @@
-"""From records to numbers: intervals over seeds, the scorecard, paired comparisons, tables."""
+"""Turns records into numbers: intervals over seeds, the scorecard, paired comparisons and tables."""
 
 from erc_bench.analysis.numbers import estimate_text, interval_text
 from erc_bench.analysis.scorecard import (

@@ -1,4 +1,4 @@
-"""A loss and a baseline trained side by side, on the smoke tier and on shared seeds.
+"""Trains a loss and a baseline side by side, on the smoke tier and on shared seeds.
 
 Only the loss differs: both arms use the baseline's advantage estimator, sampling and penalties.
 """
@@ -22,21 +22,22 @@ from erc_bench.conformance import PolicyLoss
 from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.core.metrics import CLIP, METRICS
+from erc_bench.core.metrics import METRICS
 from erc_bench.objectives import Objective
 from erc_bench.studies import plan
 from erc_bench.studies.arms import parse
+from erc_bench.studies.runner import one_thread, population_arm, trainer_of
 from erc_bench.studies.sizing import ExperimentPlan
-from erc_bench.training import Arm, Trainer, TrainResult
+from erc_bench.training import TrainResult
 
 __all__ = ["MEASURES", "Comparison", "Row", "as_extra", "compare", "total_rollouts"]
 
-#: What is trained on: a bandit, forking tokens and a reward that teaches nothing; seconds in all.
+#: A bandit, forking tokens, and a reward that teaches nothing. Training on all takes seconds.
 QUESTIONS = ("unsampled_shift", "forking_tokens", "entropy_null")
-#: Seeds per arm; paired.
+#: Number of paired seeds per arm.
 SEEDS = 10
 
-#: What is compared: of the first three, means over a run's updates.
+#: What is compared. The first three are means over a run's updates.
 MEASURES = tuple(
     METRICS[name]
     for name in (
@@ -59,6 +60,14 @@ class Row:
     loss: float
     difference: Interval
 
+    def record(self) -> dict[str, Any]:
+        """The row for a JSON file, in which unknown numbers are None."""
+        d = self.difference
+        ends = {"difference": d.mean, "low": d.low, "high": d.high}
+        numbers = {"baseline": self.baseline, "loss": self.loss, **ends}
+        texts = {"experiment": self.experiment, "measure": self.measure, "unit": self.unit}
+        return texts | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -77,7 +86,7 @@ class Comparison:
 
 
 class _Adapted:
-    """An adapted loss called on populations ``(R, B, T)``, one run after the other."""
+    """Calls an adapted loss on populations ``(R, B, T)``, one run after the other."""
 
     adaptive = False
 
@@ -85,7 +94,7 @@ class _Adapted:
         self.loss = loss
 
     def __call__(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses ``(R,)``; no metrics."""
+        """Losses ``(R,)``, without metrics."""
         names = [n for n, v in vars(batch).items() if isinstance(v, Tensor) and n in _FIELDS]
         runs = range(len(batch.logp))
         return torch.stack([self.loss({n: getattr(batch, n)[r] for n in names}) for r in runs]), {}
@@ -95,7 +104,7 @@ _FIELDS = frozenset(TokenBatch.__dataclass_fields__)
 
 
 def total_rollouts(seeds: int = SEEDS) -> int:
-    """Length of a progress bar."""
+    """Number of rollouts that :func:`compare` makes, for a progress bar."""
     return sum(p.config.rollouts for p in _plans("dapo", seeds, 0))
 
 
@@ -130,7 +139,7 @@ def compare(
     Raises:
         InputError: an unknown baseline, too few seeds, or a loss that fails on a training batch.
     """
-    parse(baseline)  # an unknown one is refused before anything is planned
+    parse(baseline)  # refuses an unknown baseline before anything is planned
     if seeds < 2:
         raise InputError(f"seeds: {seeds} is not allowed; must be at least 2 for an interval")
     rows: list[Row] = []
@@ -139,32 +148,19 @@ def compare(
     for planned in plans:
         name = planned.experiment.name
         result = _train(planned, loss, seeds, seed, lambda name=name: on_rollout(name))  # type: ignore[misc]
-        failed = result.runs["diverged"].reshape(2, seeds)
-        diverged += failed.sum(1)
+        diverged += result.runs["diverged"].reshape(2, seeds).sum(1)
         for measure in MEASURES:
             values = measure.scale * _per_run(result, measure.name).reshape(2, seeds)
             ours, theirs = (pd.Series(v) for v in values)
-            row = Row(
-                experiment=name,
-                measure=measure.label,
-                unit=measure.shown,
-                baseline=mean_interval(theirs).mean,
-                loss=mean_interval(ours).mean,
-                difference=paired_difference(theirs, ours),
-            )
-            rows.append(row)
-    return Comparison(
-        loss.name,
-        baseline,
-        seeds,
-        tuple(rows),
-        (int(diverged[0]), int(diverged[1])),
-        seeds * len(plans),
-    )
+            means = mean_interval(theirs).mean, mean_interval(ours).mean
+            difference = paired_difference(theirs, ours)
+            rows.append(Row(name, measure.label, measure.shown, *means, difference))
+    failed = (int(diverged[0]), int(diverged[1]))
+    return Comparison(loss.name, baseline, seeds, tuple(rows), failed, seeds * len(plans))
 
 
 def _per_run(result: TrainResult, metric: str) -> NDArray[Any]:
-    """One number per run: a metric's mean over updates, or the final reward, 0 if it diverged."""
+    """One number per run: a metric's mean over updates, or the final reward, which is 0 after divergence."""
     if metric == "reward/final":
         return np.where(result.runs["diverged"], 0.0, result.runs["reward/final"])
     finite = np.ma.masked_invalid(result.metrics[metric])
@@ -174,35 +170,17 @@ def _per_run(result: TrainResult, metric: str) -> NDArray[Any]:
 def _train(
     planned: ExperimentPlan, loss: PolicyLoss, seeds: int, seed: int, on_rollout: Callable[[], None]
 ) -> TrainResult:
-    """Both arms in one population; the loss's runs come first."""
-    used = planned.arms[0].recipe
+    """Train both arms in one population, in which the loss's runs come first."""
+    (baseline,) = planned.arms
     ours = loss.objective or cast(Objective, _Adapted(loss))
-    theirs = planned.arms[0].objective
     arms = [
-        Arm(
-            label=label,
-            objective=objective,
-            advantage=used.advantage,
-            seeds=list(range(seeds)),
-            dynamic_sampling=used.dynamic_sampling,
-            overlong_penalty=used.overlong_penalty,
-            reference=getattr(objective, "reads_reference", True),
-        )
-        for label, objective in ((loss.name, ours), (planned.arms[0].label, theirs))
+        population_arm(label, objective, baseline.recipe, range(seeds))
+        for label, objective in ((loss.name, ours), (baseline.label, baseline.objective))
     ]
-    environment = planned.environment
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the populations are small
     try:
-        trainer = Trainer(
-            planned.config,
-            environment.get_wrapper_attr("dynamics"),
-            environment.observation_space,
-            arms,
-            seed=seed,
-            clip=CLIP,
-        )
-        return trainer.run(on_rollout=lambda done: on_rollout() if done else None)
+        with one_thread():
+            trainer = trainer_of(planned, planned.config, arms, seed)
+            return trainer.run(on_rollout=lambda done: on_rollout() if done else None)
     except InputError:
         raise
     except Exception as error:
@@ -210,8 +188,6 @@ def _train(
         raise InputError(
             f"loss: training with it failed: {type(error).__name__}: {text[:200]}"
         ) from error
-    finally:
-        torch.set_num_threads(threads)
 
 
 def as_extra(found: Comparison) -> Extra:
@@ -237,23 +213,7 @@ def as_extra(found: Comparison) -> Extra:
         "baseline": found.baseline,
         "seeds": found.seeds,
         "diverged": {"loss": ours, "baseline": theirs, "of": found.runs},
-        "rows": [
-            {
-                "experiment": row.experiment,
-                "measure": row.measure,
-                "unit": row.unit,
-                "baseline": _json(row.baseline),
-                "loss": _json(row.loss),
-                "difference": _json(row.difference.mean),
-                "low": _json(row.difference.low),
-                "high": _json(row.difference.high),
-            }
-            for row in found.rows
-        ],
+        "rows": [row.record() for row in found.rows],
     }
     columns = ("experiment", "measure", found.baseline, "loss", "difference [95 % interval]")
     return Extra(f"{found.loss} against {found.baseline}", columns, rows, note, records)
-
-
-def _json(number: float) -> float | None:
-    return number if math.isfinite(number) else None

@@ -1,7 +1,7 @@
 """How numbers are written: every table, caption and sentence formats its numbers here.
 
-A number that is not known is an en dash. No text made here contains a line break, and the minus of a
-signed number is the mathematical one.
+An unknown number is written as an en dash. No text made here contains a line break, and negative
+numbers of :func:`number` have the mathematical minus sign.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNKNOWN = "–"
 
 
 def number(value: float, digits: int = 3, *, signed: bool = False) -> str:
-    """So many significant digits, with separators of thousands.
+    """A number with so many significant digits, and commas between thousands.
 
     >>> number(1234.5), number(-0.01234, 2, signed=True), number(math.nan)
     ('1,234', '−0.012', '–')
@@ -40,7 +40,7 @@ def number(value: float, digits: int = 3, *, signed: bool = False) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage: three digits that count, two below one percent.
+    """A share as a percentage with three significant digits, or two below one percent.
 
     >>> percent(0.28214), percent(0.00156)
     ('28.2 %', '0.16 %')
@@ -49,12 +49,12 @@ def percent(share: float) -> str:
 
 
 def decimals(half: float, most: int) -> int:
-    """Decimals at which the second digit of an uncertainty stands, at most so many."""
+    """Number of decimals that show two digits of an uncertainty, but at most ``most``."""
     return min(max(1 - math.floor(math.log10(half)), 0), most)
 
 
 def plus_minus(interval: Interval, scale: float = 1.0, unit: str = "") -> str:
-    """Mean and half interval; without an interval the mean alone.
+    """Mean and half interval, or the mean alone if there is no interval.
 
     >>> plus_minus(Interval(0.2821, 0.27, 0.2942, 10), 100, " %")
     '28.2 ± 1.2 %'
@@ -73,9 +73,9 @@ def ends(low: float, high: float, digits: int = 3, *, signed: bool = False) -> s
 
 
 def interval_text(interval: Interval, scale: float = 1.0, *, separator: str = "±") -> str:
-    """A mean and half its interval, rounded where the uncertainty starts: two digits of the half.
+    """A mean and half its interval, rounded to two digits of the latter.
 
-    At most three decimals, and four for values below 0.05.
+    There are at most three decimals, or four for values below 0.05.
 
     >>> interval_text(Interval(0.71234, 0.69934, 0.72534, 5))
     '0.712±0.013'

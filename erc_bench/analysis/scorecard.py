@@ -1,13 +1,12 @@
-"""One number per run and question, and what they say over seeds.
+"""The scorecard: one number per run and measure, and its mean over seeds.
 
-Every measure is first computed within a run, then averaged over seeds with a 95 % Student-t
-interval. A measure of updates is their plain mean over the whole run, staleness 0 included.
+Every measure is first computed within a run, and then averaged over seeds with a 95 % Student-t
+interval. A measure of updates is the plain mean over all updates of the run, also those at staleness 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +38,8 @@ class Measure:
 
     Attributes:
         key: its name in the frames.
-        group: the table it stands in.
-        metric: what it is, from the registry; where ``mean/<metric>`` is a column of the runs, that column.
+        group: the table that shows it.
+        metric: its entry in the registry. If the runs have a column ``mean/<metric>``, its value is there.
     """
 
     key: str
@@ -54,7 +53,7 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        """Printed after the label; the values are multiplied by ``scale`` to be in this unit."""
+        """The unit after the label; values are multiplied by ``scale`` to be in it."""
         return self.metric.shown
 
     @property
@@ -64,42 +63,33 @@ class Measure:
 
     @property
     def better(self) -> Better | None:
-        """Which direction is better, None where neither is."""
+        """Which direction is better; None if neither is."""
         return self.metric.better
 
     @property
     def definition(self) -> str:
-        """What exactly is measured, within one run."""
+        """What exactly is measured within one run."""
         return self.metric.definition
 
 
-MEASURES: tuple[Measure, ...] = tuple(
-    Measure(key, group, METRICS[name])
-    for group, columns in (
-        (
-            "learning",
-            {
-                "final_reward": "reward/final",
-                "share_of_optimum": "reward/share_of_optimum",
-                "entropy_change": "entropy/change",
-                "grad_norm_spread": "std/grad/norm",
-                "tokens": "tokens",
-            },
-        ),
-        (
-            "drift",
-            {
-                "clip_bound": "clip/ratio_bound_fraction",
-                "out_of_band": "drift/out_of_band_fraction",
-                "dropped": "gate/dropped_fraction",
-                "kl_exact": "drift/kl_exact",
-                "tv_unsampled": "drift/tv_unsampled",
-                "hidden_violations": "drift/hidden_violation_fraction",
-            },
-        ),
-    )
-    for key, name in columns.items()
-)
+_COLUMNS = {
+    "learning": {
+        "final_reward": "reward/final",
+        "share_of_optimum": "reward/share_of_optimum",
+        "entropy_change": "entropy/change",
+        "grad_norm_spread": "std/grad/norm",
+        "tokens": "tokens",
+    },
+    "drift": {
+        "clip_bound": "clip/ratio_bound_fraction",
+        "out_of_band": "drift/out_of_band_fraction",
+        "dropped": "gate/dropped_fraction",
+        "kl_exact": "drift/kl_exact",
+        "tv_unsampled": "drift/tv_unsampled",
+        "hidden_violations": "drift/hidden_violation_fraction",
+    },
+}
+MEASURES = tuple(Measure(k, g, METRICS[name]) for g, c in _COLUMNS.items() for k, name in c.items())
 
 NOTE = (
     "Mean over seeds ± half of the 95 % Student-t interval; n=1: one seed, no interval. "
@@ -120,30 +110,26 @@ def per_seed(results: Results) -> pd.DataFrame:
     frame["share_of_optimum"] = reward / runs["reward/optimal"].where(runs["reward/optimal"] > 0)
     frame["entropy_change"] = (runs["entropy/final"] - runs["entropy/initial"]).where(~diverged)
     frame["tokens"] = runs["tokens"].astype(np.float64)
-    wanted = {m.metric.name: m.key for m in MEASURES if m.group == "drift"}
-    if "std/grad/norm" in runs:  # each run's own summary
+    wanted = {name: key for key, name in _COLUMNS["drift"].items()}
+    if "std/grad/norm" in runs:  # the runs hold summaries of their updates
         for metric, key in wanted.items():
             frame[key] = runs.get(f"mean/{metric}", np.nan)
         frame["grad_norm_spread"] = runs["std/grad/norm"]
-        return frame[[*keys, "diverged", *(m.key for m in MEASURES)]].astype(
-            {m.key: np.float64 for m in MEASURES}
-        )
-    metrics = results.read("metrics")
-    finite = metrics.replace([np.inf, -np.inf], np.nan).reindex(
-        columns=[*keys, "grad/norm", *wanted]
-    )
-    by_run = finite.groupby(keys, sort=False)
-    within = by_run[list(wanted)].mean().rename(columns=wanted)
-    within["grad_norm_spread"] = by_run["grad/norm"].std(ddof=1)
-    frame = frame.join(within.astype(np.float64), on=keys)
-    return frame[[*keys, "diverged", *(m.key for m in MEASURES)]]
+    else:
+        metrics = results.read("metrics").reindex(columns=[*keys, "grad/norm", *wanted])
+        by_run = metrics.replace([np.inf, -np.inf], np.nan).groupby(keys, sort=False)
+        within = by_run[list(wanted)].mean().rename(columns=wanted)
+        within["grad_norm_spread"] = by_run["grad/norm"].std(ddof=1)
+        frame = frame.join(within, on=keys)
+    measures = {m.key: np.float64 for m in MEASURES}
+    return frame[[*keys, "diverged", *measures]].astype(measures)
 
 
 def scores(results: Results) -> Scores:
-    """The score of every run of every arm at one setting.
+    """The score of every run of the arms that ran at one setting.
 
     Raises:
-        LookupError: the records have none, or only sweeps.
+        LookupError: the records have no scores, or only sweeps.
     """
     return Scores.of(results.read("runs"), results.config)
 
@@ -151,9 +137,9 @@ def scores(results: Results) -> Scores:
 def summary(results: Results) -> pd.DataFrame:
     """One row per experiment and objective, in the records' order.
 
-    Columns: ``experiment``, ``environment``, ``objective``, ``seeds``, ``diverged`` (both counts of
-    runs), and for every measure ``<key>/mean``, ``/low``, ``/high`` (95 %, over seeds) and ``/n``
-    (seeds with a value).
+    Columns: ``experiment``, ``environment``, ``objective``, ``seeds`` and ``diverged`` (numbers of
+    runs), and for every measure ``<key>/mean``, ``/low``, ``/high`` (the 95 % interval over seeds) and
+    ``/n`` (number of seeds with a value).
     """
     rows = []
     for (experiment, objective), runs in per_seed(results).groupby(
@@ -167,21 +153,21 @@ def summary(results: Results) -> pd.DataFrame:
             "diverged": int(runs["diverged"].sum()),
         }
         for measure in MEASURES:
-            interval = mean_interval(runs[measure.key])
-            row[f"{measure.key}/mean"] = interval.mean
-            row[f"{measure.key}/low"] = interval.low
-            row[f"{measure.key}/high"] = interval.high
-            row[f"{measure.key}/n"] = interval.n
+            row |= _columns(measure.key, mean_interval(runs[measure.key]))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name}/{end}": getattr(interval, end) for end in ("mean", "low", "high", "n")}
+
+
 def paired(results: Results, base: str, other: str) -> pd.DataFrame:
-    """``other - base`` on the same seeds: one row per experiment that ran both, and measure.
+    """``other - base`` on the same seeds: one row per measure and experiment that ran both.
 
     Columns: ``experiment``, ``measure``, ``base/mean``, ``other/mean``, ``difference/mean``,
-    ``/low``, ``/high``, ``/n``, and ``verdict``: "better" or "worse" where the measure has a
-    direction and the interval excludes 0, else "unclear"; "" where it has none.
+    ``/low``, ``/high``, ``/n``, and ``verdict``: "better" or "worse" if the measure has a direction
+    and the interval excludes 0, "unclear" if the interval includes 0, and "" without a direction.
 
     Raises:
         LookupError: no experiment ran both.
@@ -201,10 +187,7 @@ def paired(results: Results, base: str, other: str) -> pd.DataFrame:
                     "measure": measure.key,
                     "base/mean": mean_interval(a.loc[shared, measure.key]).mean,
                     "other/mean": mean_interval(b.loc[shared, measure.key]).mean,
-                    "difference/mean": difference.mean,
-                    "difference/low": difference.low,
-                    "difference/high": difference.high,
-                    "difference/n": difference.n,
+                    **_columns("difference", difference),
                     "verdict": _verdict(measure, difference),
                 }
             )
@@ -223,20 +206,20 @@ def _verdict(measure: Measure, difference: Interval) -> str:
 
 @dataclass(frozen=True)
 class Contrast:
-    """How much more ERC's band catches than PPO's clip (the paper: 20.29 % against 0.02 %).
+    """How much more ERC's band catches than PPO's clip (in the paper 20.29 % against 0.02 %).
 
     Attributes:
-        experiment, base, other: what was compared: the clip of arm ``base``, the band in ``other``.
+        experiment, base, other: the clip of arm ``base`` is compared with the band of arm ``other``.
         bound: share of tokens that the clip determines in ``base``.
         out_of_band: share of tokens outside the band in ``other``.
-        out_of_band_in_base: the same share measured in ``base`` itself, which does not gate.
-        per_seed: ``bound``, ``out_of_band`` and ``ratio`` by seed; the ratio is inf where nothing
-            was clipped, NaN where nothing was out of band either.
-        ratio: geometric mean of the ratio over seeds; NaN where a seed has a share of 0.
-        lower_bound: a ratio that the records support whatever the zeros: the low end of
-            ``out_of_band`` over the high end of ``bound``, and the latter not below 3 / tokens, the
-            95 % limit when none of that many independent tokens was clipped.
-        tokens: number of tokens behind ``bound``.
+        out_of_band_in_base: the same share measured in ``base`` itself, which has no gate.
+        per_seed: ``bound``, ``out_of_band`` and ``ratio`` by seed. The ratio is inf if nothing was
+            clipped, and NaN if nothing was out of band either.
+        ratio: geometric mean of the ratio over seeds; NaN if a seed has a share of 0.
+        lower_bound: a ratio that the records support even if shares are 0: the low end of
+            ``out_of_band`` over the high end of ``bound``. The latter is taken as at least
+            3 / tokens, the 95 % limit if none of that many independent tokens was clipped.
+        tokens: number of tokens from which ``bound`` was measured.
     """
 
     experiment: str
@@ -251,7 +234,7 @@ class Contrast:
     tokens: int
 
     def sentence(self) -> str:
-        """The contrast in words, with no more than the records show."""
+        """The contrast in words, which claim no more than the records show."""
         if math.isnan(self.bound.mean) or math.isnan(self.out_of_band.mean):
             return f"{self.experiment}: shares of {self.base} or {self.other} are missing."
         text = (
@@ -264,8 +247,8 @@ class Contrast:
                 text += f" (95 % interval {ends(self.ratio.low, self.ratio.high)})"
         elif self.lower_bound > 1:
             text += f", at least {number(self.lower_bound, 2)} times as many"
-        seeds = f"{self.out_of_band.n} seed" + ("s" if self.out_of_band.n != 1 else "")
-        return f"{text}; {seeds}."
+        n = self.out_of_band.n
+        return f"{text}; {n} seed{'' if n == 1 else 's'}."
 
 
 def _share(interval: Interval) -> str:
@@ -278,8 +261,8 @@ def out_of_band_to_bound(
 ) -> Contrast:
     """Ratio of the out-of-band share in an ERC arm to the clip-bound share in its base.
 
-    Without names: the first pair of a base and its plain entropy gate, dapo, ppo-clip, grpo and gppo
-    before others.
+    Without names, the first pair of a base and its plain entropy gate is taken; dapo, ppo-clip, grpo
+    and gppo come before other bases.
 
     Raises:
         LookupError: the experiment has no such pair.
@@ -312,7 +295,7 @@ def out_of_band_to_bound(
         seeds["ratio"] = seeds["out_of_band"].to_numpy() / seeds["bound"].to_numpy()
     bound = mean_interval(seeds["bound"])
     out_of_band = mean_interval(seeds["out_of_band"])
-    tokens = _tokens(a.loc[seeds.index, "tokens"])
+    tokens = int(a.loc[seeds.index, "tokens"].sum())
     low = _first_finite(out_of_band.low, out_of_band.mean)
     high = max(_first_finite(bound.high, bound.mean), 3 / tokens if tokens else math.nan)
     return Contrast(
@@ -331,7 +314,3 @@ def out_of_band_to_bound(
 
 def _first_finite(*values: float) -> float:
     return next((v for v in values if math.isfinite(v)), math.nan)
-
-
-def _tokens(values: Iterable[float]) -> int:
-    return int(np.nansum(np.asarray(list(values), dtype=np.float64)))

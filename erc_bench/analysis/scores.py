@@ -1,7 +1,7 @@
-"""The experiments' scores of a results folder: arms beside each other, and over experiments.
+"""The scores of a results folder, by arm and over all experiments.
 
-A run's score lies in [0, 1]; a diverged run scores 0 and is never left out. An arm that ran at several
-settings (a grid) has no one score, so sweeps do not take part.
+A run's score lies in [0, 1]. A diverged run scores 0 and is never left out. An arm that ran at several
+settings (a grid) has no single score, so sweeps are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from erc_bench.analysis.statistics import (
     sign_flip_test,
     stratified_bootstrap,
 )
-from erc_bench.studies.arms import gated_pairs, stored_arm, stored_arms
+from erc_bench.studies.arms import gated_pairs, stored_arm, stored_arms, table
 
 __all__ = ["OVERALL", "Scores", "improvements"]
 
@@ -35,15 +35,10 @@ OVERALL = "overall"
 _COLUMNS = ["experiment", "objective", "seed", "score"]
 
 
-def _has_grid(config: dict[str, Any], experiment: str) -> bool:
-    found = config.get("experiments")
-    entry = found.get(experiment) if isinstance(found, dict) else None
-    return bool(entry.get("grid")) if isinstance(entry, dict) else False
-
-
 def _single_setting(runs: pd.DataFrame, config: dict[str, Any]) -> pd.DataFrame:
-    """Rows of experiments without a grid, of arms at one setting, named by their recipe."""
-    swept = {e for e in runs["experiment"].unique() if _has_grid(config, str(e))}
+    """The rows of arms that ran at one setting, in experiments without a grid, named by their recipe."""
+    entries = table(config, "experiments")
+    swept = [e for e in runs["experiment"].unique() if table(entries, str(e)).get("grid")]
     runs = runs[~runs["experiment"].isin(swept)]
     stored = {e: stored_arms(config, str(e)) for e in runs["experiment"].unique()}
     arms = zip(runs["experiment"], runs["objective"], strict=True)
@@ -58,17 +53,17 @@ class Scores:
     """One score per run.
 
     Attributes:
-        frame: columns experiment, objective, seed and score, one row per run.
+        frame: one row per run, with the columns experiment, objective, seed and score.
     """
 
     frame: pd.DataFrame
 
     @classmethod
     def of(cls, runs: pd.DataFrame, config: dict[str, Any]) -> Scores:
-        """The scores in table ``runs``: those of every arm that ran at one setting.
+        """The scores in table ``runs`` of every arm that ran at one setting.
 
         Raises:
-            LookupError: the records have no scores (they are of an older erc-bench), only grids, or
+            LookupError: the records have no scores (an older erc-bench wrote them) or only grids, or
                 a run that did not diverge has no score.
         """
         if "score" not in runs or runs["score"].isna().all():
@@ -106,7 +101,7 @@ class Scores:
 
     def ran(self, objective: str) -> list[str]:
         """The experiments that an objective ran in."""
-        return [e for e in self.experiments if (e, objective) in self._runs]
+        return self.shared([objective])
 
     def shared(self, objectives: Sequence[str]) -> list[str]:
         """The experiments that all of some objectives ran in."""
@@ -123,7 +118,7 @@ class Scores:
 
     @cached_property
     def ranked(self) -> list[str]:
-        """The objectives that ran in every common experiment: those with an aggregate."""
+        """The objectives that ran in every common experiment, which are those with an aggregate."""
         return [o for o in self.objectives if self.common and set(self.common) <= set(self.ran(o))]
 
     def strata(self, objective: str, experiments: Sequence[str]) -> list[Array]:
@@ -136,7 +131,7 @@ class Scores:
         return pd.DataFrame(columns).sort_index()
 
     def mean(self, experiment: str, objective: str) -> Interval:
-        """Mean over seeds with its Student-t interval; without a run, NaN of n = 0."""
+        """Mean over seeds with its Student-t interval; NaN with n = 0 if there is no run."""
         return mean_interval(self._runs.get((experiment, objective), ()))
 
     def iqm(self, objective: str) -> Estimate:
@@ -159,10 +154,11 @@ class Scores:
 def improvements(scores: Scores) -> pd.DataFrame:
     """P(ERC arm > its base) per experiment that ran both, and over all of them.
 
-    Columns ``base``, ``objective``, ``experiment`` (:data:`OVERALL` for all), ``n`` pairs;
-    ``any/value``, ``/low``, ``/high``: each seed of one arm against each of the other (Mann-Whitney);
-    ``same/value``, ``/low``, ``/high``: the same seed only; ``difference``: mean of the paired
-    differences; ``p``: two-sided sign-flip test of them; ``p_holm``: adjusted over the whole table.
+    Columns: ``base``; ``objective``; ``experiment``, :data:`OVERALL` for all; ``n``, the number of
+    pairs; ``any/value``, ``/low`` and ``/high``, which compare each seed of one arm with each seed of
+    the other (Mann-Whitney); ``same/value``, ``/low`` and ``/high``, which compare the same seed only;
+    ``difference``, the mean of the paired differences; ``p``, their two-sided sign-flip test;
+    ``p_holm``, adjusted over the whole table.
     """
     rows = []
     for base, other in gated_pairs(map(stored_arm, scores.objectives)):
@@ -172,8 +168,9 @@ def improvements(scores: Scores) -> pd.DataFrame:
         if len(parts) > 1:
             parts.append((OVERALL, list(pairs.values())))
         for experiment, chosen in parts:
-            rows.append({"base": base, "objective": other, "experiment": experiment}
-                        | _improvement(chosen))  # fmt: skip
+            rows.append(
+                {"base": base, "objective": other, "experiment": experiment} | _improvement(chosen)
+            )
     frame = pd.DataFrame(rows)
     if rows:
         frame["p_holm"] = holm(frame["p"])
@@ -181,7 +178,7 @@ def improvements(scores: Scores) -> pd.DataFrame:
 
 
 def _improvement(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
-    """One row: every experiment weighs the same, whatever its number of seeds."""
+    """The numbers of one row. Every experiment weighs the same, whatever its number of seeds."""
     bases, others = [a for a, _ in pairs], [b for _, b in pairs]
     row: dict[str, float] = {"n": sum(len(a) for a in bases)}
     for key, paired in (("any", False), ("same", True)):

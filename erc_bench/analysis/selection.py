@@ -1,4 +1,4 @@
-"""Settings of the arms of ``baselines``: the same number of candidates for each, on seeds of their own.
+"""Chooses the settings of the arms of ``baselines`` from equally many candidates, on separate seeds.
 
 ``python -m erc_bench.analysis.selection`` trains every candidate and writes ``selected.json``, from
 which the experiment takes its arms. The root seed differs from that of any reported run.
@@ -16,11 +16,11 @@ from typing import Any
 import pandas as pd
 
 from erc_bench.analysis.statistics import mean_interval
-from erc_bench.core.storage import atomic_write
+from erc_bench.core.storage import write_text
 from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment
 from erc_bench.studies.planning import plan
-from erc_bench.studies.questions.baselines import BASELINES, SELECTED
+from erc_bench.studies.questions.baselines import EXPERIMENT, SELECTED
 from erc_bench.studies.records import Results, provenance
 from erc_bench.studies.runner import execute
 
@@ -28,7 +28,7 @@ __all__ = ["CANDIDATES", "LEARNING_RATES", "candidates", "choose", "select"]
 
 ROOT_SEED, SEEDS = 1000, 5
 LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-#: What else is varied of each arm: its own constraint, around its source's value where that has one.
+#: What else is varied of each arm: its own constraint, around the value in its source if that has one.
 CANDIDATES: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "dapo": ("clip_high", (0.2, 0.28, 0.4)),
     "gppo": ("clip", (0.1, 0.2, 0.3)),
@@ -54,14 +54,15 @@ def candidates(name: str) -> list[Arm]:
 
 
 def choose(runs: pd.DataFrame, arms: Iterable[Arm]) -> dict[str, Any]:
-    """The candidate of the highest mean score of each recipe; of equal ones the first tried.
+    """The candidate with the highest mean score of each recipe; the first tried of equal ones.
 
     Args:
         runs: rows with ``objective`` (an arm's label) and ``score``.
         arms: the candidates.
 
     Returns:
-        By recipe: ``chosen``, and ``tried``, the score's mean and 95 % half-interval of every candidate.
+        For each recipe ``chosen``, and ``tried`` with the mean and the 95 % half-interval of the score
+        of every candidate.
     """
     scores = dict(iter(runs.groupby("objective")["score"]))
     found: dict[str, Any] = {}
@@ -101,9 +102,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
-    found = select(BASELINES, asked.out, resume=asked.resume, workers=asked.workers)
-    text = json.dumps(found, indent=2) + "\n"
-    atomic_write(SELECTED, lambda stream: stream.write(text.encode()))
+    found = select(EXPERIMENT, asked.out, resume=asked.resume, workers=asked.workers)
+    write_text(SELECTED, json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The scorecard and the scores as text: for the terminal (rich) and as Markdown."""
+"""The scorecard and the scores as text, for the terminal (rich) and as Markdown."""
 
 from __future__ import annotations
 
@@ -41,23 +41,27 @@ def interval_of(row: pd.Series, key: str) -> Interval:
 
 
 def runs_text(row: pd.Series) -> str:
-    """How many of a row's runs diverged: 1/5."""
+    """How many of a row's runs diverged, as 1/5."""
     return f"{row['diverged']}/{row['seeds']}"
 
 
+def _rich_table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+
+
 def as_rich(summary: pd.DataFrame) -> Group:
-    """Two tables per experiment, readable at 100 columns: the learning and the drift."""
+    """Two tables per experiment, for learning and for drift, that fit 100 columns."""
     tables: list[Table | Text] = []
     for experiment, rows in summary.groupby("experiment", sort=False):
         for group, what in GROUPS.items():
             measures = [m for m in MEASURES if m.group == group]
-            table = Table(
-                title=f"{escape(str(experiment))}: {what}",
-                title_justify="left",
-                title_style="bold",
-                box=box.SIMPLE_HEAD,
-                padding=(0, 1, 0, 0),
-            )
+            table = _rich_table(f"{escape(str(experiment))}: {what}")
             table.add_column("objective", overflow="fold")
             for measure in measures:
                 table.add_column(
@@ -78,43 +82,47 @@ def as_rich(summary: pd.DataFrame) -> Group:
 
 def as_markdown(summary: pd.DataFrame) -> str:
     """The whole scorecard as Markdown tables, one per experiment, and the note below them."""
+    head = ["objective", *(m.metric.heading for m in MEASURES), RUNS]
     blocks = []
-    for experiment, rows in summary.groupby("experiment", sort=False):
-        header = ["objective", *(m.metric.heading for m in MEASURES), RUNS]
-        lines = [
-            f"### {plain(str(experiment))}",
-            "",
-            "| " + " | ".join(header) + " |",
-            "| " + " | ".join([":--", *["--:"] * (len(header) - 1)]) + " |",
-        ]
-        for _, row in rows.iterrows():
-            cells = [
-                interval_text(interval_of(row, m.key), m.scale, separator=" ± ") for m in MEASURES
-            ]
-            lines.append(
-                "| " + " | ".join([plain(str(row["objective"])), *cells, runs_text(row)]) + " |"
-            )
-        blocks.append("\n".join(lines))
+    for experiment, runs in summary.groupby("experiment", sort=False):
+        rows = []
+        for _, row in runs.iterrows():
+            intervals = [(interval_of(row, m.key), m.scale) for m in MEASURES]
+            cells = [interval_text(*found, separator=" ± ") for found in intervals]
+            rows.append([row["objective"], *cells, runs_text(row)])
+        blocks += [f"### {plain(str(experiment))}", _numbers_table(head, rows)]
     return "\n\n".join([*blocks, NOTE]) + "\n"
 
 
 def plain(text: str) -> str:
-    """Text that stays text in a Markdown table, also where HTML is let through."""
+    """Text that stays text in a Markdown table, even if the reader's program renders HTML."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Lines of a Markdown table whose cells stay text, without a line break at the end."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
-    lines += ["| " + " | ".join(plain(str(cell)) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+    return "\n".join([_line(head), _line([":--"] * len(head)), *_lines(rows)])
+
+
+def _numbers_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """:func:`markdown_table` with numbers, aligned right, in all columns but the first."""
+    rule = [":--", *["--:"] * (len(head) - 1)]
+    return "\n".join([_line(head), _line(rule), *_lines(rows)])
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> list[str]:
+    return [_line([plain(str(cell)) for cell in row]) for row in rows]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of scores: an experiment per column, and the IQM.
+    """Header and cells of the table of scores, with one column per experiment and one for the IQM.
 
-    Rows with an aggregate come first, otherwise in the records' order.
+    Rows with an aggregate come first; otherwise rows keep the order of the records.
     """
     header = ["objective", *scores.experiments, "IQM"]
     rows = []
@@ -141,10 +149,9 @@ def scores_note(scores: Scores) -> str:
 
 
 def scores_as_rich(scores: Scores) -> Group:
-    """The table of scores for the terminal, its heads folded to the width."""
+    """The table of scores for the terminal, whose heads are folded to the width."""
     header, rows = score_rows(scores)
-    table = Table(title="scores", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-                  padding=(0, 1, 0, 0))  # fmt: skip
+    table = _rich_table("scores")
     table.add_column(header[0], overflow="fold")
     for name in header[1:]:
         table.add_column(escape(name.replace("_", " ")), justify="right", overflow="fold")
@@ -156,7 +163,4 @@ def scores_as_rich(scores: Scores) -> Group:
 def scores_as_markdown(scores: Scores) -> str:
     """The table of scores as Markdown, and the note below it."""
     header, rows = score_rows(scores, " ± ")
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    lines = [[*map(plain, header)], rule, *([*map(plain, row)] for row in rows)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\n{plain(scores_note(scores))}\n"
+    return f"{_numbers_table([*map(plain, header)], rows)}\n\n{plain(scores_note(scores))}\n"

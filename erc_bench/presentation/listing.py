@@ -40,13 +40,13 @@ def objectives() -> Table:
     """Registered recipes, their equations and parameters."""
     table = _table("Objectives", "name", "objective", "advantage", "parameters", "source")
     plugged = bool(metadata.entry_points(group=OBJECTIVES))
-    for row in _imported() if plugged else written():
-        table.add_row(row[0], Text(row[1]), row[2], row[3], Text(row[4]))
+    for name, equation, advantage, parameters, source in _imported() if plugged else written():
+        table.add_row(name, Text(equation), advantage, parameters, Text(source))
     return table
 
 
 def _imported() -> Iterator[tuple[str, ...]]:
-    """Every recipe's row, those of plug-ins included."""
+    """The rows of every recipe, including those of plug-ins."""
     from erc_bench.objectives import RECIPES  # noqa: PLC0415
     from erc_bench.objectives.registry import load_plugins  # noqa: PLC0415
 
@@ -57,7 +57,7 @@ def _imported() -> Iterator[tuple[str, ...]]:
 
 
 def written() -> Iterator[tuple[str, ...]]:
-    """Our own recipes' rows, read from their source: importing it would load torch, for seconds."""
+    """The rows of our own recipes, read from their source: importing them would load torch for seconds."""
     source = files("erc_bench").joinpath("objectives", "recipes.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if not isinstance(node, ast.FunctionDef) or not node.decorator_list:

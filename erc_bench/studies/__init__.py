@@ -1,8 +1,8 @@
-"""Studies: scientific questions, what is asked of them, and the records that answer.
+"""Studies: scientific questions, the runs that answer them, and the records of those runs.
 
-``questions`` has one file for each; ``base`` says what an experiment is; ``request``, ``arms``,
-``planning`` and ``sizing`` turn what was asked for into checked work; ``runner`` carries it out;
-``records``, ``digests`` and ``verifying`` keep what came of it.
+``questions`` has one file for each question, and ``base`` says what an experiment is. ``request``,
+``arms``, ``planning`` and ``sizing`` turn a request into checked work, and ``runner`` carries it out.
+``records``, ``digests`` and ``verifying`` store the results and check them.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""Arms: what a person types, such as ``erc-dapo:band=0.1``, becomes a recipe and its overrides, once.
+"""Arms: what a person types, such as ``erc-dapo:band=0.1``, is parsed here once, into a recipe and overrides.
 
-Everything behind this file works with :class:`Arm`, and with :class:`StoredArm` once an arm has been
-written into a manifest. A label is for reading only: nothing parses it.
+All other code works with :class:`Arm`, and with :class:`StoredArm` once an arm has been written into a
+manifest. Labels are for people to read, and nothing parses them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, Objective, Recipe, make, recipe
 from erc_bench.training.config import PER_PART, PER_RUN, TrainConfig
 
-__all__ = ["Arm", "StoredArm", "gated_pairs", "parse", "stored_arm", "stored_arms"]
+__all__ = ["Arm", "StoredArm", "gated_pairs", "parse", "stored_arm", "stored_arms", "table"]
 
-#: Settings of the trainer that an arm can have for itself and that are whole numbers.
-WHOLE = tuple(
-    name for name in (*PER_RUN, *PER_PART) if isinstance(TrainConfig.settings()[name].default, int)
-)
+#: Settings of the trainer that an arm can have for itself.
+OWN = (*PER_RUN, *PER_PART)
+#: Those of them that are whole numbers.
+WHOLE = tuple(name for name in OWN if isinstance(TrainConfig.settings()[name].default, int))
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Arm:
     """One objective at one setting of its hyperparameters.
 
     Attributes:
-        label: what it is called in the records.
-        recipe: how the objective is used.
-        overrides: parameters of the recipe, or settings in ``PER_RUN`` and ``PER_PART``, that differ
-            from the defaults.
+        label: its name in the records.
+        recipe: the objective and how it is used.
+        overrides: parameters of the recipe, or settings of the trainer named in ``PER_RUN`` and
+            ``PER_PART``, that differ from the defaults.
     """
 
     label: str
@@ -49,28 +49,27 @@ class Arm:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The overrides that are the recipe's."""
-        return {k: v for k, v in self.overrides.items() if k not in (*PER_RUN, *PER_PART)}
+        """The overrides of the recipe's parameters."""
+        return {k: v for k, v in self.overrides.items() if k not in OWN}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The overrides that are the trainer's."""
-        return {k: v for k, v in self.overrides.items() if k in (*PER_RUN, *PER_PART)}
+        """The overrides of the trainer's settings."""
+        return {k: v for k, v in self.overrides.items() if k in OWN}
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The overrides that runs of one part must share."""
+        """The overrides that all runs of one part must share."""
         return {k: v for k, v in self.overrides.items() if k in PER_PART}
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What a grid can vary: settings of the trainer, pairs such as ``band``, parameters."""
+        """What a grid can vary: settings of the trainer, pairs such as ``band``, and parameters."""
         names = self.recipe.parameters
-        pairs = [n.removesuffix("_low") for n in names if n.endswith("_low")]
-        return (*PER_RUN, *PER_PART, *pairs, *names)
+        return (*OWN, *(n.removesuffix("_low") for n in names if n.endswith("_low")), *names)
 
     def at(self, point: Mapping[str, float]) -> Arm:
-        """The arm at a point of a grid; the point is written behind its label.
+        """The arm at a point of a grid, which is appended to its label.
 
         >>> parse("erc-dapo").at({"band": 0.1, "epochs": 2}).label
         'erc-dapo:band=0.1,epochs=2'
@@ -82,35 +81,35 @@ class Arm:
         return replace(self.changed(point), label=label)
 
     def changed(self, settings: Mapping[str, float]) -> Arm:
-        """The arm under the same label with some settings changed; ``band`` is short for a pair."""
+        """The arm under the same label with some settings changed; ``band`` stands for a pair."""
         overrides = dict(self.overrides)
         for key, value in settings.items():
-            whole = key in WHOLE and float(value).is_integer()  # any other number is refused later
+            whole = key in WHOLE and float(value).is_integer()  # the plan refuses other numbers
             for name in self.spelled_out(key):
                 overrides[name] = int(value) if whole else value
         return replace(self, overrides=overrides)
 
     def spelled_out(self, key: str) -> tuple[str, ...]:
-        """``band`` is short for the recipe's ``band_low`` and ``band_high``; likewise ``clip``."""
+        """The recipe's parameters that a key names: ``band`` means ``band_low`` and ``band_high``."""
         pair = (f"{key}_low", f"{key}_high")
         names = self.recipe.parameters
         return pair if pair[0] in names and key not in names else (key,)
 
     def with_band(self, band: float | None) -> Arm:
-        """The arm with this band, where its recipe has one and the arm does not name its own."""
+        """The arm with this band, unless its recipe has no band or the arm names its own."""
         names = self.spelled_out("band")
         if band is None or names == ("band",) or {*names} & {*self.overrides}:
             return self
         return self.changed({"band": band})
 
     def grid(self, axes: Mapping[str, Sequence[float]]) -> Iterator[Arm]:
-        """The arm at every point of the grid along the axes that mean something to it."""
+        """The arm at every point of the grid; axes that it does not have are left out."""
         own = {key: values for key, values in axes.items() if key in self.axes}
         for point in itertools.product(*own.values()):
             yield self.at(dict(zip(own, point, strict=True)))
 
     def described(self) -> dict[str, Any]:
-        """Its entry in a manifest, without the overrides: recipe, base, gates and all that they do."""
+        """Its entry in a manifest without the overrides: the recipe, its base and its composition."""
         used, objective = self.recipe, self.objective
         return {
             "recipe": used.name,
@@ -152,14 +151,14 @@ def parse(text: str) -> Arm:
 
 @dataclass(frozen=True)
 class StoredArm:
-    """An arm as records know it.
+    """An arm as a manifest describes it.
 
     Attributes:
-        label: in the records.
-        recipe: name of its recipe; the label, where the manifest tells none.
-        base: name of the recipe without gates that it is built on; its own where it has no gate.
+        label: its name in the records.
+        recipe: name of its recipe; the label, if the manifest names none.
+        base: name of the gateless recipe that it is built on; its own name if it has no gate.
         gates: types of its gates.
-        band: ``(low, high)`` of its gate on the entropy ratio; None: it has none.
+        band: ``(low, high)`` of its gate on the entropy ratio, or None without such a gate.
         overrides: as in :class:`Arm`.
     """
 
@@ -172,17 +171,17 @@ class StoredArm:
 
     @property
     def plain(self) -> bool:
-        """Whether its one gate is ERC's own: it drops every token outside the band."""
+        """Whether its only gate is ERC's, which drops every token outside the band."""
         return self.gates == ("EntropyRatio",)
 
     @property
     def point(self) -> dict[str, Any]:
-        """The overrides that are not of its band: what it must share with its base."""
+        """The overrides other than the band, which an arm shares with the base it is compared with."""
         return {k: v for k, v in self.overrides.items() if k not in ("band_low", "band_high")}
 
 
 class StoredArms(dict[str, StoredArm]):
-    """Arms by label; one that the manifest does not describe is what a recipe of that name would be."""
+    """Arms by label; a label that the manifest does not describe is taken for the name of a recipe."""
 
     def __missing__(self, label: str) -> StoredArm:
         return stored_arm(label)
@@ -191,17 +190,14 @@ class StoredArms(dict[str, StoredArm]):
 def stored_arms(config: Mapping[str, Any], experiment: str) -> StoredArms:
     """The arms of an experiment by label, from a results folder's configuration.
 
-    What the manifest leaves out, as those of imported logs do, is taken from the recipe of that name.
+    What a manifest leaves out, as that of imported logs does, is taken from the recipe of that name.
     """
-    experiments = config.get("experiments")
-    about = experiments.get(experiment) if isinstance(experiments, Mapping) else None
-    entries = about.get("objectives") if isinstance(about, Mapping) else None
-    entries = entries if isinstance(entries, Mapping) else {}
+    entries = table(table(table(config, "experiments"), experiment), "objectives")
     return StoredArms({str(label): stored_arm(str(label), e) for label, e in entries.items()})
 
 
 def stored_arm(label: str, entry: Any = None) -> StoredArm:
-    """One arm from its entry in the manifest; without one, what a recipe of that name would be."""
+    """One arm from its entry in the manifest; without an entry, the label is taken for a recipe's name."""
     entry = entry if isinstance(entry, Mapping) else {}
     name = str(entry.get("recipe", label))
     known = RECIPES.get(name)
@@ -209,28 +205,33 @@ def stored_arm(label: str, entry: Any = None) -> StoredArm:
     if not isinstance(spec, Mapping) or not isinstance(spec.get("gates"), list):
         spec = known.objective.spec() if known is not None else {"gates": []}
     gates = [gate for gate in spec["gates"] if isinstance(gate, Mapping)]
-    overrides = entry.get("overrides")
     return StoredArm(
         label=label,
         recipe=name,
         base=entry.get("base", known.base if known is not None else None) if gates else name,
         gates=tuple(str(gate.get("type")) for gate in gates),
         band=next(filter(None, map(_band, gates)), None),
-        overrides=overrides if isinstance(overrides, Mapping) else {},
+        overrides=table(entry, "overrides"),
     )
 
 
+def table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The table under a key of a manifest; empty if something else stands there."""
+    found = content.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _band(gate: Mapping[str, Any]) -> tuple[float, float] | None:
-    """``(low, high)`` of a stored gate on the entropy ratio."""
+    """``(low, high)`` of a stored gate on the entropy ratio; None for other gates."""
     if gate.get("type") not in ("EntropyRatio", "DirectionalEntropyRatio"):
         return None
     return float(gate["low"]), float(gate["high"])
 
 
 def gated_pairs(arms: Iterable[StoredArm]) -> list[tuple[str, str]]:
-    """Labels of each (arm without a gate, arm with an entropy band on the same base), in the arms' order.
+    """Labels of each pair of an arm without a gate and an arm with an entropy band on the same base.
 
-    Both have the same settings but for the band.
+    The two have the same settings apart from the band. Pairs keep the order of the arms.
 
     >>> gated_pairs(map(stored_arm, ["erc-directional-dapo", "dapo", "grpo", "erc-gppo", "erc-dapo"]))
     [('dapo', 'erc-directional-dapo'), ('dapo', 'erc-dapo')]

@@ -1,4 +1,4 @@
-"""An experiment: one scientific question, with environment, budget, arms and score."""
+"""What an experiment is: one scientific question, with environment, budget, arms and score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from erc_bench.core.errors import InputError
+from erc_bench.core.validation import unknown
+from erc_bench.studies.scores import gap_closed
 from erc_bench.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -26,29 +27,29 @@ class Experiment:
     """One question put to a set of objectives.
 
     Attributes:
-        name: in records and on the command line.
+        name: its name in records and on the command line.
         question: one sentence.
         environment: a Gymnasium id whose environment has ``dynamics``.
-        expectation: which objective should win, and why: written before the runs.
-        score: runs table to one number per row in [0, 1].
+        expectation: which objective should win, and why, as written before the runs.
+        score: takes the table of runs and gives one number in [0, 1] per row.
         score_meaning: what 0 and 1 stand for.
         config: settings of the quick tier.
         tiers: what the other tiers change.
-        seeds: seeds per tier.
+        seeds: number of seeds per tier.
         objectives: arms, as recipe specifications.
         environment_options: keyword arguments of the environment.
-        regime: ``paper``: 8 updates per rollout, PPO's clip seldom binding; ``stress``: far from it;
-            ``sweep``: over a grid, from one to the other.
-        grid: values of hyperparameters at which every arm is trained; a grid asked for on the
-            command line takes its place.
+        regime: ``paper`` makes 8 updates per rollout, and PPO's clip seldom binds; ``stress`` is far
+            from that; ``sweep`` goes over a grid from one to the other.
+        grid: values of hyperparameters at which every arm is trained; a grid that is asked for on
+            the command line takes its place.
     """
 
     name: str
     question: str
     environment: str
     expectation: str
-    score: Callable[[pd.DataFrame], pd.Series]
-    score_meaning: str
+    score: Callable[[pd.DataFrame], pd.Series] = gap_closed
+    score_meaning: str = "share of the gap between the warm-started policy's return and 1"
     config: TrainConfig = field(default_factory=TrainConfig)
     tiers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 3, "quick": 5, "full": 20})
@@ -75,9 +76,6 @@ def experiment(name: str) -> Experiment:
     Raises:
         InputError: unknown name.
     """
-    try:
-        return EXPERIMENTS[name]
-    except KeyError:
-        raise InputError(
-            f"experiment: {name!r} is unknown; known: {', '.join(EXPERIMENTS)}"
-        ) from None
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]

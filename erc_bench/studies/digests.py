@@ -1,9 +1,9 @@
-"""A run's digest: SHA-256 of its rows in a form that no file format, row group or neighbour changes.
+"""A run's digest: SHA-256 of its rows, independent of file format, row groups and other runs.
 
-For each table, and in it for each column by name, the run's values in the rows' order: whole numbers and
-truth values as int64, other numbers as float64 (little-endian; every NaN, and what is missing, as one
-NaN), texts in UTF-8 and lists after their lengths. A column without a value in these rows is left out: it
-is there for other runs of the part.
+Tables and their columns are taken in the order of their names, and a run's values in the order of its
+rows. Whole numbers and truth values count as int64, and other numbers as little-endian float64, in
+which every NaN and every missing value is the same NaN. Texts are in UTF-8, and lists follow their
+lengths. A column that has no value in these rows is left out, since it belongs to other runs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 
 __all__ = ["Key", "run_digests"]
 
-#: What tells a run apart.
+#: The values of the key columns, which identify a run.
 Key = tuple[str | int, ...]
 Name = TypeVar("Name", bound=str)
 
 
 def run_digests(tables: Mapping[Name, pa.Table], keys: Sequence[str]) -> dict[Key, str]:
-    """Digest of every run of some tables.
+    """Digest of every run in some tables.
 
     Args:
-        tables: by name, each with the columns ``keys``.
-        keys: columns that tell the runs apart.
+        tables: tables by name, each with the columns ``keys``.
+        keys: columns that identify a run.
 
     >>> table = pa.table({"seed": [0, 1, 0], "x": [1.0, 2.0, None]})
     >>> {k: v[:8] for k, v in run_digests({"t": table}, ["seed"]).items()}
@@ -52,12 +52,10 @@ def run_digests(tables: Mapping[Name, pa.Table], keys: Sequence[str]) -> dict[Ke
 
 def _rows(table: pa.Table, keys: Sequence[str]) -> dict[Key, NDArray[np.int64]]:
     """Row numbers of each run, in order."""
-    if not table.num_rows:
-        return {}
-    named = zip(*(table[key].to_pylist() for key in keys), strict=True)
     rows: dict[Key, list[int]] = {}
-    for number, key in enumerate(named):
-        rows.setdefault(key, []).append(number)
+    if table.num_rows:  # an empty table may lack the columns
+        for number, key in enumerate(zip(*(table[k].to_pylist() for k in keys), strict=True)):
+            rows.setdefault(key, []).append(number)
     return {key: np.asarray(numbers, dtype=np.int64) for key, numbers in rows.items()}
 
 
@@ -86,14 +84,12 @@ class _Values:
             self.kind = "text"
 
     def bytes_of(self, rows: NDArray[np.int64]) -> bytes | None:
-        """The column in these rows; None where it has no value there."""
+        """The column in these rows; None if it has no value there."""
         if bool(self._null[rows].all()):
             return None
         if self._numbers is not None:
             content: bytes = self._numbers[rows].tobytes()
-            if self.kind == "whole" and bool(
-                self._null[rows].any()
-            ):  # 0 is a value, nothing is none
+            if self.kind == "whole" and self._null[rows].any():  # 0 also stands for missing values
                 content += self._null[rows].tobytes()
             return content
         some = self._array.take(pa.array(rows))
@@ -101,17 +97,13 @@ class _Values:
             lengths = pc.fill_null(pc.list_value_length(some), -1).to_numpy(zero_copy_only=False)
             return bytes(lengths.astype("<i8").tobytes() + _floats(some.flatten()).tobytes())
         return b"".join(
-            b"-\n" if text is None else f"{len(text.encode())}\n{text}".encode()
-            for text in map(_text, some.to_pylist())
+            b"-\n" if value is None else f"{len(str(value).encode())}\n{value}".encode()
+            for value in some.to_pylist()
         )
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def _floats(array: pa.Array) -> NDArray[np.float64]:
-    """As little-endian float64, with one NaN for every NaN and for what is missing."""
+    """Little-endian float64, in which every NaN and every missing value is the same NaN."""
     values = pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False)
     values = np.array(values, dtype="<f8")
     values[np.isnan(values)] = np.nan

@@ -1,9 +1,7 @@
-"""From what is asked for to a checked plan of work, before any work starts."""
+"""Turn a request into a checked plan of work, before any work starts."""
 
 from __future__ import annotations
 
-import ast
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ import gymnasium as gym
 import erc_envs
 from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import CLIP
+from erc_bench.core.validation import nearest, unknown
 from erc_bench.plugins import load_environments
 from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment, experiment
@@ -22,14 +21,13 @@ from erc_bench.studies.request import Options, Request, Tier
 from erc_bench.studies.scores import gap_closed
 from erc_bench.studies.sizing import ExperimentPlan
 from erc_bench.training import TrainConfig
-from erc_bench.training.config import PER_PART, PER_RUN
 
 __all__ = ["Plan", "custom", "grid_axis", "plan", "resolve", "setting", "training_environment"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Checked work."""
+    """Work whose every part was checked."""
 
     experiments: tuple[ExperimentPlan, ...]
     tier: Tier
@@ -37,42 +35,36 @@ class Plan:
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration, for the manifest."""
-        return {
-            "tier": self.tier,
-            "seed": self.seed,
-            "experiments": {
-                p.experiment.name: {
-                    "question": p.experiment.question,
-                    "expectation": p.experiment.expectation,
-                    "score": p.experiment.score_meaning,
-                    "regime": p.experiment.regime,
-                    "grid": {
-                        key: [v if math.isfinite(v) else str(v) for v in values]
-                        for key, values in p.grid.items()
-                    },
-                    "environment": p.experiment.environment,
-                    "environment_options": dict(p.experiment.environment_options),
-                    "seeds": p.seeds,
-                    "clip": {"low": CLIP[0], "high": CLIP[1]},
-                    "band": _finite({"low": p.band[0], "high": p.band[1]}),
-                    "delta": p.config.violation_delta,
-                    "train": _finite(p.config.flat()),
-                    "objectives": {
-                        arm.label: {"overrides": _finite(arm.overrides), **arm.described()}
-                        for arm in p.arms
-                    },
-                }
-                for p in self.experiments
-            },
+        experiments = {
+            p.experiment.name: {
+                "question": p.experiment.question,
+                "expectation": p.experiment.expectation,
+                "score": p.experiment.score_meaning,
+                "regime": p.experiment.regime,
+                "grid": p.grid,
+                "environment": p.experiment.environment,
+                "environment_options": p.experiment.environment_options,
+                "seeds": p.seeds,
+                "clip": {"low": CLIP[0], "high": CLIP[1]},
+                "band": {"low": p.band[0], "high": p.band[1]},
+                "delta": p.config.violation_delta,
+                "train": p.config.flat(),
+                "objectives": {
+                    arm.label: {"overrides": arm.overrides, **arm.described()} for arm in p.arms
+                },
+            }
+            for p in self.experiments
         }
+        return {"tier": self.tier, "seed": self.seed, "experiments": _for_json(experiments)}
 
 
-def _finite(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: write it as a word."""
-    return {
-        k: str(v) if isinstance(v, float) and not math.isfinite(v) else v
-        for k, v in settings.items()
-    }
+def _for_json(value: Any) -> Any:
+    """The value with words in place of infinite numbers, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _for_json(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
@@ -85,11 +77,9 @@ def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, 
     short = {i.removeprefix("erc/").rsplit("-v", 1)[0]: i for i in known}
     full = short.get(name, name)
     if full not in gym.registry:
-        known += [i for i in load_environments() if i not in known]
+        known += load_environments()
     if full not in gym.registry:
-        close = difflib.get_close_matches(name, [*short, *known], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"environment: {name!r} is unknown{hint} (known: {', '.join(known)})")
+        raise unknown("environment", name, dict.fromkeys([*short, *known]))
     try:
         made = gym.make(full, **options)
     except TypeError as error:
@@ -125,22 +115,23 @@ def setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     defaults = TrainConfig().flat()
     if not equals or name not in defaults:
-        close = difflib.get_close_matches(name, defaults, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(defaults)}"
-        raise InputError(f"set: {text!r} is not setting=value of a known setting; {hint}")
+        raise InputError(
+            f"set: {text!r} is not setting=value of a known setting{nearest(name, defaults)} "
+            f"(known: {', '.join(defaults)})"
+        )
     kind = type(defaults[name])
     try:
-        parsed = value if kind is str else kind(ast.literal_eval(value) if kind is int else value)
-        if kind is int and parsed != ast.literal_eval(value):
+        parsed = value if kind is str else kind(float(value))
+        if kind is int and parsed != float(value):
             raise ValueError
-    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
+    except (ValueError, OverflowError):
         raise InputError(f"set: {name}={value!r} is not a value of type {kind.__name__}") from None
     return name, parsed
 
 
 def plan(experiments: Sequence[str | Experiment], **options: Unpack[Options]) -> Plan:
     """:func:`resolve` for a :class:`Request` of these experiments and options."""
-    return resolve(Request(tuple(experiments), **options))
+    return resolve(Request(experiments=experiments, **options))
 
 
 def resolve(asked: Request) -> Plan:
@@ -153,14 +144,17 @@ def resolve(asked: Request) -> Plan:
     chosen = [experiment(e) if isinstance(e, str) else e for e in asked.experiments]
     if asked.environment is not None:
         chosen = [custom(asked.environment)]
-    names = [e.name for e in chosen]
-    if len(set(names)) < len(names):
-        raise InputError(f"experiments: {', '.join(names)}: each may be named once")
+    _require_different("experiments", [e.name for e in chosen])
     try:
         resolved = tuple(_resolve(number, e, asked) for number, e in enumerate(chosen))
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(str(error)) from None
     return Plan(resolved, asked.tier, asked.seed)
+
+
+def _require_different(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise InputError(f"{what}: {', '.join(names)}: each may be named once")
 
 
 def custom(environment: str) -> Experiment:
@@ -183,15 +177,14 @@ def _resolve(number: int, entry: Experiment, asked: Request) -> ExperimentPlan:
     typed = entry.objectives if asked.objectives is None else tuple(asked.objectives)
     if not typed:
         raise InputError("objectives: none given; name at least one")
-    if len(set(typed)) < len(typed):
-        raise InputError(f"objectives: {', '.join(typed)}: each may be named once")
+    _require_different("objectives", typed)
     arms = [parse(text) for text in typed]
     _require_axes(asked.grid, arms)
     grid = asked.grid or _default_grid(entry, asked.tier)
     arms = [point.with_band(asked.band) for arm in arms for point in arm.grid(grid)]
     for arm in arms:
-        replace(config, **arm.settings)  # which checks them
-        assert arm.objective
+        replace(config, **arm.settings)  # raises if a setting is out of its range
+        assert arm.objective  # raises if a parameter is
         if arm.recipe.advantage != "gae" and config.group_size < 2:
             raise InputError(
                 f"group_size: {config.group_size} is not allowed; must be at least 2 for the "
@@ -212,26 +205,23 @@ def _config(entry: Experiment, asked: Request) -> TrainConfig:
     """The experiment's settings, changed by its tier and then by what was asked for."""
     for name in asked.settings:
         if name not in TrainConfig.names():
-            raise InputError(
-                f"settings: {name!r} is unknown; known: {', '.join(TrainConfig.names())}"
-            )
+            raise unknown("settings", name, TrainConfig.names())
     return replace(entry.config, **{**entry.tiers.get(asked.tier, {}), **asked.settings})
 
 
 def _require_axes(grid: Mapping[str, Sequence[float]], arms: Sequence[Arm]) -> None:
-    """Every axis means something to some arm."""
+    """Refuse an axis that no arm has."""
     known = dict.fromkeys(axis for arm in arms for axis in arm.axes)
     for key in grid:
         if key not in known:
-            shared = [*PER_RUN, *PER_PART]
-            own = sorted(known.keys() - shared)
             raise InputError(
-                f"grid: {key!r} is no hyperparameter of these arms; allowed: {', '.join([*shared, *own])}"
+                f"grid: {key!r} is no hyperparameter of these arms{nearest(key, known)} "
+                f"(allowed: {', '.join(known)})"
             )
 
 
 def _default_grid(entry: Experiment, tier: Tier) -> Mapping[str, Sequence[float]]:
-    """The experiment's own grid; of the smoke tier the ends of each axis."""
+    """The experiment's own grid, of which the smoke tier takes the ends of each axis."""
     if tier != "smoke":
         return entry.grid
     return {key: sorted({values[0], values[-1]}) for key, values in entry.grid.items()}

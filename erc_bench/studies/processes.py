@@ -1,4 +1,4 @@
-"""Worker processes and the one they work for."""
+"""Ends worker processes together with the process that they work for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["end_with"]
 
 
 def _made() -> Callable[[int], None]:
-    # A function inside a function is sent to a worker by value: it watches from its first moment, and
-    # not only once this package is imported there, which takes seconds.
+    # A function inside a function is sent to a worker by value. The worker therefore watches from its
+    # first moment, and does not have to import this package first, which takes seconds.
     def end_with(parent: int) -> None:
         import os  # noqa: PLC0415
         import threading  # noqa: PLC0415
@@ -25,7 +25,7 @@ def _made() -> Callable[[int], None]:
     return end_with
 
 
-#: Run at the start of a worker, with the number of the process that starts it: ends the worker at once
-#: when that process is gone, however it ended. One left behind by ``kill -9`` would otherwise go on for
-#: the rest of its part, and write into a folder that somebody else may hold by then.
+#: Called at the start of a worker with the number of the process that started it. It ends the worker
+#: as soon as that process is gone, however it ended. A worker left behind by ``kill -9`` would otherwise
+#: finish its part, and write into a folder that another process may hold by then.
 end_with = _made()

@@ -3,7 +3,7 @@
 A results folder holds ``manifest.json`` (configuration, seeds, versions, git revision) and, for every
 finished part of the work, one Parquet file per table under ``runs/``, ``metrics/`` and ``tokens/``.
 A part appears under its final name only when it is complete (written aside, fsynced, renamed), so the
-folder can be read at any moment, also after ``kill -9``.
+folder can be read at any moment, even after ``kill -9``.
 
 Tables
     runs     one row per run: rewards and entropies before and after training, tokens used
@@ -39,6 +39,7 @@ from erc_bench.core.storage import (
     read_object,
     require_writable,
     sweep,
+    write_text,
 )
 from erc_bench.studies.digests import Key, run_digests
 
@@ -53,9 +54,9 @@ __all__ = [
     "provenance",
 ]
 
-#: Of what is written. 2 added ``digest`` to ``runs``.
+#: The version that is written. Version 2 added ``digest`` to ``runs``.
 SCHEMA_VERSION = 2
-#: Of what can be read and resumed; runs of version 1 have no digest.
+#: The versions that can be read and resumed. Runs of version 1 have no digest.
 READABLE = (1, 2)
 Table = Literal["runs", "metrics", "tokens"]
 
@@ -63,18 +64,18 @@ Table = Literal["runs", "metrics", "tokens"]
 #: the seed: arms with the same seed share prompts, initial weights and random numbers.
 KEYS = ("experiment", "environment", "objective", "seed")
 
-#: What must be there for readers to work; any further float column is a metric under its own name.
+#: The columns that readers need. Any further column of floats is a metric under its own name.
 REQUIRED: dict[Table, tuple[str, ...]] = {
     "runs": (
         *KEYS,
         "reward/initial",  # mean episode return of the sampling policy before training
-        "reward/final",  # and after it; over `evaluation_episodes` fresh episodes
+        "reward/final",  # the same after training; both over `evaluation_episodes` fresh episodes
         "reward/optimal",  # exact expected return of the best policy
         "entropy/initial",  # nats per token, mean over the evaluation's tokens
         "entropy/final",
         "tokens",  # tokens generated for training, filtered ones included
         "diverged",  # a non-finite loss or gradient was met; the run was frozen there
-        # and `digest`, see erc_bench.studies.digests, which write_part adds
+        # write_part adds `digest`, see erc_bench.studies.digests
     ),
     "metrics": (
         *KEYS,
@@ -116,28 +117,25 @@ class DamageError(InputError):
 
 def _git_revision() -> str | None:
     """Revision of the checkout this package lies in, with ``+dirty``; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        quiet = subprocess.DEVNULL
+        return subprocess.check_output(command, text=True, stderr=quiet, timeout=10).strip()
+
     try:
-        run = ["git", "-C", str(here)]
-        tracked = subprocess.run(
-            [*run, "ls-files", "--error-unmatch", Path(__file__).name],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-        if tracked.returncode != 0:  # installed under somebody else's checkout
-            return None
-        revision = subprocess.check_output(
-            [*run, "rev-parse", "HEAD"], text=True, timeout=10
-        ).strip()
-        changed = subprocess.check_output(
-            [*run, "status", "--porcelain", "--untracked-files=no"], text=True, timeout=10
-        ).strip()
+        git(
+            "ls-files", "--error-unmatch", here.name
+        )  # fails if another project's checkout is around us
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return f"{revision}+dirty" if changed else revision
 
 
 def _processor() -> str | None:
-    """Model of the processor, where the system tells it."""
+    """Model of the processor, if the system names it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -177,10 +175,10 @@ class Results:
 
     Attributes:
         path: the folder.
-        config: the resolved configuration its records belong to.
+        config: the resolved configuration that its records belong to.
         provenance: see :func:`provenance`.
-        schema_version: of its manifest.
-        content: what it holds where that is not whole records.
+        schema_version: the version in its manifest.
+        content: what the folder holds, if that is not whole records.
     """
 
     path: Path
@@ -194,7 +192,7 @@ class Results:
     def claim(
         cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False
     ) -> Iterator[Results]:
-        """:meth:`create`, holding the folder against other writers for as long as the context lasts.
+        """:meth:`create`, and keep other writers out of the folder for as long as the context lasts.
 
         Raises:
             InputError: as :meth:`create`, or another process writes there; the folder is untouched.
@@ -219,7 +217,7 @@ class Results:
         require_writable(path)
         if (path / "manifest.json").exists():
             results = cls.open(path)
-            if results.schema_version != SCHEMA_VERSION:  # what is written now is of this version
+            if results.schema_version != SCHEMA_VERSION:  # from here on this version is written
                 results = replace(results, schema_version=SCHEMA_VERSION)
                 results._write_manifest()
             return results
@@ -235,7 +233,7 @@ class Results:
             "provenance": self.provenance,
         }
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-        atomic_write(self.path / "manifest.json", lambda stream: stream.write(text.encode()))
+        write_text(self.path / "manifest.json", text)
 
     @classmethod
     def open(cls, path: Path | str) -> Results:
@@ -355,7 +353,7 @@ class Results:
         frames = []
         for name in finished:
             file = self.path / table / name
-            try:
+            with _readable(file):
                 with pq.ParquetFile(file) as stored:
                     schema, rows = stored.schema_arrow, stored.metadata.num_rows
                 if rows:
@@ -363,15 +361,11 @@ class Results:
                 found = pq.read_table(
                     file,
                     columns=columns and [c for c in columns if c in schema.names],
-                    filters=where if rows else None,  # an empty column has any type
+                    filters=where if rows else None,  # it may not fit the type of an empty column
                     page_checksum_verification=True,
                 )
                 frames.append(_as_numbers(found).to_pandas())
-            except InputError:
-                raise
-            except UNREADABLE as error:
-                raise _unreadable(file, error) from None
-        # Parts without such a row would only blur the columns' types.
+        # An empty part has columns of other types, which it would pass on to the whole table.
         frames = [frame for frame in frames if len(frame)] or frames[:1]
         return pd.concat(frames, ignore_index=True)
 
@@ -386,19 +380,20 @@ def read_table(file: Path) -> pa.Table:
     Raises:
         DamageError: it cannot be read.
     """
-    try:
+    with _readable(file):
         return pq.ParquetFile(file, page_checksum_verification=True).read()
-    except UNREADABLE as error:
-        raise _unreadable(file, error) from None
 
 
-#: What a file that is no Parquet, or a damaged one, makes pyarrow raise.
-UNREADABLE = (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError)
-
-
-def _unreadable(file: Path, error: Exception) -> DamageError:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return DamageError(f"results: {file} cannot be read: {line}")
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Name the file in a DamageError, whatever pyarrow raises when it is damaged or no Parquet at all."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, MemoryError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamageError(f"results: {file} cannot be read: {line}") from None
 
 
 def _require_kinds(schema: pa.Schema, table: Table, file: Path, *, whole: bool) -> None:
@@ -407,43 +402,41 @@ def _require_kinds(schema: pa.Schema, table: Table, file: Path, *, whole: bool) 
     missing = [c for c in needed if c not in schema.names and not c.startswith("probs/")]
     if missing:
         raise DamageError(f"results: {file} has no column {missing[0]!r}")
-    for name in schema.names:
-        kind = schema.field(name).type
-        inner = kind.value_type if hasattr(kind, "value_type") else kind
-        text = pa.types.is_string(inner) or pa.types.is_large_string(inner)
-        number = pa.types.is_floating(inner) or pa.types.is_integer(inner)
+    is_kind = pa.types
+    for column in schema:
+        name, kind = column.name, column.type
+        inner = getattr(kind, "value_type", kind)
+        nested = is_kind.is_nested(kind)
+        number = is_kind.is_floating(inner) or is_kind.is_integer(inner)
         if name in (*KEYS[:3], "digest"):
-            fits = text and not pa.types.is_nested(kind)
+            fits = not nested and (is_kind.is_string(inner) or is_kind.is_large_string(inner))
         elif name == "seed":
-            fits = pa.types.is_integer(kind)
+            fits = is_kind.is_integer(kind)
+        elif name.startswith("probs/"):
+            fits = (nested and number) or is_kind.is_null(kind)
         else:
-            whole_distribution = name.startswith("probs/")
-            fits = number or pa.types.is_boolean(kind)
-            fits &= pa.types.is_nested(kind) == whole_distribution
-            fits |= whole_distribution and pa.types.is_null(kind)
+            fits = not nested and (number or is_kind.is_boolean(kind))
         if not fits:
             raise DamageError(f"results: {file}: column {name!r} is {kind}")
 
 
 def _as_numbers(table: pa.Table) -> pa.Table:
-    """A column without a single value is one of missing numbers, not of objects."""
-    fields = [
-        pa.field(f.name, pa.float64())
-        if pa.types.is_null(f.type) and not f.name.startswith("probs/")
-        else f
-        for f in table.schema
-    ]
-    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
+    """Make a column that has no values one of missing numbers, where pandas would make objects."""
+    schema = table.schema
+    for place, column in enumerate(schema):
+        if pa.types.is_null(column.type) and not column.name.startswith("probs/"):
+            schema = schema.set(place, column.with_type(pa.float64()))
+    return table.cast(schema)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will be read back."""
+    """The configuration as it will be read back from JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(config))
     return plain
 
 
 def _require_free(path: Path, config: dict[str, Any], *, resume: bool) -> None:
-    """Raise :meth:`Results.create`'s InputError for what a folder holds; it is only looked at."""
+    """Raise :meth:`Results.create`'s InputError if the folder is not free; nothing is changed there."""
     if (path / "manifest.json").exists():
         if not resume:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Carry out a plan: train every part, store its records, resume what was interrupted."""
+"""Carry out a plan: train every part, store its records, and resume what was interrupted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import joblib
 import numpy as np
@@ -24,26 +24,25 @@ import torch
 from erc_bench import training
 from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import CLIP
-from erc_bench.objectives import make
+from erc_bench.core.validation import Count, checked
+from erc_bench.objectives import Objective, Recipe, make
 from erc_bench.studies.arms import Arm
 from erc_bench.studies.planning import Plan
 from erc_bench.studies.processes import end_with
 from erc_bench.studies.records import REQUIRED, Results, Table
 from erc_bench.studies.sizing import ExperimentPlan, Part
 from erc_bench.studies.summaries import summaries
-from erc_bench.training import Trainer, TrainResult
+from erc_bench.training import TrainConfig, Trainer, TrainResult
 from erc_bench.training.config import PER_RUN
 from erc_bench.training.memory import keep_freed_memory
-from erc_envs.base import Dynamics
 
-__all__ = ["BACKENDS", "Backend", "execute", "total_rollouts"]
+__all__ = ["Backend", "execute", "total_rollouts"]
 
 Backend = Literal["loky", "ray"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
-#: What an interruption by the machine leaves, and the way on.
+#: What a message says when the machine ended the work.
 KEPT = "what is finished is kept: go on with the same command and --resume"
-#: Seconds between two looks at, and two notes of, a worker's progress.
+#: A worker writes down its progress, and its parent looks, this many seconds apart.
 PROGRESS_SECONDS = 0.2
 
 
@@ -70,20 +69,18 @@ def execute(
         plan: the work.
         out: results folder; new or empty, or with ``resume`` one made from the same plan.
         resume: go on in an existing folder.
-        workers: processes; 1 works in this one, unless the backend is a cluster.
+        workers: number of processes; 1 works in this one, unless the backend is a cluster.
         backend: ``loky``, processes of this machine, or ``ray``, a Ray cluster (started on this
             machine if there is none to join) whose nodes all see the folder ``out``.
         on_progress: called with an experiment's name and how many more of its rollouts are done.
 
     Raises:
-        InputError: the folder cannot be used or another process writes to it, or Ray is missing, and
-            nothing was done; or it could no longer be written to, or a worker was killed: then what
-            is finished is kept.
+        InputError: the folder cannot be used, another process writes to it, or Ray is missing: nothing
+            was done. The folder could no longer be written to, or a worker was killed: what is
+            finished is kept.
     """
-    if workers < 1:
-        raise InputError(f"workers: {workers} is not allowed; must be at least 1")
-    if backend not in BACKENDS:
-        raise InputError(f"backend: {backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
+    checked(Count, workers, at="workers")
+    checked(Backend, backend, at="backend")
     if backend == "ray" and importlib.util.find_spec("ray") is None:
         raise InputError("backend: ray is not installed; pip install 'erc-bench[cluster]'")
     with (
@@ -98,10 +95,10 @@ def execute(
 
 @contextlib.contextmanager
 def _what_the_machine_lacks(path: Path) -> Iterator[None]:
-    """Disk, memory and processes that end the work: one line that says so, not a crash."""
+    """Turn a full disk, too little memory or a killed worker into one line instead of a crash."""
     try:
         yield
-    except BrokenPipeError:  # whoever reads our messages is gone; that is not the folder's fault
+    except BrokenPipeError:  # whoever reads our messages is gone, and the folder is not at fault
         raise
     except OSError as error:
         raise InputError(
@@ -145,6 +142,17 @@ def _carry_out(
         _in_parallel(todo, plan.seed, located, workers, backend, on_progress)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: populations are small, and other threads would change the rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_part(
     experiment: ExperimentPlan,
     part: Part,
@@ -161,19 +169,15 @@ def run_part(
         on_progress(experiment.experiment.name, done - seen)
         seen = done
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         trainer = build_trainer(experiment, part, seed)
         result = trainer.run(on_rollout=tick, checkpoint_path=checkpoint)
-    finally:
-        torch.set_num_threads(threads)
     results.write_part(part.name, tables(experiment, part, result))
     checkpoint.unlink(missing_ok=True)
 
 
 def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Results) -> None:
-    """:func:`run_part` in another process, which tells its progress through a small file."""
+    """:func:`run_part` in another process, which writes its progress into a small file."""
     keep_freed_memory()
     told = results.path / "progress" / part.name
     done, last = 0, 0.0
@@ -182,7 +186,9 @@ def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Resul
         nonlocal done, last
         done += advance
         if time.monotonic() - last > PROGRESS_SECONDS or done == experiment.config.rollouts:
-            with contextlib.suppress(OSError):  # a full disk is for the records to tell
+            with contextlib.suppress(
+                OSError
+            ):  # if the disk is full, storing the records will say so
                 told.write_text(str(done))
             last = time.monotonic()
 
@@ -212,11 +218,11 @@ def _in_parallel(
     folder = results.path / "progress"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    watched: dict[str, Any] = {}
+    start: dict[str, Any] = {}
     if backend == "ray":
-        _join_ray(workers)  # which ends its workers itself
+        _join_ray(workers)  # Ray ends its workers itself
     else:
-        watched = {"initializer": end_with, "initargs": (os.getpid(),)}
+        start = {"initializer": end_with, "initargs": (os.getpid(),)}
     seen: dict[str, int] = {}
     finished = threading.Event()
 
@@ -224,7 +230,7 @@ def _in_parallel(
         for experiment, part in todo:
             try:
                 done = int((folder / part.name).read_text() or 0)
-            except (FileNotFoundError, ValueError):  # not started, or caught in mid-write
+            except (FileNotFoundError, ValueError):  # it has not started, or is just being written
                 continue
             on_progress(experiment.experiment.name, done - seen.get(part.name, 0))
             seen[part.name] = done
@@ -236,10 +242,9 @@ def _in_parallel(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with joblib.parallel_config(backend=backend, **watched):
+        with joblib.parallel_config(backend=backend, **start):
             joblib.Parallel(n_jobs=workers, batch_size=1, pre_dispatch="all")(
-                joblib.delayed(_in_worker)(experiment, part, seed, results)
-                for experiment, part in todo
+                joblib.delayed(_in_worker)(*work, seed, results) for work in todo
             )
     finally:
         finished.set()
@@ -248,7 +253,7 @@ def _in_parallel(
 
 
 def _by_recipe(experiment: ExperimentPlan, part: Part) -> dict[str, list[tuple[int, int]]]:
-    """The part's runs under their recipes; runs of one recipe share one objective call."""
+    """The part's runs by their recipe: runs of one recipe share one call of the objective."""
     groups: dict[str, list[tuple[int, int]]] = {}
     for arm, seed in sorted(part.runs):
         groups.setdefault(experiment.arms[arm].recipe.name, []).append((arm, seed))
@@ -256,45 +261,51 @@ def _by_recipe(experiment: ExperimentPlan, part: Part) -> dict[str, list[tuple[i
 
 
 def _column(arms: list[Arm], name: str, default: float) -> float | torch.Tensor:
-    """A hyperparameter over runs: a float where all agree, otherwise one value per run."""
+    """A hyperparameter over runs: a float if all agree, otherwise one value per run."""
     values = [arm.overrides.get(name, default) for arm in arms]
     if len(set(values)) == 1:
         return values[0]
     return torch.tensor(values, dtype=torch.float64)
 
 
+def population_arm(
+    label: str, objective: Objective, used: Recipe, seeds: Sequence[int], **more: Any
+) -> training.Arm:
+    """The trainer's arm for an objective, with the estimator, sampling and penalty of a recipe."""
+    return training.Arm(
+        label=label,
+        objective=objective,
+        advantage=used.advantage,
+        seeds=seeds,
+        dynamic_sampling=used.dynamic_sampling,
+        overlong_penalty=used.overlong_penalty,
+        reference=getattr(objective, "reads_reference", True),
+        **more,
+    )
+
+
+def trainer_of(
+    experiment: ExperimentPlan, config: TrainConfig, arms: Sequence[training.Arm], seed: int
+) -> Trainer:
+    """A trainer of these arms in an experiment's environment."""
+    environment = experiment.environment
+    dynamics = environment.get_wrapper_attr("dynamics")
+    return Trainer(config, dynamics, environment.observation_space, arms, seed=seed, clip=CLIP)
+
+
 def build_trainer(experiment: ExperimentPlan, part: Part, seed: int) -> Trainer:
     """The population of one part: runs of one recipe become one arm with per-run hyperparameters."""
-    environment, config = experiment.environment, experiment.config_of(part)
+    config = experiment.config_of(part)
     arms = []
     for name, runs in _by_recipe(experiment, part).items():
         planned = [experiment.arms[arm] for arm, _ in runs]
         used = planned[0].recipe
         changed = sorted({key for arm in planned for key in arm.parameters})
         objective = make(name, **{k: _column(planned, k, used.parameters[k]) for k in changed})
-        arms.append(
-            training.Arm(
-                label=name,
-                objective=objective,
-                advantage=used.advantage,
-                seeds=[index for _, index in runs],
-                dynamic_sampling=used.dynamic_sampling,
-                overlong_penalty=used.overlong_penalty,
-                reference=objective.reads_reference,
-                settings={
-                    name: torch.as_tensor(_column(planned, name, getattr(config, name)))
-                    for name in PER_RUN
-                },
-            )
-        )
-    return Trainer(
-        config,
-        environment.get_wrapper_attr("dynamics"),
-        environment.observation_space,
-        arms,
-        seed=seed,
-        clip=CLIP,
-    )
+        settings = {k: torch.as_tensor(_column(planned, k, getattr(config, k))) for k in PER_RUN}
+        seeds = [index for _, index in runs]
+        arms.append(population_arm(name, objective, used, seeds, settings=settings))
+    return trainer_of(experiment, config, arms, seed)
 
 
 def tables(
@@ -317,13 +328,13 @@ def tables(
         return pd.DataFrame({**keys, **columns})
 
     per_run: dict[str, Any] = {n: values[order] for n, values in sorted(result.runs.items())}
+    overrides = [experiment.arms[runs[i][0]].overrides for i in order]
     for name in sorted({key for arm in experiment.arms for key in arm.overrides}):
-        per_run[f"hyper/{name}"] = [
-            experiment.arms[runs[i][0]].overrides.get(name, math.nan) for i in order
-        ]
-    reward = {"reward/optimal": optimal_return(dynamics)}
-    steadiness = {n: values[order] for n, values in sorted(summaries(result.metrics).items())}
-    rows = keyed({**per_run, **reward, **steadiness}, 1)
+        per_run[f"hyper/{name}"] = [own.get(name, math.nan) for own in overrides]
+    # The best policy is that of the final evaluation, whose prompts were held out.
+    per_run["reward/optimal"] = float(dynamics.at(1.0).held_out().optimal_return)
+    per_run |= {n: values[order] for n, values in sorted(summaries(result.metrics).items())}
+    rows = keyed(per_run, 1)
     rows["score"] = experiment.experiment.score(rows)
     updates = len(result.metrics["rollout"])
     by_update = {
@@ -335,11 +346,6 @@ def tables(
         "metrics": keyed({"update": update, **by_update}, updates),
         "tokens": _tokens(keyed, result, order),
     }
-
-
-def optimal_return(dynamics: Dynamics) -> float:
-    """Expected return of the best policy in the final evaluation."""
-    return float(dynamics.at(1.0).held_out().optimal_return)
 
 
 def _tokens(

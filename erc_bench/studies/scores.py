@@ -17,8 +17,8 @@ def _failures_are_zero(score: pd.Series, runs: pd.DataFrame) -> pd.Series:
 def gap_closed(runs: pd.DataFrame) -> pd.Series:
     """Share of the way from the first policy's return to the optimum's.
 
-    ``(final - initial) / (optimal - initial)``, clipped to [0, 1]: 0, nothing learnt or worse;
-    1, optimal.
+    ``(final - initial) / (optimal - initial)``, clipped to [0, 1]: 0 if nothing was learnt or the
+    policy got worse, 1 if it is optimal.
     """
     gap = runs["reward/optimal"] - runs["reward/initial"]
     return _failures_are_zero((runs["reward/final"] - runs["reward/initial"]) / gap, runs)
@@ -27,13 +27,13 @@ def gap_closed(runs: pd.DataFrame) -> pd.Series:
 def entropy_kept(runs: pd.DataFrame) -> pd.Series:
     """How little the token entropy moved, in either direction.
 
-    ``1 - |H_final - H_initial| / H_initial``, clipped to [0, 1]: 1, not at all; 0, it vanished or
-    doubled.
+    ``1 - |H_final - H_initial| / H_initial``, clipped to [0, 1]: 1 if it did not move at all, 0 if it
+    vanished or doubled.
     """
     change = (runs["entropy/final"] - runs["entropy/initial"]).abs()
     return _failures_are_zero(1.0 - change / runs["entropy/initial"], runs)
 
 
 def inside_band(runs: pd.DataFrame) -> pd.Series:
-    """Share of tokens whose entropy ratio lies inside the band, over all updates."""
+    """Share of the tokens of all updates whose entropy ratio lies inside the band."""
     return _failures_are_zero(1.0 - runs["mean/drift/out_of_band_fraction"], runs)

@@ -1,4 +1,4 @@
-"""How much work an experiment is: what fits this machine, and how its runs are cut into parts."""
+"""How much work an experiment is: whether it fits this machine, and how its runs are cut into parts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from erc_bench.training import TrainConfig
 
 __all__ = ["ExperimentPlan", "Part"]
 
-#: Tokens in one update of a whole population, about: larger ones no longer fit the cache.
+#: About how many tokens one update of a whole population may have before it no longer fits the cache.
 UPDATE_TOKENS = 8192
 #: Rough bytes of working memory that one population may take.
 MEMORY_BUDGET = 2**30
-#: Runs of one experiment at most.
+#: The most runs that one experiment may have.
 MOST_RUNS = 1_000_000
 
 
@@ -33,8 +33,8 @@ class Part:
     """The piece of work that is done, stored and resumed as one population.
 
     Attributes:
-        name: of its files.
-        runs: (index of the arm, index of the seed) of each run.
+        name: the name of its files.
+        runs: index of the arm and index of the seed of each run.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """An experiment with everything resolved; ``number`` is its place in the plan."""
+    """An experiment whose names and settings are resolved; ``number`` is its place in the plan."""
 
     number: int
     experiment: Experiment
@@ -66,7 +66,7 @@ class ExperimentPlan:
                 f"{MOST_RUNS // len(self.arms)}"
             )
         actions: int = self.environment.get_wrapper_attr("dynamics").num_actions
-        # a run's parameters, their gradients and two moments; its distributions over actions
+        # The second number counts a run's parameters, their gradients and two moments.
         least = max(self._bytes_per_run, 32 * self.config.hidden * actions)
         if least > _machine_bytes():
             raise InputError(
@@ -77,7 +77,7 @@ class ExperimentPlan:
 
     @property
     def band(self) -> tuple[float, float]:
-        """The band that all arms with an entropy gate share; the paper's, where they share none."""
+        """The band that all arms with an entropy gate share; the paper's band if they differ."""
         bands = {(float(b[0]), float(b[1])) for arm in self.arms if (b := arm.objective.band)}
         return bands.pop() if len(bands) == 1 else BAND
 
@@ -97,10 +97,10 @@ class ExperimentPlan:
 
     @property
     def parts(self) -> list[Part]:
-        """Runs in chunks that suit cache and memory; depends on the configuration alone.
+        """The runs in chunks that suit cache and memory; they depend on the configuration alone.
 
-        More runs in a population share the overhead of an operation until its arrays leave the
-        cache, which is where ``UPDATE_TOKENS`` lies; memory bounds what is left.
+        The more runs a population has, the more of them share the overhead of each operation, until
+        its arrays leave the cache at about ``UPDATE_TOKENS``. Memory is the second limit.
         """
         by_shape: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
         for seed in range(self.seeds):
@@ -112,16 +112,11 @@ class ExperimentPlan:
             update = self.tokens_per_rollout / replace(self.config, **dict(shape)).minibatches
             size = max(1, int(min(UPDATE_TOKENS / update, MEMORY_BUDGET / self._bytes_per_run)))
             chunks = math.ceil(len(runs) / size)
-            bounds = [len(runs) * i // chunks for i in range(chunks + 1)]
-            found += [
-                Part(self._part_name(first + a, first + b), tuple(runs[a:b]))
-                for a, b in pairwise(bounds)
-            ]
+            for a, b in pairwise(len(runs) * i // chunks for i in range(chunks + 1)):
+                name = f"{self.number:02d}-{self.experiment.name}-{first + a:05d}-{first + b:05d}"
+                found.append(Part(name, tuple(runs[a:b])))
             first += len(runs)
         return found
-
-    def _part_name(self, first: int, last: int) -> str:
-        return f"{self.number:02d}-{self.experiment.name}-{first:05d}-{last:05d}"
 
     def config_of(self, part: Part) -> TrainConfig:
         """The configuration that the runs of a part share."""
@@ -134,7 +129,7 @@ class ExperimentPlan:
 
 
 def _machine_bytes() -> float:
-    """Memory of this machine; infinite where it does not tell."""
+    """Memory of this machine; infinite if the system does not tell."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):

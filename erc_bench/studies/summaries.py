@@ -1,4 +1,4 @@
-"""One number per run for every metric: what figures and claims read instead of the updates."""
+"""One number per run for every metric, so that figures and claims need not read every update."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from numpy.typing import NDArray
 
 __all__ = ["COUNTERS", "STEADINESS", "summaries"]
 
-#: Columns of the metrics that count, and have no mean.
+#: Columns of the metrics that count something, of which no mean is taken.
 COUNTERS = ("rollout", "staleness", "tokens", "diverged")
-#: Metrics of which a run's steadiness is asked.
+#: Metrics whose steadiness within a run is measured.
 STEADINESS = ("grad/norm", "drift/entropy_new")
 
 
 def summaries(metrics: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
-    """Per run: the mean of every metric over updates, and the steadiness of some.
+    """The mean of every metric over a run's updates, and the steadiness of some metrics.
 
     With ``x_k`` the finite values of a metric over a run's n updates,
 
         mean/<metric>    sum_k x_k / n
-        std/<metric>     sqrt(sum_k (x_k - mean)^2 / (n - 1)), any trend included
-        jitter/<metric>  sqrt(mean_k (x_{k+1} - x_k)^2 / 2), blind to a slow trend
-                         (von Neumann et al., Ann. Math. Statist. 12 (1941)); equal to std for
+        std/<metric>     sqrt(sum_k (x_k - mean)^2 / (n - 1)), which includes any trend
+        jitter/<metric>  sqrt(mean_k (x_{k+1} - x_k)^2 / 2), which ignores a slow trend
+                         (von Neumann et al., Ann. Math. Statist. 12 (1941)) and equals std for
                          independent values
 
     Args:
-        metrics: by name, ``(updates, R)``.
+        metrics: arrays ``(updates, R)`` by name.
 
     Returns:
-        By name ``(R,)``; NaN where a run has no value, or too few.
+        Arrays ``(R,)`` by name; NaN if a run has too few values.
 
     >>> found = summaries({"grad/norm": np.array([[1.0], [3.0], [1.0]])})
     >>> {name: float(value[0].round(3)) for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""Do stored records still come out of their stored configuration? Digest beside digest, run by run."""
+"""Checks that stored records still follow from their stored configuration, by the digest of each run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["Verification", "stored_plan", "verify"]
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of it.
+    """The outcome of a comparison.
 
     Attributes:
-        runs: how many were compared.
-        damaged: runs, or files, that are not what was written there; each with the reason.
-        differing: runs whose recomputation has another digest.
-        undigested: runs without a stored digest, whose rows were compared instead.
-        causes: in what this computation differs from the stored one, likeliest first.
+        runs: number of runs that were compared.
+        damaged: runs or files that are not what was written there, each with the reason.
+        differing: runs that have another digest when they are computed again.
+        undigested: number of runs without a stored digest, whose rows were compared instead.
+        causes: how this computation differs from the stored one, the likeliest cause first.
     """
 
     runs: int
@@ -43,7 +43,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Nothing damaged and nothing different."""
+        """Whether nothing is damaged and nothing differs."""
         return not self.damaged and not self.differing
 
 
@@ -51,7 +51,7 @@ def stored_plan(results: Results) -> Plan:
     """The plan that a results folder was made from.
 
     Raises:
-        InputError: its configuration is none of a run, or names what this erc-bench has not.
+        InputError: its configuration is not that of a run, or names what this erc-bench does not have.
     """
     stored = results.config
     if "tier" not in stored:
@@ -79,14 +79,11 @@ def _experiment(number: int, name: str, about: Mapping[str, Any]) -> ExperimentP
     options = dict(about["environment_options"])
     entry = custom(about["environment"]) if name == "custom" else experiment(name)
     entry = replace(entry, environment=about["environment"], environment_options=options)
-    kinds = TrainConfig()
-    settings: dict[str, Any] = {
-        key: float(value) if isinstance(getattr(kinds, key, None), float) else value
-        for key, value in about["train"].items()
-    }
-    unknown = [key for key in settings if key not in TrainConfig.names()]
-    if unknown:
-        raise InputError(f"setting {unknown[0]!r} is unknown to this erc-bench")
+    defaults, settings = TrainConfig().flat(), {}
+    for key, value in about["train"].items():
+        if key not in defaults:
+            raise InputError(f"setting {key!r} is unknown to this erc-bench")
+        settings[key] = float(value) if isinstance(defaults[key], float) else value
     arms = tuple(
         Arm(label, recipe(arm["recipe"]), {k: _number(v) for k, v in arm["overrides"].items()})
         for label, arm in about["objectives"].items()
@@ -107,7 +104,7 @@ def _experiment(number: int, name: str, about: Mapping[str, Any]) -> ExperimentP
 
 
 def _number(value: Any) -> float:
-    """An override as it was: whole numbers stay whole, and infinity is a word in JSON."""
+    """An override as it was: whole numbers stay whole, and the word for infinity becomes a number."""
     return value if isinstance(value, int) else float(value)
 
 
@@ -119,14 +116,14 @@ def verify(
     on_progress: Callable[[str, int], None] = lambda *_: None,
     on_plan: Callable[[Plan], None] = lambda _: None,
 ) -> Verification:
-    """Run what a folder holds once more, beside it, and compare every run's digest with the stored one.
+    """Run what a folder holds once more, elsewhere, and compare every run's digest with the stored one.
 
     Args:
-        folder: whole records of ours, finished.
-        workers: processes.
+        folder: finished records of a run, which are only read.
+        workers: number of processes.
         backend: see :func:`erc_bench.studies.execute`.
         on_progress: see there.
-        on_plan: called with the work, before it begins.
+        on_plan: called with the work before it begins.
 
     Raises:
         InputError: the folder holds no whole and finished records of a run.
@@ -184,19 +181,16 @@ def _named(key: Key) -> str:
 
 
 def _causes(results: Results, plan: Plan) -> tuple[str, ...]:
-    """Where now differs from then: packages, interpreter, machine, configuration, code."""
+    """What changed since: packages, interpreter, machine, configuration and code."""
     then, now = results.provenance, provenance()
-    found = []
-    for name, version in now["packages"].items():
-        old = (then.get("packages") or {}).get(name)
-        if old != version and name != "erc-bench":
-            found.append(f"{name} was {old}, now {version}")
-    if then.get("python") != now["python"]:
-        found.append(f"Python was {then.get('python')}, now {now['python']}")
-    for name in ("system", "architecture", "processor", "instructions"):
-        old = (then.get("machine") or {}).get(name)
-        if old is not None and old != now["machine"][name]:
-            found.append(f"{name} was {old}, now {now['machine'][name]}")
+    packages, machine = then.get("packages") or {}, then.get("machine") or {}
+    told = ("system", "architecture", "processor", "instructions")
+    compared = [
+        *((k, packages.get(k), v) for k, v in now["packages"].items() if k != "erc-bench"),
+        ("Python", then.get("python"), now["python"]),
+        *((k, machine[k], now["machine"][k]) for k in told if machine.get(k) is not None),
+    ]
+    found = [f"{name} was {old}, now {new}" for name, old, new in compared if old != new]
     described = first_difference(results.config, plan.config())
     if described:
         found.append(f"configuration as this erc-bench has it: {described}")

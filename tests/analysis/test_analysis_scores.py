@@ -19,18 +19,25 @@ EXPERIMENTS = ("unsampled_shift", "forking_tokens", "entropy_null")
 def table(rows, **columns):
     """Runs from (experiment, objective, scores)."""
     return pd.DataFrame(
-        [{"experiment": e, "objective": o, "seed": i, "score": s, "diverged": False, **columns}
-         for e, o, values in rows for i, s in enumerate(values)]
-    )  # fmt: skip
+        [
+            {"experiment": e, "objective": o, "seed": i, "score": s, "diverged": False, **columns}
+            for e, o, values in rows
+            for i, s in enumerate(values)
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("records") / "r"
     return make_results(
-        path, experiments=EXPERIMENTS, arms=("dapo", "erc-dapo", "erc-directional-dapo"), seeds=4,
-        tokens=20, diverged=(("dapo", 2),),
-    )  # fmt: skip
+        path,
+        experiments=EXPERIMENTS,
+        arms=("dapo", "erc-dapo", "erc-directional-dapo"),
+        seeds=4,
+        tokens=20,
+        diverged=(("dapo", 2),),
+    )
 
 
 def test_the_matrix_holds_every_run_and_a_diverged_one_scores_zero(results):
@@ -67,11 +74,15 @@ def test_records_without_scores_are_refused():
 
 
 def test_a_grid_has_no_one_score_but_a_tuned_arm_has():
-    runs = table([
-        ("sweep", "dapo:epochs=1", [0.1]), ("sweep", "dapo:epochs=4", [0.2]),
-        ("listed", "dapo", [0.3]),
-        ("tuned", "dapo:learning_rate=0.002", [0.4]), ("tuned", "gspo", [0.5]),
-    ])  # fmt: skip
+    runs = table(
+        [
+            ("sweep", "dapo:epochs=1", [0.1]),
+            ("sweep", "dapo:epochs=4", [0.2]),
+            ("listed", "dapo", [0.3]),
+            ("tuned", "dapo:learning_rate=0.002", [0.4]),
+            ("tuned", "gspo", [0.5]),
+        ]
+    )
     described = {label: {"recipe": label.partition(":")[0]} for label in runs["objective"]}
     config = {e: {"objectives": described} for e in ("sweep", "tuned")}
     got = Scores.of(runs, {"experiments": config | {"listed": {"grid": {"epochs": [1, 4]}}}})
@@ -82,11 +93,16 @@ def test_a_grid_has_no_one_score_but_a_tuned_arm_has():
 
 
 def test_aggregates_are_over_work_that_is_the_same_for_all():
-    runs = table([
-        ("a", "dapo", [0.1, 0.2]), ("b", "dapo", [0.3, 0.4]), ("c", "dapo", [0.5, 0.6]),
-        ("a", "gppo", [0.1, 0.2]), ("b", "gppo", [0.3, 0.4]),
-        ("c", "gspo", [0.9, 0.9]),
-    ])  # fmt: skip
+    runs = table(
+        [
+            ("a", "dapo", [0.1, 0.2]),
+            ("b", "dapo", [0.3, 0.4]),
+            ("c", "dapo", [0.5, 0.6]),
+            ("a", "gppo", [0.1, 0.2]),
+            ("b", "gppo", [0.3, 0.4]),
+            ("c", "gspo", [0.9, 0.9]),
+        ]
+    )
     got = Scores.of(runs, {})
     assert got.common == ["a", "b"]
     assert got.ranked == ["dapo", "gppo"]
@@ -96,7 +112,7 @@ def test_aggregates_are_over_work_that_is_the_same_for_all():
 
 
 def test_pairs_of_a_base_and_its_gates():
-    """Their compositions say it, not their names; other gates than those on the entropy do not count."""
+    """Pairs follow from the compositions and not from names, and only gates on the entropy count."""
     names = [
         "erc-gppo",
         "dr-grpo",

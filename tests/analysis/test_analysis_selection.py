@@ -1,4 +1,4 @@
-"""The settings of ``baselines``: an equal budget, other seeds, and the choice that the numbers say."""
+"""Tests that the settings of ``baselines`` come from equal budgets, other seeds and the best scores."""
 
 import json
 
@@ -13,14 +13,14 @@ RECORD = json.loads(SELECTED.read_text())
 
 
 def test_every_arm_has_the_same_number_of_candidates_and_they_can_be_built():
-    """Twelve each, all different, every one a valid specification."""
+    """Each arm has twelve different candidates, and every one is valid."""
     budgets = {arm: [c.label for c in candidates(arm)] for arm in CANDIDATES}
     assert {len(set(specs)) for specs in budgets.values()} == {12}
     plan(["baselines"], objectives=[s for specs in budgets.values() for s in specs])
 
 
 def test_the_best_mean_score_is_chosen():
-    """Of equal ones the first tried."""
+    """Among equal ones the first that was tried is chosen."""
     scores = {
         "dapo:clip_high=0.1": [0.1, 0.3],
         "dapo:clip_high=0.2": [0.2, 0.4],
@@ -30,8 +30,9 @@ def test_the_best_mean_score_is_chosen():
     runs = pd.DataFrame([{"objective": k, "score": v} for k, vs in scores.items() for v in vs])
     found = choose(runs, map(parse, scores))
     assert {arm: entry["chosen"] for arm, entry in found.items()} == {
-        "dapo": "dapo:clip_high=0.2", "gspo": "gspo:clip=0.1",
-    }  # fmt: skip
+        "dapo": "dapo:clip_high=0.2",
+        "gspo": "gspo:clip=0.1",
+    }
     assert found["dapo"]["tried"]["dapo:clip_high=0.1"]["score"] == 0.2
 
 

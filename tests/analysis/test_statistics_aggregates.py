@@ -119,9 +119,12 @@ def test_for_one_task_the_interval_is_scipys(method):
     runs = np.random.default_rng(5).gamma(1.0, size=25)
     got = stratified_bootstrap([runs], mean_score, method=method, seed=1)
     expected = stats.bootstrap(
-        (runs,), np.mean, n_resamples=20_000, rng=np.random.default_rng(2),
+        (runs,),
+        np.mean,
+        n_resamples=20_000,
+        rng=np.random.default_rng(2),
         method={"percentile": "percentile", "bca": "BCa"}[method],
-    ).confidence_interval  # fmt: skip
+    ).confidence_interval
     assert_ends_agree(got, tuple(expected))
 
 

@@ -154,8 +154,9 @@ def test_p_values_must_be_probabilities():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 8).flatmap(
-    lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))  # fmt: skip
+@given(
+    st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+)
 def test_pass_at_k_counts_the_draws_that_hold_a_correct_answer(drawn):
     n, c, k = drawn
     draws = list(itertools.combinations(range(n), k))

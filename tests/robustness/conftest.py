@@ -1,38 +1,24 @@
-"""Small real work through the command line, and what must follow from bad input."""
+"""Fixtures that run small real work through the command line, and that expect refusals."""
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
+from small_runs import ARMS, options
 
 from erc_bench.cli import main
-
-SMALL = (
-    "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2", "--no-report",
-    *(f"--set={s}" for s in (
-        "rollouts=3", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
-        "evaluation_episodes=16", "hidden=16",
-    )),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def small():
     """Arguments of a run of two arms on two seeds."""
-    return ("run", "forking_tokens", *SMALL, "--workers", "1")
-
-
-@pytest.fixture
-def one_seed_per_part(monkeypatch):
-    """Two parts of two runs: a run updates on 96 tokens here."""
-    monkeypatch.setattr(sys.modules["erc_bench.studies.sizing"], "UPDATE_TOKENS", 2 * 96)
+    return ("run", "forking_tokens", *ARMS, "--no-report", *options(), "--workers", "1")
 
 
 @pytest.fixture
 def ends(capfd):
-    """Run a command; its exit code, what it printed, and never a traceback or a hang."""
+    """A function that gives a command's exit code and output; it fails on a traceback or a hang."""
 
     def run(*arguments):
         capfd.readouterr()
@@ -51,7 +37,7 @@ def ends(capfd):
 
 @pytest.fixture
 def refused(ends):
-    """Run a command that must be refused: exit code 2 and one line; the line."""
+    """A function that expects a command to be refused with exit code 2 and one line, which it gives."""
 
     def run(*arguments):
         code, _, err = ends(*arguments)
@@ -65,7 +51,7 @@ def refused(ends):
 
 @pytest.fixture(scope="session")
 def finished(small, tmp_path_factory):
-    """A finished run's folder; not to be changed."""
+    """The folder of a finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("finished") / "out"
     main([*small, "--out", str(folder)])
     return folder

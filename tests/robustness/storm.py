@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from small_runs import ARMS, options
 
 from erc_bench import api  # noqa: F401  # imported here once, not in every child
 from erc_bench.cli import main
@@ -32,13 +33,7 @@ from erc_bench.training import loop
 IN_WORKER = runner._in_worker
 
 #: Small runs of two arms, two seeds; the parts are cut small, so that there are several.
-RUN = (
-    "run", "entropy_null", "--objectives", "ppo-clip", "erc-dapo", "--seeds", "2",
-    *(f"--set={s}" for s in (
-        "rollouts=100", "prompts=4", "group_size=4", "minibatches=2", "warm_start_steps=5",
-        "evaluation_episodes=16", "hidden=16", "token_samples=2",
-    )),
-)  # fmt: skip
+RUN = ("run", "entropy_null", *ARMS, *options(rollouts=100, token_samples=2))
 SWEEP = (*RUN, "--grid", "learning_rate=1e-3,2e-3")
 COMMANDS = {
     "run": (*RUN, "--workers", "1", "--no-report"),
@@ -79,7 +74,7 @@ def in_worker(*work: Any) -> None:
 
 @dataclass
 class Found:
-    """What a storm met. ``faults`` must be empty; ``seconds_alone`` is the longest that a worker stayed."""
+    """What a storm met. ``faults`` must be empty; no worker was alone for longer than ``seconds_alone``."""
 
     command: str
     kills: int = 0
@@ -148,7 +143,6 @@ class Server:
     """Forks children from a process that has imported the command line."""
 
     def __init__(self) -> None:
-        """Start it."""
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["robustness.storm"])
 

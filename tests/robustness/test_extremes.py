@@ -1,4 +1,4 @@
-"""Numbers at the edge: every objective on them, and what one broken run does to all the others."""
+"""Tests of every objective on extreme numbers, and of what one broken run does to all the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ B, T = 4, 3
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Such small arrays gain nothing from more, and wait for busy cores."""
+    """Arrays this small gain nothing from more threads, which would wait for busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,15 +36,17 @@ def plain(**changed):
     """Logits old and new, actions, advantages, mask and rewards of a batch."""
     v = changed.pop("vocabulary", 5)
     given = {
-        "logits": normal(B, T, v, seed=1), "old": normal(B, T, v, seed=2),
-        "action": torch.arange(B * T).reshape(B, T) % v, "advantage": normal(B, T, seed=3),
+        "logits": normal(B, T, v, seed=1),
+        "old": normal(B, T, v, seed=2),
+        "action": torch.arange(B * T).reshape(B, T) % v,
+        "advantage": normal(B, T, seed=3),
         "mask": torch.ones(B, T, dtype=torch.bool),
-    }  # fmt: skip
+    }
     return {**given, **changed}
 
 
 def excluded(logits):
-    """An action that the policy cannot take: logit -inf."""
+    """Logits with an action that the policy cannot take, of logit -inf."""
     logits = logits.clone()
     logits[..., 4] = -math.inf
     return logits
@@ -54,8 +56,12 @@ LAST = torch.arange(B * T).reshape(B, T) % 4
 PEAKED = torch.nn.functional.one_hot(torch.zeros(B, T, dtype=torch.long), 5) * 1e4
 ROWS = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
 EXTREMES = {
-    "logits of 1e4": plain(logits=normal(B, T, 5, seed=1, scale=1e4), old=normal(B, T, 5, seed=2, scale=1e4)),
-    "logits of 1e4, the same": plain(logits=normal(B, T, 5, scale=1e4), old=normal(B, T, 5, scale=1e4)),
+    "logits of 1e4": plain(
+        logits=normal(B, T, 5, seed=1, scale=1e4), old=normal(B, T, 5, seed=2, scale=1e4)
+    ),
+    "logits of 1e4, the same": plain(
+        logits=normal(B, T, 5, scale=1e4), old=normal(B, T, 5, scale=1e4)
+    ),
     "an action of probability 0": plain(
         logits=excluded(normal(B, T, 5, seed=1)), old=excluded(normal(B, T, 5, seed=2)), action=LAST
     ),
@@ -65,13 +71,14 @@ EXTREMES = {
     "masked rows": plain(mask=ROWS),
     "everything masked": plain(mask=torch.zeros(B, T, dtype=torch.bool)),
     "NaN where masked": plain(
-        mask=ROWS, logits=torch.where(ROWS[..., None], normal(B, T, 5, seed=1), torch.nan),
+        mask=ROWS,
+        logits=torch.where(ROWS[..., None], normal(B, T, 5, seed=1), torch.nan),
         old=torch.where(ROWS[..., None], normal(B, T, 5, seed=2), torch.nan),
     ),
     "advantages of 1e8": plain(advantage=normal(B, T, seed=3, scale=1e8)),
     "advantages of 0": plain(advantage=torch.zeros(B, T)),
     "equal advantages": plain(advantage=torch.ones(B, T)),
-}  # fmt: skip
+}
 
 
 def loss_and_gradient(name, given, dtype=torch.float32):
@@ -82,10 +89,16 @@ def loss_and_gradient(name, given, dtype=torch.float32):
     whole = torch.log_softmax(old.nan_to_num(0.0), -1)
     of_action = whole.gather(-1, wide["action"][..., None]).squeeze(-1)
     batch = TokenBatch.from_logits(
-        logits, old, wide["action"], given["advantage"].to(dtype).expand(2, B, T), wide["mask"],
+        logits,
+        old,
+        wide["action"],
+        given["advantage"].to(dtype).expand(2, B, T),
+        wide["mask"],
         reward=torch.ones(2, B, dtype=dtype),
-        ref_log_probs=whole, ref_logp=of_action, rollout_logp=of_action,
-    )  # fmt: skip
+        ref_log_probs=whole,
+        ref_logp=of_action,
+        rollout_logp=of_action,
+    )
     loss, metrics = make(name)(batch)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     return batch, loss, metrics, gradient
@@ -94,7 +107,7 @@ def loss_and_gradient(name, given, dtype=torch.float32):
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_loss_and_gradient_stay_finite(name, extreme):
-    """Every recipe on every extreme: a finite loss, gradient and metrics; alike in both runs."""
+    """Every recipe has a finite loss, gradient and metrics on every extreme, alike in both runs."""
     _, loss, metrics, gradient = loss_and_gradient(name, EXTREMES[extreme])
     assert loss.isfinite().all(), loss
     assert gradient.isfinite().all(), gradient
@@ -111,7 +124,7 @@ def test_loss_and_gradient_stay_finite(name, extreme):
     "extreme", ["logits of 1e4", "an action of probability 0", "zero entropy", "NaN where masked"]
 )
 def test_half_precision_is_finite_or_flagged(name, dtype, extreme):
-    """In 16 bits: what float16 (at most 65504) cannot hold is an infinite loss, which flags the run.
+    """In 16 bits, a loss that float16 (at most 65504) cannot hold is infinite, which flags the run.
 
     A gradient is never NaN where the loss is finite, and bfloat16 holds everything.
     """
@@ -126,7 +139,7 @@ def test_half_precision_is_finite_or_flagged(name, dtype, extreme):
 
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_drift_is_finite_or_infinite_but_never_nan(extreme):
-    """The exact measures: infinite where a distribution loses an action of the old one, NaN nowhere."""
+    """The exact measures are infinite where an action of the old policy is excluded, and never NaN."""
     batch, *_ = loss_and_gradient("dapo", EXTREMES[extreme])
     found = drift.measure(
         batch, clip_low=0.2, clip_high=0.2, band_low=0.05, band_high=0.05, delta=0.01
@@ -138,16 +151,19 @@ def test_drift_is_finite_or_infinite_but_never_nan(extreme):
 
 @pytest.fixture(scope="module")
 def population(tmp_path_factory):
-    """Learning rates from the paper's to absurd, side by side in one population and apart."""
+    """Runs at learning rates from the paper's to absurd ones, in one population and separately."""
     rates = {"sane": 1e-3, "saturating": 1e6, "broken": 1e30}
     where = tmp_path_factory.mktemp("rates")
 
     def run(name, *chosen):
         grid = {"learning_rate": [rates[c] for c in chosen]}
         work = plan(
-            ["forking_tokens"], objectives=["dapo", "erc-dapo", "ppo-clip"], seeds=3, grid=grid,
+            ["forking_tokens"],
+            objectives=["dapo", "erc-dapo", "ppo-clip"],
+            seeds=3,
+            grid=grid,
             settings={"rollouts": 8, "warm_start_steps": 60, "evaluation_episodes": 64},
-        )  # fmt: skip
+        )
         return execute(work, where / name)
 
     return run("together", *rates), run("alone", "sane"), rates
@@ -162,7 +178,7 @@ def of_rate(table, rate):
 
 
 def test_a_broken_run_is_flagged_and_counted(population):
-    """Where a loss or gradient stops being finite, and only there, a run is diverged, once and for all."""
+    """A run is diverged from its first loss or gradient that is not finite, and not before."""
     together, _, rates = population
     runs, metrics = together.read("runs"), together.read("metrics")
     assert of_rate(runs, rates["broken"])["diverged"].all()
@@ -179,9 +195,9 @@ def test_a_broken_run_is_flagged_and_counted(population):
 
 
 def test_a_saturated_run_is_no_diverged_one(population):
-    """At 1e6 a policy can be a finite, deterministic one: nothing in its rows is other than finite.
+    """At 1e6 a policy can become deterministic while every number in its rows stays finite.
 
-    Such a run trained badly and its reward says so; it is counted as what it is.
+    Such a run trained badly, as its reward shows, but it did not diverge.
     """
     together, _, rates = population
     runs, metrics = (of_rate(together.read(t), rates["saturating"]) for t in ("runs", "metrics"))
@@ -203,7 +219,7 @@ def test_no_neighbour_feels_it(population):
 
 
 def test_no_nan_reaches_statistics(population):
-    """Tables, scores and intervals of an arm with broken runs are finite; of broken runs the score is 0."""
+    """Tables, scores and intervals of an arm with broken runs are finite, and broken runs score 0."""
     together, _, rates = population
     runs = of_rate(together.read("runs"), rates["broken"])
     assert runs["score"].fillna(0.0).eq(0.0).all()

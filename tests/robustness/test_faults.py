@@ -1,4 +1,4 @@
-"""What a machine does to a run: full disks, lost folders, two at once, killed workers, jumping clocks."""
+"""Tests of full disks, lost folders, two runs at once, killed workers and jumping clocks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import parquet
 
 from erc_bench.cli import main
 from erc_bench.core import storage
@@ -25,18 +26,14 @@ from erc_bench.training import loop
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-def parquet(path):
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(Path(path).rglob("*.parquet"))}
-
-
 def wholes(path):
-    """Files under final names that are no whole Parquet."""
+    """Files under their final names that are not whole Parquet files."""
     return [p for p in Path(path).rglob("[!.]*.parquet") if p.read_bytes()[-4:] != b"PAR1"]
 
 
 @pytest.fixture
 def tiny_disk(tmp_path):
-    """Mounts a file system of so many KiB."""
+    """A function that mounts a file system of so many KiB."""
     place = tmp_path / "disk"
     place.mkdir()
 
@@ -57,7 +54,7 @@ def tiny_disk(tmp_path):
 @pytest.mark.usefixtures("one_seed_per_part")
 @pytest.mark.parametrize("kib", [4, 12, 24, 40, 64, 80])
 def test_a_full_disk(kib, tiny_disk, refused, ends, small, finished_parts, tmp_path):
-    """Whenever it fills: one line, only whole files, and a larger disk with --resume finishes."""
+    """Whenever it fills, there are one line and only whole files, and --resume elsewhere finishes."""
     out = tiny_disk(kib) / "out"
     line = refused(*small, "--out", out)
     assert "No space left on device" in line
@@ -75,20 +72,22 @@ def finished_parts(small, tmp_path_factory):
     """Records of the run in two parts."""
     folder = tmp_path_factory.mktemp("parts") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["erc_bench.studies.sizing"], "UPDATE_TOKENS", 2 * 96)
+        patch.setattr("erc_bench.studies.sizing.UPDATE_TOKENS", 2 * 96)
         main([*small, "--out", str(folder)])
     return parquet(folder)
 
 
 @pytest.mark.parametrize("size", [0, 3000, 10_000])
 def test_a_write_that_is_refused(size, ends, small, finished, tmp_path):
-    """Without root: no file may grow beyond so many bytes, as with a quota. As a full disk."""
+    """A limit on the size of files, which needs no root, has the effect of a full disk."""
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-m", "erc_bench", *small, "--out", out],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     (line,) = (x for x in done.stderr.splitlines() if x.startswith("erc-bench: "))
     assert "File too large" in line
@@ -101,7 +100,7 @@ def test_a_write_that_is_refused(size, ends, small, finished, tmp_path):
 
 @pytest.fixture
 def only_readable(tmp_path, request):
-    """Makes of a folder one that may only be read: by its mode, or for root by a read-only mount."""
+    """A function that makes a folder read-only by its mode, or for root by a read-only mount."""
 
     def make(fill):
         place = tmp_path / "disk"
@@ -120,7 +119,7 @@ def only_readable(tmp_path, request):
 
 @pytest.mark.parametrize("command", ["run", "resume", "report", "figures"])
 def test_a_folder_that_may_only_be_read(command, small, finished, refused, only_readable):
-    """Exit code 2, one line, not a byte changed; reading it still works."""
+    """The exit code is 2 with one line, not a byte changes, and reading still works."""
     out = only_readable(lambda p: p.mkdir() if command == "run" else shutil.copytree(finished, p))
     before = {p: p.stat().st_mtime_ns for p in [out, *out.rglob("*")]}
     asked = {
@@ -143,7 +142,7 @@ def test_a_folder_that_may_only_be_read(command, small, finished, refused, only_
     ("how", "workers"), [("gone", "1"), ("moved", "1"), ("replaced", "1"), ("gone", "2")]
 )
 def test_a_folder_that_vanishes(how, workers, small, refused, tmp_path, monkeypatch):
-    """Deleted, moved away or replaced while it is written to: one line, and nothing is made again there."""
+    """If it is deleted, moved or replaced during a run, one line says so, and nothing is made there."""
     out, real = tmp_path / "out", Results.write_part
 
     def vanish():
@@ -222,7 +221,7 @@ def test_two_demos_on_one_folder(refused, tmp_path):
 
 
 def test_many_at_once_and_one_gets_it(tmp_path):
-    """Of many threads at the same folder, one at a time is inside, however often it is left and taken."""
+    """Of many threads that want one folder, only one at a time holds it, however often it changes."""
     inside, most, entered = 0, 0, 0
     guard = threading.Lock()
 
@@ -273,7 +272,7 @@ def test_only_what_a_write_left_aside_is_swept(small, ends, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="finds workers in /proc")
 @pytest.mark.usefixtures("one_seed_per_part")
 def test_a_killed_worker(small, refused, ends, finished_parts, tmp_path):
-    """As the kernel does when memory runs out: one line, what is finished is kept, --resume finishes."""
+    """The kernel kills a worker when memory runs out: one line says so, and --resume finishes."""
     out = tmp_path / "out"
     slow = [*small[:-1], "2", "--set=rollouts=60"]
 
@@ -301,7 +300,7 @@ def test_a_killed_worker(small, refused, ends, finished_parts, tmp_path):
 
 @pytest.mark.parametrize("jump", [1e9, -1e9])
 def test_a_clock_that_jumps(jump, small, ends, finished, tmp_path, monkeypatch):
-    """The system's time leaps back and forth at every look: checkpoints, progress and records as before."""
+    """If the clock jumps at every call, checkpoints, progress and records are as before."""
     saved = []
     real, save = time.time, loop.checkpoint.save_state
     leaps = itertools.cycle([0.0, jump])
@@ -315,7 +314,7 @@ def test_a_clock_that_jumps(jump, small, ends, finished, tmp_path, monkeypatch):
 
 
 def test_no_room_in_memory_is_one_line(small, refused, tmp_path):
-    """More than the machine has is refused before any work; what cannot be foreseen ends in a line too."""
+    """Needing more than the machine has is refused early, and an unforeseen lack ends in one line."""
     line = refused(*small, "--set=hidden=2000000000", "--out", tmp_path / "a")
     assert "this machine has" in line
     assert not (tmp_path / "a").exists()

@@ -1,4 +1,4 @@
-"""Input that we did not write: one InputError in one line, never a crash, a hang, or code that runs."""
+"""Tests of input that we did not write: it may end in an InputError, but never crash, hang or run code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_runs import interrupt_after
 
 from erc_bench.adapters.demos.commands_import import parsed
 from erc_bench.adapters.demos.folder import claim
@@ -21,12 +22,11 @@ from erc_bench.adapters.logs import read_log, write_records
 from erc_bench.analysis import scores, summary
 from erc_bench.conformance.loading import load, pairs, value
 from erc_bench.core.errors import InputError
-from erc_bench.presentation.plots import Frames
+from erc_bench.presentation.plots import read
 from erc_bench.presentation.reporting import open_data
 from erc_bench.studies import grid_axis, plan, setting
 from erc_bench.studies.records import Results
 from erc_bench.studies.verifying import stored_plan
-from erc_bench.training import loop
 from paper_repro.comparing import _scores as read_evaluation
 from paper_repro.evaluation import read_generations
 from paper_repro.targets import targets
@@ -95,7 +95,7 @@ def folder(finished, tmp_path):
 def everything(path):
     """What report, figures, claims and verify read of a folder."""
     results = Results.open(path)
-    Frames.read(results)
+    read(results)
     summary(results)
     with contextlib.suppress(LookupError):
         scores(results)
@@ -164,9 +164,12 @@ def test_foreign_tables(data, finished, tmp_path_factory):
         table = pa.concat_tables([table, table])
     else:
         values = {
-            "text": pa.array(["<script>"] * rows), "null": pa.nulls(rows), "list": pa.array([[1]] * rows),
-            "nan": pa.array([math.nan] * rows), "huge": pa.array([1e30] * rows),
-        }  # fmt: skip
+            "text": pa.array(["<script>"] * rows),
+            "null": pa.nulls(rows),
+            "list": pa.array([[1]] * rows),
+            "nan": pa.array([math.nan] * rows),
+            "huge": pa.array([1e30] * rows),
+        }
         table = table.set_column(at, column, values[how])
     pq.write_table(table, file)
     with only_input_errors():
@@ -186,7 +189,7 @@ def test_figure_data(data, tmp_path_factory):
 
 
 def test_a_manifest_leads_nowhere_else(folder, refused, tmp_path):
-    """Paths in a configuration name no file: experiments are looked up, and parts named by us."""
+    """Paths in a configuration never name files: experiments are looked up, and we name the parts."""
     manifest = json.loads((folder / "manifest.json").read_text())
     about = manifest["config"]["experiments"].pop("forking_tokens")
     for name in ("../../evil", "/etc/passwd", "custom/../x"):
@@ -198,7 +201,7 @@ def test_a_manifest_leads_nowhere_else(folder, refused, tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "a\nb", ".hidden"])
 def test_an_experiments_name_is_a_file_name(name, tmp_path):
-    """A user's own experiment may not lead out of the results folder."""
+    """The name of a user's own experiment may not lead out of the results folder."""
     from dataclasses import replace  # noqa: PLC0415
 
     from erc_bench.studies.base import experiment  # noqa: PLC0415
@@ -213,16 +216,8 @@ def checkpoint(small, tmp_path_factory):
     from erc_bench.cli import main  # noqa: PLC0415
 
     out = tmp_path_factory.mktemp("cut") / "out"
-    real = loop.train_on_one_rollout
-
-    def interrupt(setup, state, update):
-        if state.rollouts_done == 2:
-            raise KeyboardInterrupt
-        return real(setup, state, update)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(loop, "train_on_one_rollout", interrupt)
+        interrupt_after(patch, 2)
         with pytest.raises(SystemExit):
             main([*small, "--out", str(out)])
     return out
@@ -271,13 +266,44 @@ def test_settings_grids_and_pairs(text):
 
 
 @FUZZ
-@given(st.sampled_from(["learning_rate", "rollouts", "prompts", "hidden", "temperature", "dtype",
-                        "policy", "group_size", "seed"]),
-       st.sampled_from(["inf", "nan", "-1", "0", "1e400", "10**10", "9" * 400, "[", "(" * 2000, "0x10",
-                        "1_000", " 2", "2147483648", "999999999999", "'; import os", "None", "\x00"])
-)  # fmt: skip
+@given(
+    st.sampled_from(
+        [
+            "learning_rate",
+            "rollouts",
+            "prompts",
+            "hidden",
+            "temperature",
+            "dtype",
+            "policy",
+            "group_size",
+            "seed",
+        ]
+    ),
+    st.sampled_from(
+        [
+            "inf",
+            "nan",
+            "-1",
+            "0",
+            "1e400",
+            "10**10",
+            "9" * 400,
+            "[",
+            "(" * 2000,
+            "0x10",
+            "1_000",
+            " 2",
+            "2147483648",
+            "999999999999",
+            "'; import os",
+            "None",
+            "\x00",
+        ]
+    ),
+)
 def test_extreme_settings(name, text):
-    """No endless loop, no allocation, no overflow before the refusal."""
+    """They are refused before any endless loop, allocation or overflow."""
     with only_input_errors():
         plan(["forking_tokens"], settings=dict([setting(f"{name}={text}")]))
 
@@ -290,15 +316,21 @@ def test_extreme_settings(name, text):
     )
 )
 def test_arms(text):
-    """Specifications of objectives; no plug-in by that name, no file, no code."""
+    """A specification of an objective loads no plug-in of that name, no file and no code."""
     with only_input_errors():
         plan(["forking_tokens"], objectives=[text])
 
 
 @FUZZ
-@given(st.one_of(st.text(max_size=300).filter(lambda t: "this" not in t and "antigravity" not in t),
-                 st.from_regex(r"(json|math|os\.path|erc_bench|no_such|\.|\.\.|/tmp/x\.py|a\.py):[A-Za-z_.]{0,12}",
-                               fullmatch=True)))  # fmt: skip
+@given(
+    st.one_of(
+        st.text(max_size=300).filter(lambda t: "this" not in t and "antigravity" not in t),
+        st.from_regex(
+            r"(json|math|os\.path|erc_bench|no_such|\.|\.\.|/tmp/x\.py|a\.py):[A-Za-z_.]{0,12}",
+            fullmatch=True,
+        ),
+    )
+)
 def test_specifications_of_losses(text):
     """`erc-bench check SPEC`: names of nothing are refused, whatever characters they have."""
     with only_input_errors():
@@ -306,7 +338,7 @@ def test_specifications_of_losses(text):
 
 
 def test_check_says_that_it_runs_code(ends, tmp_path, monkeypatch):
-    """Before the import, on standard error; a recipe's name runs none."""
+    """It says so on standard error before the import."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("print('RAN'); raise SystemExit(3)")
     code, out, err = ends("check", "mine.py:loss", "--no-drift")
@@ -329,7 +361,7 @@ NAMES = (
 @FUZZ
 @given(data=st.data())
 def test_logs(data, tmp_path_factory):
-    """Of TRL and verl: what is read becomes records that open."""
+    """What is read from logs of TRL and verl becomes records that can be opened."""
     name = data.draw(st.sampled_from(NAMES))
     path = tmp_path_factory.mktemp("logs") / name
     content = (LOGS / name).read_bytes()
@@ -362,7 +394,7 @@ def test_a_step_logged_twice_counts_as_its_last_entry(tmp_path):
 @settings(FUZZ, max_examples=25)
 @given(data=st.data())
 def test_event_files(data, tmp_path_factory):
-    """Of TensorBoard."""
+    """Event files of TensorBoard whose bytes are damaged."""
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     place = tmp_path_factory.mktemp("events")
     writer = tensorboard.SummaryWriter(str(place))
@@ -399,8 +431,11 @@ def test_evaluation_files(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluation")
     line = {"benchmark": "aime24", "problem": 0, "answer": "3", "responses": ["3", "4"]}
     made = data.draw(st.sampled_from(["tree", "bytes"]))
-    content = json.dumps(replaced(data.draw, line)).encode() if made == "tree" else damaged(
-        data.draw, json.dumps(line).encode())  # fmt: skip
+    content = (
+        json.dumps(replaced(data.draw, line)).encode()
+        if made == "tree"
+        else damaged(data.draw, json.dumps(line).encode())
+    )
     (path / "g.jsonl").write_bytes(content)
     with only_input_errors():
         list(read_generations(path / "g.jsonl"))

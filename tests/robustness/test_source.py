@@ -11,9 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
-    p for top in ("erc_bench", "envs", "paper_repro", "benchmarks", "erc_bench_pytest.py")
+    p
+    for top in ("erc_bench", "envs", "paper_repro", "benchmarks", "erc_bench_pytest.py")
     for p in ([ROOT / top] if top.endswith(".py") else (ROOT / top).rglob("*.py"))
-)  # fmt: skip
+)
 #: Modules whose way to read a file is to run what it says.
 MODULES = {
     "pickle",
@@ -27,19 +28,26 @@ MODULES = {
     "code",
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-#: Calls by their last two names, and what an argument of theirs must be, None where they may not be.
+#: Calls by their last two names, with the value that an argument must have; None: never allowed.
 CALLS = {
-    "torch.load": ("weights_only", True), "np.load": ("allow_pickle", False),
-    "numpy.load": ("allow_pickle", False), "joblib.load": None, "os.system": None, "os.popen": None,
-    "pd.read_pickle": None, "pandas.read_pickle": None, "markupsafe.Markup": None, "xml.etree": None,
-}  # fmt: skip
+    "torch.load": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+    "numpy.load": ("allow_pickle", False),
+    "joblib.load": None,
+    "os.system": None,
+    "os.popen": None,
+    "pd.read_pickle": None,
+    "pandas.read_pickle": None,
+    "markupsafe.Markup": None,
+    "xml.etree": None,
+}
 
 
 def name_of(call: ast.expr) -> str:
     return ast.unparse(call) if isinstance(call, ast.Name | ast.Attribute) else ""
 
 
-#: Markup that is no text from outside: the package's own files, and a drawing whose texts matplotlib
+#: Markup that holds no text from outside: the package's own files, and a drawing whose texts matplotlib
 #: escapes (``tests/browser/test_report_page.py`` feeds it hostile names).
 OURS = {
     "erc_bench/presentation/reporting/html.py": ("Markup(style)", "Markup(script)", "Markup(svg)")
@@ -84,24 +92,43 @@ def test_no_source_runs_what_a_file_says(path):
 
 @pytest.mark.parametrize(
     "planted",
-    ["import pickle", "from dill import load", "import a, yaml", "eval(x)", "exec(open(p).read())",
-     "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p)",
-     "np.load(p, allow_pickle=True)", "joblib.load(p)", "subprocess.run(c, shell=True)",
-     "os.system(c)", "pd.read_pickle(p)", "Markup(x)", "jinja2.Environment(loader=l)",
-     "jinja2.Environment(loader=l, autoescape=False)"],
-)  # fmt: skip
+    [
+        "import pickle",
+        "from dill import load",
+        "import a, yaml",
+        "eval(x)",
+        "exec(open(p).read())",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "np.load(p)",
+        "np.load(p, allow_pickle=True)",
+        "joblib.load(p)",
+        "subprocess.run(c, shell=True)",
+        "os.system(c)",
+        "pd.read_pickle(p)",
+        "Markup(x)",
+        "jinja2.Environment(loader=l)",
+        "jinja2.Environment(loader=l, autoescape=False)",
+    ],
+)
 def test_the_scan_finds_what_it_looks_for(planted):
-    """Each kind of fault, planted."""
+    """It finds each kind of fault when it is planted."""
     assert faults(planted)
 
 
 @pytest.mark.parametrize(
     "fine",
-    ["torch.load(p, weights_only=True)", "np.load(p, allow_pickle=False)", "model.eval()",
-     "ast.literal_eval(x)", "re.compile(x)", "jinja2.Environment(loader=l, autoescape=True)"],
-)  # fmt: skip
+    [
+        "torch.load(p, weights_only=True)",
+        "np.load(p, allow_pickle=False)",
+        "model.eval()",
+        "ast.literal_eval(x)",
+        "re.compile(x)",
+        "jinja2.Environment(loader=l, autoescape=True)",
+    ],
+)
 def test_the_scan_leaves_the_rest(fine):
-    """What only looks like one."""
+    """It ignores what only looks like a fault."""
     assert not faults(fine)
 
 
@@ -121,7 +148,7 @@ ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def test_markup_in_records_stays_text(finished, tmp_path, ends):
-    """Every text of the manifest replaced: the report holds it escaped, or not at all."""
+    """If every text of the manifest is an attack, the report holds it escaped or not at all."""
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     manifest = json.loads((out / "manifest.json").read_text())

@@ -23,7 +23,7 @@ PART = "00-forking_tokens-00000-00004.parquet"
 
 @pytest.fixture
 def folder(finished, tmp_path):
-    """A finished folder of one's own."""
+    """A copy of the finished folder, which the test may change."""
     shutil.copytree(finished, tmp_path / "mine")
     return tmp_path / "mine"
 
@@ -35,7 +35,7 @@ def edit(file, change):
 
 
 def nudged(column, row):
-    """A change of one number by its last bit."""
+    """A function that changes one number of a table by its last bit."""
 
     def change(table):
         values = table[column].to_numpy().copy()
@@ -47,7 +47,7 @@ def nudged(column, row):
 
 
 def test_what_was_computed_is_computed_again(folder, ends):
-    """Exit code 0, every run counted, and the folder is only read."""
+    """The exit code is 0, every run is counted, and the folder is only read."""
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     code, out, _ = ends("run", "--verify", folder, "--workers", "1")
     assert code == 0
@@ -84,7 +84,7 @@ def test_two_workers_and_another_process_give_the_same_digests(folder, small, tm
     [("runs", "reward/final", 1), ("metrics", "grad/norm", 7), ("tokens", "entropy/new", 3)],
 )
 def test_a_changed_number_is_damage(folder, ends, table, column, row):
-    """One bit in any table: exit code 1, the run named, and no talk of reproduction."""
+    """One changed bit in any table gives exit code 1 and the name of the run."""
     edited = pq.read_table(folder / table / PART).slice(row, 1).to_pylist()[0]
     edit(folder / table / PART, nudged(column, row))
     code, out, _ = ends("run", "--verify", folder, "--workers", "1")
@@ -99,7 +99,7 @@ def test_a_changed_number_is_damage(folder, ends, table, column, row):
 @pytest.mark.parametrize("table", ["runs", "metrics", "tokens"])
 @pytest.mark.parametrize("how", ["cut", "gone", "rows gone"])
 def test_a_damaged_file_is_damage(folder, ends, table, how):
-    """Truncated, missing, or without some of its rows: exit code 1, the part or run named."""
+    """A file that is cut, gone or lacks rows gives exit code 1 and the name of the part or run."""
     file = folder / table / PART
     if how == "cut":
         file.write_bytes(file.read_bytes()[:-20])
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_damage(folder, ends, table, how):
 
 
 def test_another_computation_is_not_a_reproduction(folder, ends):
-    """Rows and digest of other numbers: whole, but not what is computed; with the probable cause."""
+    """Rows and digest may be whole and differ from what is computed; a probable cause is named."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["provenance"]["packages"]["torch"] = "2.0.0"
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -136,7 +136,7 @@ def test_another_computation_is_not_a_reproduction(folder, ends):
 
 
 def test_records_of_version_1_are_compared_by_their_rows(folder, ends):
-    """Yesterday's folder has no digest: its rows are compared, and that is said."""
+    """They have no digests, so their rows are compared, and the command says so."""
     as_version_1(folder)
     code, out, _ = ends("run", "--verify", folder, "--workers", "1")
     assert code == 0
@@ -148,7 +148,7 @@ def test_records_of_version_1_are_compared_by_their_rows(folder, ends):
 
 
 def as_version_1(folder):
-    """Make of a folder what version 1 wrote."""
+    """Turn a folder into what version 1 wrote."""
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 1}))
     edit(folder / "runs" / PART, lambda t: t.drop_columns(["digest"]))
@@ -156,7 +156,7 @@ def as_version_1(folder):
 
 @pytest.mark.usefixtures("one_seed_per_part")
 def test_a_folder_of_version_1_is_read_and_resumed(small, tmp_path, ends):
-    """Resuming brings it to the version that is written now; what is finished stays as it is."""
+    """Resuming raises it to the current version, and what is finished stays as it is."""
     out = tmp_path / "out"
     assert ends(*small, "--out", out)[0] == 0
     first, second = sorted((out / "runs").iterdir())
@@ -175,7 +175,7 @@ def test_a_folder_of_version_1_is_read_and_resumed(small, tmp_path, ends):
 
 
 def test_the_committed_figures_data_is_read(ends, refused, tmp_path):
-    """A folder that version 1 wrote: it opens, and verifying it says why that cannot be."""
+    """It opens, and verifying it is refused with the reason."""
     results = Results.open("figures/data")
     assert results.schema_version in (1, 2)
     assert len(results.read("runs", ["objective", "seed", "digest"])) == 4000
@@ -185,24 +185,33 @@ def test_the_committed_figures_data_is_read(ends, refused, tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "told"),
-    [(("--seeds", "2"), "takes no option but --workers"), (("forking_tokens",), "takes no option"),
-     (("--resume",), "takes no option"), (("--workers", "0"), "workers: 0 is not allowed")],
-)  # fmt: skip
+    [
+        (("--seeds", "2"), "takes no option but --workers"),
+        (("forking_tokens",), "takes no option"),
+        (("--resume",), "takes no option"),
+        (("--workers", "0"), "workers: 0 is not allowed"),
+    ],
+)
 def test_verify_stands_alone(folder, refused, more, told):
-    """What would contradict the folder is refused."""
+    """Options that could contradict the folder are refused."""
     assert told in refused("run", "--verify", folder, *more)
 
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(("tier",), "huge"), (("seed",), None), (("experiments",), []), (("experiments",), {"nope": {}}),
-     (("experiments", "forking_tokens", "train", "prompts"), "4"),
-     (("experiments", "forking_tokens", "train", "unheard"), 1),
-     (("experiments", "forking_tokens", "environment"), "../x"),
-     (("experiments", "forking_tokens", "seeds"), -1),
-     (("experiments", "forking_tokens", "seeds"), 10**15),
-     (("experiments", "forking_tokens", "objectives"), {"x": {"recipe": "os.system"}})],
-)  # fmt: skip
+    [
+        (("tier",), "huge"),
+        (("seed",), None),
+        (("experiments",), []),
+        (("experiments",), {"nope": {}}),
+        (("experiments", "forking_tokens", "train", "prompts"), "4"),
+        (("experiments", "forking_tokens", "train", "unheard"), 1),
+        (("experiments", "forking_tokens", "environment"), "../x"),
+        (("experiments", "forking_tokens", "seeds"), -1),
+        (("experiments", "forking_tokens", "seeds"), 10**15),
+        (("experiments", "forking_tokens", "objectives"), {"x": {"recipe": "os.system"}}),
+    ],
+)
 def test_a_foreign_configuration_is_refused(folder, refused, at, value):
     """What the manifest says is checked like what a user says."""
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -218,8 +227,10 @@ VALUES = st.one_of(st.none(), st.floats(width=32), st.just(0.0), st.just(-0.0))
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), VALUES, st.text(max_size=3)), min_size=1, max_size=12),
-       st.randoms(use_true_random=False))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.integers(0, 2), VALUES, st.text(max_size=3)), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+)
 def test_a_digest_is_of_values_not_of_their_storage(rows, random):
     """Other widths, encodings, chunks, column orders and neighbours change no digest; a value does."""
     seeds, numbers, texts = (list(column) for column in zip(*rows, strict=True))
@@ -241,7 +252,7 @@ def test_a_digest_is_of_values_not_of_their_storage(rows, random):
 
 
 def test_nearly_equal_tables_have_other_digests():
-    """Order, sign of zero, a missing value for a zero, and where one text ends and the next begins."""
+    """Digests depend on order, the sign of zero, missing values, and where one text ends."""
     base = {
         "seed": [0, 0],
         "x": [0.0, 1.0],
@@ -250,9 +261,16 @@ def test_nearly_equal_tables_have_other_digests():
         "l": [[1.0], [2.0, 3.0]],
     }
     changes = [
-        {"x": [1.0, 0.0]}, {"x": [-0.0, 1.0]}, {"x": [None, 1.0]}, {"n": [None, 1]},
-        {"t": ["a", "bc"]}, {"t": [None, "c"]}, {"t": ["-\n", "c"]}, {"l": [[1.0, 2.0], [3.0]]},
-        {"l": [None, [2.0, 3.0]]}, {"l": [[1.0], [2.0, 3.0000000000000004]]},
-    ]  # fmt: skip
+        {"x": [1.0, 0.0]},
+        {"x": [-0.0, 1.0]},
+        {"x": [None, 1.0]},
+        {"n": [None, 1]},
+        {"t": ["a", "bc"]},
+        {"t": [None, "c"]},
+        {"t": ["-\n", "c"]},
+        {"l": [[1.0, 2.0], [3.0]]},
+        {"l": [None, [2.0, 3.0]]},
+        {"l": [[1.0], [2.0, 3.0000000000000004]]},
+    ]
     found = {run_digests({"t": pa.table({**base, **c})}, ["seed"])[0,] for c in [{}, *changes]}
     assert len(found) == 1 + len(changes)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
+from small_runs import SETTINGS
 
 from erc_bench.studies import plan
 from erc_bench.training import loop
-
-SMALL = {
-    "rollouts": 3, "prompts": 4, "group_size": 4, "minibatches": 2, "warm_start_steps": 5,
-    "evaluation_episodes": 16, "hidden": 16,
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -20,17 +14,11 @@ def small():
     """``plan`` of forking_tokens with two arms on two seeds, unless told otherwise."""
 
     def make(*names, **kwargs):
-        settings = {**SMALL, **kwargs.pop("settings", {})}
+        settings = {**SETTINGS, **kwargs.pop("settings", {})}
         given = {"objectives": ["ppo-clip", "erc-dapo"], "seeds": 2, **kwargs}
         return plan(names or ("forking_tokens",), settings=settings, **given)
 
     return make
-
-
-@pytest.fixture
-def one_seed_per_part(monkeypatch):
-    """Parts of two runs, which is one seed of both arms; a run updates on 96 tokens here."""
-    monkeypatch.setattr(sys.modules["erc_bench.studies.sizing"], "UPDATE_TOKENS", 2 * 96)
 
 
 @pytest.fixture

@@ -7,27 +7,10 @@ import pandas as pd
 import pytest
 
 from erc_bench.core.errors import InputError
-from erc_bench.studies import EXPERIMENTS, TIERS, Experiment, execute, plan, register, setting
+from erc_bench.studies import EXPERIMENTS, Experiment, execute, plan, register, setting
 from erc_bench.studies.scores import entropy_kept, gap_closed
 from erc_bench.training import TrainConfig
 from erc_envs.token_forks import TokenForks
-
-
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("name", list(EXPERIMENTS))
-def test_every_registered_experiment_can_be_planned(name, tier):
-    """Environment, arms and settings resolve; the configuration is strict JSON."""
-    work = plan([name], tier=tier)
-    (only,) = work.experiments
-    assert only.experiment.name == name
-    assert len(only.arms) >= 2
-    json.dumps(work.config(), allow_nan=False)
-    for text in (
-        only.experiment.question,
-        only.experiment.expectation,
-        only.experiment.score_meaning,
-    ):
-        assert len(text) > 10
 
 
 def test_parts_cover_the_runs_once_in_order():
@@ -43,7 +26,7 @@ def test_parts_cover_the_runs_once_in_order():
 
 
 def test_settings_tier_and_seeds_reach_the_plan():
-    """What is asked for on top of a tier wins over it."""
+    """Settings that are asked for override those of the tier."""
     work = plan(
         ["forking_tokens"], tier="smoke", seed=5, seeds=4, settings={"rollouts": 2, "hidden": 8}
     )
@@ -54,7 +37,7 @@ def test_settings_tier_and_seeds_reach_the_plan():
 
 
 def test_a_band_reaches_every_arm_that_has_one_and_no_other():
-    """``band`` sets the gate; an arm that names its own keeps it."""
+    """``band`` sets the gate of every arm that has one, unless the arm names its own band."""
     arms = ["dapo", "erc-dapo", "erc-gppo:clip_low=0.1", "erc-dapo:band_low=0.3"]
     (only,) = plan(["forking_tokens"], objectives=arms, band=0.1).experiments
     bands = [
@@ -67,7 +50,7 @@ def test_a_band_reaches_every_arm_that_has_one_and_no_other():
 
 
 def test_all_spellings_of_a_band_are_one_request(tmp_path):
-    """The same gate, the same measurements; an arm without a gate is measured against the paper's band."""
+    """All give the same gate and measurements. An arm without a gate is measured by the paper's band."""
     spellings = [
         {"objectives": ["dapo", "erc-dapo"], "band": 0.001},
         {"objectives": ["dapo", "erc-dapo"], "grid": {"band": [0.001]}},
@@ -102,11 +85,13 @@ def test_all_spellings_of_a_band_are_one_request(tmp_path):
 
 
 def test_an_infinite_band_or_norm_is_written_as_a_word():
-    """Infinity is a legal band (the base objective) and JSON has none."""
+    """An infinite band is allowed, and gives the base objective, but JSON has no infinity."""
     work = plan(
-        ["forking_tokens"], objectives=["erc-dapo"], band=math.inf,
+        ["forking_tokens"],
+        objectives=["erc-dapo"],
+        band=math.inf,
         settings={"max_grad_norm": math.inf},
-    )  # fmt: skip
+    )
     text = json.dumps(work.config(), allow_nan=False)
     entry = json.loads(text)["experiments"]["forking_tokens"]
     assert entry["band"] == {"low": "inf", "high": "inf"}
@@ -115,7 +100,7 @@ def test_an_infinite_band_or_norm_is_written_as_a_word():
 
 
 def test_an_environment_alone_is_an_experiment():
-    """By id or by its short name; it is called custom."""
+    """It is given by its id or its short name, and the experiment is called custom."""
     for name in ("erc/TokenForks-v0", "TokenForks"):
         (only,) = plan([], environment=name).experiments
         assert only.experiment.name == "custom"
@@ -124,25 +109,30 @@ def test_an_environment_alone_is_an_experiment():
 
 
 def test_an_experiment_of_ones_own():
-    """An ``Experiment`` object is as good as a name, with options for its environment."""
+    """An ``Experiment`` object can replace a name, and can have options for its environment."""
     mine = Experiment(
-        name="mine", question="?", environment="erc/TokenForks-v0", expectation="none",
-        score=gap_closed, score_meaning="gap", objectives=("dapo",),
+        name="mine",
+        question="?",
+        environment="erc/TokenForks-v0",
+        expectation="none",
+        score=gap_closed,
+        score_meaning="gap",
+        objectives=("dapo",),
         environment_options={"length": 4, "num_forks": 1},
-    )  # fmt: skip
+    )
     (only,) = plan([mine], tier="smoke").experiments
     assert only.environment.get_wrapper_attr("dynamics").length == 4
     assert plan([mine]).config()["experiments"]["mine"]["environment_options"]["length"] == 4
 
 
 def test_names_of_experiments_are_unique():
-    """Registering twice is an error of the programmer."""
+    """Registering a name twice is a programming error, and raises ValueError."""
     with pytest.raises(ValueError, match="registered twice"):
         register(next(iter(EXPERIMENTS.values())))
 
 
 BAD = [
-    ({"experiments": ["nothing"]}, "experiment: 'nothing' is unknown; known: "),
+    ({"experiments": ["nothing"]}, "experiment: 'nothing' is unknown (known: "),
     ({"experiments": []}, "experiments: none given"),
     ({"experiments": ["forking_tokens"] * 2}, "each may be named once"),
     ({"environment": "TokenForks"}, "environment: give either"),
@@ -162,11 +152,11 @@ BAD = [
     ({"seeds": 0}, "seeds: 0 is not allowed"),
     ({"seeds": -3}, "seeds: -3 is not allowed"),
     ({"seed": -1}, "seed: -1 is not allowed"),
-    ({"tier": "huge"}, "tier: 'huge' is unknown; allowed: smoke, quick, full"),
+    ({"tier": "huge"}, "tier: 'huge' is not allowed; must be 'smoke', 'quick' or 'full'"),
     ({"band": 0.0}, "band: 0.0 is not allowed"),
     ({"band": -1.0}, "band: -1.0 is not allowed"),
     ({"band": math.nan}, "band: nan is not allowed"),
-    ({"settings": {"nothing": 1}}, "settings: 'nothing' is unknown; known: rollouts"),
+    ({"settings": {"nothing": 1}}, "settings: 'nothing' is unknown (known: rollouts"),
     ({"settings": {"rollouts": "many"}}, "rollouts: 'many' is not allowed"),
     ({"settings": {"minibatches": 7}}, "minibatches: 7 is not allowed"),
     ({"settings": {"group_size": 1}, "objectives": ["grpo"]}, "group_size: 1 is not allowed"),
@@ -176,24 +166,28 @@ BAD = [
 
 @pytest.mark.parametrize(("asked", "told"), BAD, ids=lambda x: str(x)[:40])
 def test_what_cannot_be_done_is_refused_by_name(asked, told):
-    """InputError in one line with field, value and what is allowed."""
+    """The InputError is one line that names field, value and what is allowed."""
     with pytest.raises(InputError, match=re.escape(told)) as caught:
         plan(**{"experiments": ["forking_tokens"], **asked})
     assert "\n" not in str(caught.value)
 
 
 def test_a_value_head_needs_no_group():
-    """``group_size=1`` is fine where no estimator compares within a group."""
+    """``group_size=1`` is allowed if no estimator compares answers within a group."""
     plan(["forking_tokens"], objectives=["ppo-clip"], settings={"group_size": 1})
 
 
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("rollouts=3", 3), ("rollouts=1e1", 10), ("learning_rate=1e-3", 1e-3),
-        ("learning_rate=1", 1.0), ("policy=tabular", "tabular"), ("max_grad_norm=inf", math.inf),
+        ("rollouts=3", 3),
+        ("rollouts=1e1", 10),
+        ("learning_rate=1e-3", 1e-3),
+        ("learning_rate=1", 1.0),
+        ("policy=tabular", "tabular"),
+        ("max_grad_norm=inf", math.inf),
     ],
-)  # fmt: skip
+)
 def test_settings_are_parsed_by_the_fields_type(text, parsed):
     """Integers stay integers, floats become floats, words stay words."""
     name, value = setting(text)
@@ -203,12 +197,25 @@ def test_settings_are_parsed_by_the_fields_type(text, parsed):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "rollouts", "=3", "nothing=3", "rolouts=3", "rollouts=", "rollouts=x", "rollouts=2.5",
-     "rollouts=1e999", "rollouts=[1]", "rollouts=nan", "learning_rate=x", "learning_rate=",
-     "rollouts=__import__('os')"],
-)  # fmt: skip
+    [
+        "",
+        "rollouts",
+        "=3",
+        "nothing=3",
+        "rolouts=3",
+        "rollouts=",
+        "rollouts=x",
+        "rollouts=2.5",
+        "rollouts=1e999",
+        "rollouts=[1]",
+        "rollouts=nan",
+        "learning_rate=x",
+        "learning_rate=",
+        "rollouts=__import__('os')",
+    ],
+)
 def test_a_setting_that_is_none_is_refused(text):
-    """InputError that quotes it, in one line."""
+    """The InputError quotes the setting in one line."""
     with pytest.raises(InputError, match=r"^set: ") as caught:
         setting(text)
     assert "\n" not in str(caught.value)
@@ -223,7 +230,7 @@ def _runs(**columns):
     ("final", "score"), [(0.2, 0.0), (0.6, 0.5), (1.0, 1.0), (0.1, 0.0), (1.2, 1.0)]
 )
 def test_gap_closed(final, score):
-    """0 at the first policy's return, 1 at the optimum's, linear between, clipped outside."""
+    """The score is 0 at the first policy's return, 1 at the optimum's, linear between, clipped outside."""
     runs = _runs(**{"reward/initial": 0.2, "reward/final": final, "reward/optimal": 1.0})
     assert gap_closed(runs)[0] == pytest.approx(score)
 
@@ -232,15 +239,20 @@ def test_gap_closed(final, score):
     ("final", "score"), [(2.0, 1.0), (1.0, 0.5), (3.0, 0.5), (0.0, 0.0), (5.0, 0.0)]
 )
 def test_entropy_kept(final, score):
-    """1 where the entropy stayed, 0 where it vanished or doubled, in both directions alike."""
+    """The score is 1 if the entropy did not move, and 0 if it vanished or doubled."""
     assert entropy_kept(_runs(**{"entropy/initial": 2.0, "entropy/final": final}))[0] == score
 
 
 def test_a_diverged_run_scores_zero():
     """NaN results of a diverged run count as failures, not as missing."""
-    runs = _runs(**{
-        "reward/initial": 0.2, "reward/final": np.nan, "reward/optimal": 1.0,
-        "entropy/initial": 2.0, "entropy/final": np.nan,
-    }).assign(diverged=True)  # fmt: skip
+    runs = _runs(
+        **{
+            "reward/initial": 0.2,
+            "reward/final": np.nan,
+            "reward/optimal": 1.0,
+            "entropy/initial": 2.0,
+            "entropy/final": np.nan,
+        }
+    ).assign(diverged=True)
     assert gap_closed(runs)[0] == 0
     assert entropy_kept(runs)[0] == 0

@@ -1,6 +1,7 @@
-"""Every registered experiment, its tiers and its grid; and what the claims ask of them."""
+"""Tests of every registered experiment, its tiers and its grid, and of what the claims need of them."""
 
 import dataclasses
+import json
 
 import gymnasium as gym
 import pytest
@@ -15,8 +16,15 @@ every = pytest.mark.parametrize("entry", EXPERIMENTS.values(), ids=lambda e: e.n
 @every
 @pytest.mark.parametrize("tier", TIERS)
 def test_every_tier_can_be_planned(entry, tier):
-    """Settings, arms and grid are valid; smoke takes the ends of each axis of the grid."""
-    (planned,) = plan([entry], tier=tier).experiments
+    """Settings, arms and grid are valid, and the configuration is strict JSON.
+
+    The smoke tier takes the ends of each axis of the grid.
+    """
+    work = plan([entry.name], tier=tier)
+    json.dumps(work.config(), allow_nan=False)
+    (planned,) = work.experiments
+    assert planned.experiment is entry
+    assert len(planned.arms) >= 2
     assert planned.seeds == entry.seeds[tier]
     for axis, values in planned.grid.items():
         whole = entry.grid[axis]
@@ -26,7 +34,8 @@ def test_every_tier_can_be_planned(entry, tier):
 
 @every
 def test_every_experiment_says_what_it_asks_and_expects(entry):
-    """A question, an expectation and what 0 and 1 of the score mean; its environment exists."""
+    """It has a question, an expectation and the meaning of its score, and its environment exists."""
+    assert len(entry.question) > 10
     assert entry.question.rstrip().endswith(("?", "."))
     assert len(entry.expectation) > 40
     assert len(entry.score_meaning) > 10
@@ -36,8 +45,8 @@ def test_every_experiment_says_what_it_asks_and_expects(entry):
 
 @every
 def test_the_full_tier_has_twenty_seeds(entry):
-    """The claims' minimum."""
-    assert entry.seeds["full"] >= load().seeds
+    """This is the smallest number of seeds that the claims accept."""
+    assert entry.seeds["full"] >= load().rules.seeds
 
 
 def test_every_experiment_and_arm_of_the_claims_is_registered_in_its_regime():
@@ -55,7 +64,7 @@ def test_every_experiment_and_arm_of_the_claims_is_registered_in_its_regime():
 
 
 def test_a_grid_on_the_command_line_takes_the_place_of_the_experiments_own():
-    """Not its product."""
+    """The two grids are not multiplied."""
     (own,) = plan(["beta_sweep"]).experiments
     (other,) = plan(["beta_sweep"], grid={"learning_rate": [1e-3]}).experiments
     assert set(own.grid) == {"band"}

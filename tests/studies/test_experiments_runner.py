@@ -2,6 +2,7 @@ import re
 
 import pandas as pd
 import pytest
+from small_runs import parquet
 
 from erc_bench.analysis import out_of_band_to_bound
 from erc_bench.core.errors import InputError
@@ -9,12 +10,6 @@ from erc_bench.studies import execute, plan, total_rollouts
 from erc_bench.studies.records import KEYS, REQUIRED, Results
 
 TABLES = ("runs", "metrics", "tokens")
-
-
-def files(results: Results) -> dict[str, bytes]:
-    """Content of every Parquet file."""
-    found = sorted(results.path.rglob("*.parquet"))
-    return {str(p.relative_to(results.path)): p.read_bytes() for p in found}
 
 
 def assert_same_records(a: Results, b: Results) -> None:
@@ -29,14 +24,16 @@ def whole(small, tmp_path):
 
 
 def test_the_records_name_every_run_and_update(whole):
-    """Keys, counts and required columns of all three tables; a run's rows are contiguous."""
+    """All tables have the keys and the required columns and rows, and a run's rows are contiguous."""
     results = whole()
     runs, metrics, tokens = (results.read(t) for t in TABLES)
     for name, frame in zip(TABLES, (runs, metrics, tokens), strict=True):
         assert set(REQUIRED[name]) <= set(frame.columns)
     assert len(runs) == 4
     assert len(metrics) == 4 * 3 * 2
-    assert len(tokens) == 4 * 4 * 2  # of one update, as the next to be sampled is the fifth
+    assert (
+        len(tokens) == 4 * 4 * 2
+    )  # tokens of one update: the next one that is sampled is the fifth
     assert not runs.duplicated(list(KEYS)).any()
     assert not metrics.duplicated([*KEYS, "update"]).any()
     assert metrics["update"].tolist() == list(range(6)) * 4
@@ -69,10 +66,10 @@ def test_no_sampled_tokens_is_an_empty_table(small, tmp_path):
 def test_parts_change_neither_rows_nor_numbers_much(small, tmp_path, monkeypatch):
     """A run's records do not depend on which seeds share its population (1e-5)."""
     parted = execute(small(), tmp_path / "parted")
-    assert len(files(parted)) == 6
+    assert len(parquet(parted.path)) == 6
     monkeypatch.undo()
     joined = execute(small(), tmp_path / "joined")
-    assert len(files(joined)) == 3
+    assert len(parquet(joined.path)) == 3
     order = [*KEYS, "update"]
     a, b = (r.read("metrics").sort_values(order, ignore_index=True) for r in (parted, joined))
     pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-5)
@@ -80,11 +77,11 @@ def test_parts_change_neither_rows_nor_numbers_much(small, tmp_path, monkeypatch
 
 @pytest.mark.usefixtures("one_seed_per_part")
 def test_worker_processes_change_nothing(small, tmp_path):
-    """Byte-identical files from two workers, and progress that adds up."""
+    """Two workers write byte-identical files, and their progress adds up."""
     one = execute(small(), tmp_path / "one", workers=1)
     advances = []
     two = execute(small(), tmp_path / "two", workers=2, on_progress=lambda _, n: advances.append(n))
-    assert files(one) == files(two)
+    assert parquet(one.path) == parquet(two.path)
     assert sum(advances) == total_rollouts(small()) == 2 * 3
     assert {p.name for p in two.path.iterdir()} == {"manifest.json", *TABLES}
 
@@ -92,7 +89,7 @@ def test_worker_processes_change_nothing(small, tmp_path):
 @pytest.mark.usefixtures("one_seed_per_part", "always_checkpoint")
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6, 7])
 def test_resuming_gives_the_records_of_an_uninterrupted_run(small, whole, tmp_path, after):
-    """Interrupted between parts or inside one, then resumed: exactly the same records."""
+    """A run that is interrupted between parts or inside one, and then resumed, has the same records."""
     folder, calls = tmp_path / "cut", 0
 
     def interrupt(*_):
@@ -115,13 +112,13 @@ def test_resuming_gives_the_records_of_an_uninterrupted_run(small, whole, tmp_pa
     assert sum(advances) == 6
     uninterrupted = whole()
     assert_same_records(resumed, uninterrupted)
-    assert files(resumed) == files(uninterrupted)
+    assert parquet(resumed.path) == parquet(uninterrupted.path)
     assert {p.name for p in folder.iterdir()} == {"manifest.json", *TABLES}
 
 
 @pytest.mark.usefixtures("one_seed_per_part")
 def test_a_part_whose_last_table_is_missing_is_done_again(small, whole, tmp_path):
-    """A kill between the tables of a part leaves it unfinished, not half read."""
+    """If a process is killed between the tables of a part, the part is unfinished and is not read."""
     results = execute(small(), tmp_path / "cut")
     lost = sorted((results.path / "runs").iterdir())[0]
     lost.unlink()
@@ -131,7 +128,7 @@ def test_a_part_whose_last_table_is_missing_is_done_again(small, whole, tmp_path
 
 
 def test_resuming_finished_work_does_nothing(small, whole):
-    """All parts are there: not a byte changes."""
+    """When all parts are there, not a byte changes."""
     results = whole()
     before = {p: p.stat().st_mtime_ns for p in results.path.rglob("*")}
     execute(small(), results.path, resume=True)
@@ -140,7 +137,7 @@ def test_resuming_finished_work_does_nothing(small, whole):
 
 @pytest.mark.usefixtures("always_checkpoint")
 def test_a_damaged_checkpoint_is_refused_by_name(small, tmp_path):
-    """Resume does not silently start over, nor crash."""
+    """Resuming neither starts over silently nor crashes."""
     calls = []
 
     def interrupt(*_):
@@ -165,11 +162,14 @@ def test_execute_refuses_no_workers_before_it_touches_anything(small, tmp_path):
 
 @pytest.mark.slow
 def test_ercs_band_excludes_what_ppos_clip_never_sees(tmp_path):
-    """The paper's contrast, 10 seeds, 8 updates per rollout: out-of-band at least 20 x clip-bound."""
+    """With 8 updates per rollout, the out-of-band share is at least 20 times the clip-bound share."""
     work = plan(
-        ["forking_tokens"], tier="smoke", seeds=10, objectives=["dapo", "erc-dapo"],
+        ["forking_tokens"],
+        tier="smoke",
+        seeds=10,
+        objectives=["dapo", "erc-dapo"],
         settings={"rollouts": 6},
-    )  # fmt: skip
+    )
     assert work.experiments[0].config.updates_per_rollout == 8
     found = out_of_band_to_bound(execute(work, tmp_path / "out"), "forking_tokens")
     assert (found.base, found.other) == ("dapo", "erc-dapo")
@@ -180,10 +180,13 @@ def test_ercs_band_excludes_what_ppos_clip_never_sees(tmp_path):
 
 
 def test_a_grid_of_hyperparameters_equals_its_points_alone(small, tmp_path):
-    """Rates, temperatures and bands share a part, stalenesses do not; each run is as if alone."""
+    """Runs with other rates or bands share a part, with other stalenesses not; each is as if alone."""
     grid = {
-        "minibatches": [1, 4], "epochs": [1, 2], "learning_rate": [1e-3, 1e-2], "band": [0.01, 0.5],
-    }  # fmt: skip
+        "minibatches": [1, 4],
+        "epochs": [1, 2],
+        "learning_rate": [1e-3, 1e-2],
+        "band": [0.01, 0.5],
+    }
     swept = small(objectives=["erc-dapo"], seeds=1, grid=grid)
     (experiment,) = swept.experiments
     assert [len(part.runs) for part in experiment.parts] == [4, 4, 4, 4]
@@ -195,11 +198,12 @@ def test_a_grid_of_hyperparameters_equals_its_points_alone(small, tmp_path):
         rate, band = run["hyper/learning_rate"], run["hyper/band_low"]
         alone = execute(
             small(
-                objectives=[f"erc-dapo:band={band}"], seeds=1,
+                objectives=[f"erc-dapo:band={band}"],
+                seeds=1,
                 settings={"learning_rate": rate, **shape},
             ),
             tmp_path / str(number),
-        )  # fmt: skip
+        )
         mine = metrics[metrics["objective"] == run["objective"]].reset_index(drop=True)
         assert len(mine) == 3 * shape["minibatches"] * shape["epochs"]
         assert mine["staleness"].max() == shape["minibatches"] * shape["epochs"] - 1

@@ -12,10 +12,13 @@ NAME = "grad/norm"
 
 
 @settings(max_examples=60, deadline=None)
-@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 9), st.integers(1, 4)),
-                  elements=st.floats(-1e3, 1e3)))  # fmt: skip
+@given(
+    hnp.arrays(
+        np.float64, st.tuples(st.integers(2, 9), st.integers(1, 4)), elements=st.floats(-1e3, 1e3)
+    )
+)
 def test_means_and_spreads_are_numpys(x):
-    """By run, over updates; the jitter is half the mean squared step."""
+    """They are taken over each run's updates; the squared jitter is half the mean squared step."""
     found = summaries({NAME: x})
     np.testing.assert_allclose(found[f"mean/{NAME}"], x.mean(0), atol=1e-9)
     np.testing.assert_allclose(found[f"std/{NAME}"], x.std(0, ddof=1), atol=1e-9)
@@ -24,7 +27,7 @@ def test_means_and_spreads_are_numpys(x):
 
 
 def test_jitter_is_blind_to_a_trend_and_equals_the_spread_without_one():
-    """A line over n updates has jitter slope / sqrt 2; independent values have jitter near std."""
+    """A line has jitter slope / sqrt 2, and independent values have a jitter near their std."""
     line = summaries({NAME: np.arange(1000.0)[:, None] * 0.01})
     assert line[f"jitter/{NAME}"] == pytest.approx(0.01 / np.sqrt(2))
     assert line[f"std/{NAME}"] > 2
@@ -33,7 +36,7 @@ def test_jitter_is_blind_to_a_trend_and_equals_the_spread_without_one():
 
 
 def test_what_is_not_finite_is_left_out_and_its_neighbours_steps_too():
-    """A run that diverged counts until then; without any value it has none."""
+    """A run that diverged counts up to that point, and a run without any value has NaN."""
     x = np.array([[1.0, np.nan], [3.0, np.inf], [np.nan, np.nan], [9.0, np.nan]])
     found = summaries({NAME: x})
     assert found[f"mean/{NAME}"][0] == pytest.approx(13 / 3)
@@ -42,6 +45,6 @@ def test_what_is_not_finite_is_left_out_and_its_neighbours_steps_too():
 
 
 def test_counters_have_no_mean():
-    """Nor has what is not asked about a spread."""
+    """Counters are left out, and metrics outside ``STEADINESS`` have a mean only."""
     rows = {name: np.ones((3, 2)) for name in (*COUNTERS, "drift/tv")}
     assert set(summaries(rows)) == {"mean/drift/tv"}

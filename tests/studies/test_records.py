@@ -35,7 +35,7 @@ def everything(path):
 
 
 def test_atomic_write_makes_folders_and_leaves_only_the_file(tmp_path):
-    """The whole new content, readable by others, and no temporary file beside it."""
+    """The file has the whole new content, others can read it, and no temporary file is left."""
     path = tmp_path / "a" / "b.txt"
     atomic_write(path, lambda stream: stream.write(b"one"))
     atomic_write(path, lambda stream: stream.write(b"two"))
@@ -47,7 +47,7 @@ def test_atomic_write_makes_folders_and_leaves_only_the_file(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("where", ["write", "fsync", "replace"])
 def test_atomic_write_keeps_the_old_content_on_failure(tmp_path, monkeypatch, error, where):
-    """Whatever goes wrong, and wherever: old content, no temporary file, the error comes through."""
+    """Whatever goes wrong, the old content stays, no temporary file is left, and the error is raised."""
     path = tmp_path / "b.txt"
     path.write_bytes(b"old")
 
@@ -68,7 +68,7 @@ def test_atomic_write_keeps_the_old_content_on_failure(tmp_path, monkeypatch, er
 
 
 def test_a_part_written_is_read_back_with_its_types(results):
-    """Parquet keeps columns, types and lists; the file carries the schema version."""
+    """Parquet keeps columns, types and lists, and the file holds the schema version."""
     frames = tables(0, 1)
     frames["tokens"]["probs/old"] = [[0.5, 0.5], [0.25, 0.75]]
     frames["runs"]["diverged"] = [True, False]
@@ -89,7 +89,7 @@ def test_a_part_written_is_read_back_with_its_types(results):
 
 
 def test_equal_frames_give_equal_bytes(tmp_path):
-    """No time stamp, no path in the files."""
+    """The files contain neither time stamps nor paths."""
     written = []
     for name in "ab":
         r = Results.create(tmp_path / name, CONFIG)
@@ -99,7 +99,7 @@ def test_equal_frames_give_equal_bytes(tmp_path):
 
 
 def test_parts_are_read_in_their_names_order(results):
-    """Not in the order they were finished."""
+    """The order in which they were finished does not matter."""
     for part, seed in (("e--0002-0003", 2), ("e--0000-0001", 0), ("e--0001-0002", 1)):
         results.write_part(part, tables(seed))
     for table in REQUIRED:
@@ -107,7 +107,7 @@ def test_parts_are_read_in_their_names_order(results):
 
 
 def test_a_part_counts_when_its_runs_table_is_there(results):
-    """Half-written parts and temporary files are invisible; a folder without parts says so."""
+    """Half-written parts and temporary files are ignored, and a folder without parts is refused."""
     with pytest.raises(InputError, match="no finished part yet; finish it with --resume"):
         results.read("runs")
     results.write_part("p", tables(0))
@@ -147,7 +147,7 @@ def test_missing_columns_are_refused_before_the_part_counts(results, table):
 @pytest.mark.parametrize("table", list(REQUIRED))
 @pytest.mark.parametrize("damage", ["truncated", "text", "gone"])
 def test_a_damaged_file_is_named(results, table, damage):
-    """InputError in one line with the file's path."""
+    """The InputError is one line with the file's path."""
     results.write_part("p", tables(0))
     file = results.path / table / "p.parquet"
     if damage == "gone":
@@ -162,7 +162,7 @@ def test_a_damaged_file_is_named(results, table, damage):
 
 
 def test_create_writes_a_manifest_that_opens(results):
-    """Configuration and provenance come back."""
+    """The manifest keeps configuration and provenance."""
     again = Results.open(results.path)
     assert again.config == CONFIG
     assert again.provenance == results.provenance
@@ -171,7 +171,7 @@ def test_create_writes_a_manifest_that_opens(results):
 
 
 def test_create_takes_an_empty_folder_but_no_other(tmp_path):
-    """Foreign files, a file in the place, and finished results are refused; nothing changes."""
+    """Foreign files, a file of that name and finished results are refused, and nothing changes."""
     empty = tmp_path / "empty"
     empty.mkdir()
     Results.create(empty, CONFIG)
@@ -212,7 +212,7 @@ def test_resume_needs_the_same_configuration(results, change, told):
 
 
 def test_a_folder_that_cannot_be_written_to_leaves_no_trace(tmp_path, monkeypatch):
-    """Found before any work; folders made for the attempt are removed again."""
+    """It is refused before any work, and folders that were made for the attempt are removed."""
 
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
@@ -225,12 +225,20 @@ def test_a_folder_that_cannot_be_written_to_leaves_no_trace(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     "manifest",
-    [b"", b"{", b"[]", b"3", b"\xff\xfe", b"{}", b'{"kind": "other"}',
-     b'{"kind": "erc-bench results"}',
-     b'{"kind": "erc-bench results", "schema_version": 1, "config": {}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff\xfe",
+        b"{}",
+        b'{"kind": "other"}',
+        b'{"kind": "erc-bench results"}',
+        b'{"kind": "erc-bench results", "schema_version": 1, "config": {}}',
+    ],
+)
 def test_a_manifest_that_is_none_is_refused(tmp_path, manifest):
-    """InputError in one line, for reading and for resuming."""
+    """Reading and resuming both raise an InputError of one line."""
     (tmp_path / "manifest.json").write_bytes(manifest)
     for action in (Results.open, lambda p: Results.create(p, CONFIG, resume=True)):
         with pytest.raises(InputError, match="is not a manifest of erc-bench") as caught:
@@ -240,7 +248,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, manifest):
 
 @pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, None, "1"])
 def test_another_schema_version_is_refused(results, version):
-    """The message says which version is there and which is read."""
+    """The message says which version is there and which versions can be read."""
     path = results.path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
     with pytest.raises(
@@ -250,7 +258,7 @@ def test_another_schema_version_is_refused(results, version):
 
 
 def test_what_is_no_results_folder_is_named(tmp_path):
-    """Neither a missing folder, nor a file, nor an empty folder."""
+    """The error names a missing folder, a file and an empty folder."""
     (tmp_path / "file").write_text("x")
     for name, told in (
         ("none", "is not a folder"),
@@ -262,7 +270,7 @@ def test_what_is_no_results_folder_is_named(tmp_path):
 
 
 def test_provenance_says_with_what_the_records_were_made():
-    """Versions, revision or None, machine and time; plain JSON."""
+    """It has versions, revision or None, machine and time, as plain JSON."""
     made = provenance()
     json.dumps(made, allow_nan=False)
     assert made["packages"].keys() >= {"erc-bench", "torch", "numpy", "gymnasium", "pyarrow"}
@@ -273,7 +281,7 @@ def test_provenance_says_with_what_the_records_were_made():
 
 
 def test_provenance_without_git(monkeypatch):
-    """No git, or not a checkout of ours: the revision is None and nothing fails."""
+    """Without git the revision is None, and nothing fails."""
     monkeypatch.setenv("PATH", "")
     assert provenance()["git_revision"] is None
 

@@ -1,14 +1,12 @@
-"""What a few runs say: estimates, intervals, tests. Pure functions of arrays; needs numpy and scipy only.
+"""Estimates, intervals and tests from few runs: pure functions of arrays.
 
-Scores come as *strata*: one array of runs per task (here: per experiment). Runs are resampled within
-their task, as tasks are fixed and seeds are not. The definitions are those of Agarwal et al., "Deep
-reinforcement learning at the edge of the statistical precipice", 2021, arXiv:2108.13264 (rliable).
+Scores come as *strata*, one array of runs per task, where a task is an experiment here. Runs are
+resampled within their task, because tasks are fixed and seeds are not. The definitions are those of
+Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021,
+arXiv:2108.13264 (rliable).
 """
 
-from erc_bench.analysis.statistics.aggregates import (
-    interquartile_mean,
-    mean_score,
-)
+from erc_bench.analysis.statistics.aggregates import interquartile_mean, mean_score
 from erc_bench.analysis.statistics.bootstrap import (
     REPLICATES,
     Estimate,
@@ -29,10 +27,7 @@ from erc_bench.analysis.statistics.intervals import (
     ratio_interval,
 )
 from erc_bench.analysis.statistics.pass_at_k import pass_at_k, pass_at_k_estimate
-from erc_bench.analysis.statistics.significance import (
-    holm,
-    sign_flip_test,
-)
+from erc_bench.analysis.statistics.significance import holm, sign_flip_test
 
 __all__ = [
     "REPLICATES",

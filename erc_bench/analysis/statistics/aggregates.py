@@ -1,7 +1,7 @@
 """One number for all runs on all tasks: interquartile mean and mean.
 
-Every function takes one array of runs per task and reduces ``axis``; leading axes are kept, so that
-thousands of bootstrap replicates cost one call. The arrays may differ in their number of runs.
+Every function takes one array of runs per task and reduces ``axis``. Leading axes are kept, so that
+thousands of bootstrap replicates cost one call. The arrays may differ in their numbers of runs.
 
 Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.3.
 """
@@ -29,30 +29,23 @@ def _floats(strata: tuple[Any, ...], axis: int) -> list[Array]:
     return arrays
 
 
-def _task_means(strata: tuple[Any, ...], axis: int) -> Array:
-    """Mean of every task, tasks on a new last axis."""
-    return np.stack([runs.mean(axis) for runs in _floats(strata, axis)], axis=-1)
-
-
 def interquartile_mean(*strata: Any, axis: int = -1) -> Any:
-    """IQM: the mean of the middle half of all runs of all tasks, pooled.
+    """IQM: the mean of the middle half of the pooled runs of all tasks.
 
-    Of n sorted runs floor(n / 4) are left out at either end.
+    Of n sorted runs, floor(n / 4) are left out at either end.
 
     >>> float(interquartile_mean([0.0, 0.4, 0.6, 1.0]))
     0.5
     """
     pooled = np.moveaxis(np.concatenate(_floats(strata, axis), axis=axis), axis, -1)
-    count = pooled.shape[-1]
-    cut = count // 4
-    middle = np.sort(pooled, axis=-1)[..., cut : count - cut]
-    return middle.mean(-1)
+    cut = pooled.shape[-1] // 4
+    return np.sort(pooled, axis=-1)[..., cut : pooled.shape[-1] - cut].mean(-1)
 
 
 def mean_score(*strata: Any, axis: int = -1) -> Any:
-    """Mean over tasks of the mean over a task's runs: every task weighs the same.
+    """Mean over tasks of the mean over a task's runs, so that every task weighs the same.
 
     >>> float(mean_score([0.0, 1.0], [1.0, 1.0]))
     0.75
     """
-    return _task_means(strata, axis).mean(-1)
+    return np.stack([runs.mean(axis) for runs in _floats(strata, axis)], axis=-1).mean(-1)

@@ -1,4 +1,4 @@
-"""Stratified bootstrap: runs are drawn anew within each task, tasks are kept."""
+"""Stratified bootstrap: runs are resampled within each task, and tasks are kept."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ from scipy import stats
 from erc_bench.analysis.statistics.aggregates import interquartile_mean
 from erc_bench.core.errors import InputError
 
-__all__ = ["REPLICATES", "Estimate", "Seed", "Strata", "ends", "resampling_counts",
-           "stratified_bootstrap"]  # fmt: skip
+__all__ = [
+    "REPLICATES",
+    "Estimate",
+    "Seed",
+    "Strata",
+    "ends",
+    "resampling_counts",
+    "stratified_bootstrap",
+]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 #: One array of runs per task.
 Strata = Sequence[Any]
-#: Whatever :func:`numpy.random.default_rng` makes a generator of; the same seed, the same interval.
+#: Anything that :func:`numpy.random.default_rng` takes. The same seed gives the same interval.
 Seed = int | np.random.SeedSequence | np.random.Generator
 
-#: Replicates of an interval. The Monte-Carlo error of a 95 % end is then about 0.03 of the
-#: estimate's standard error, sqrt(0.025 x 0.975 / 10,000) over the normal density at the end.
+#: Number of replicates. The Monte-Carlo error of an end of a 95 % interval is then about 0.03 of the
+#: estimate's standard error: sqrt(0.025 x 0.975 / 10,000) over the normal density at that end.
 REPLICATES = 10_000
 _BATCH = 1_000  # replicates held in memory at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and the ends of its bootstrap interval; NaN ends where a task has one run."""
+    """A statistic and the ends of its bootstrap interval, which are NaN if a task has one run only."""
 
     value: float
     low: float
@@ -47,7 +54,7 @@ def checked(strata: Strata) -> list[Array]:
 
     Raises:
         InputError: no stratum, an empty one, one that is not a vector, or a value that is not finite
-            (a diverged run has a score, 0: it must not be left out).
+            (a diverged run must not be left out: its score is 0).
     """
     arrays = [np.asarray(runs, dtype=np.float64) for runs in strata]
     if not arrays:
@@ -69,7 +76,7 @@ def ends(replicates: Array, level: float) -> tuple[Array, Array]:
 
 
 def resampling_counts(runs: int, replicates: int, rng: np.random.Generator) -> Array:
-    """How often each run is drawn in each replicate: multinomial, shape (replicates, runs).
+    """How often each run is drawn in each replicate, as multinomial counts (replicates, runs).
 
     A statistic that is linear in the runs is a matrix product with these counts.
     """
@@ -94,10 +101,10 @@ def stratified_bootstrap(
         strata: one vector of runs per task, of equal or different lengths.
         statistic: ``statistic(*strata, axis=-1)``, as those of :mod:`.aggregates`.
         replicates: number of resamples.
-        level: probability that the interval shall cover.
+        level: nominal coverage of the interval.
         method: "percentile", or "bca" (bias-corrected and accelerated, Efron 1987), which is the
-            percentile interval where all replicates are equal.
-        seed: decides every draw.
+            percentile interval if all replicates are equal.
+        seed: determines every draw.
 
     >>> stratified_bootstrap([[0.25, 0.25], [0.75, 0.75]], replicates=100)
     Estimate(value=0.5, low=0.5, high=0.5)
@@ -110,9 +117,16 @@ def stratified_bootstrap(
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
-            runs, statistic, n_resamples=replicates, batch=_BATCH, vectorized=True, axis=-1,
-            confidence_level=level, method="BCa" if method == "bca" else "percentile", rng=rng,
-        )  # fmt: skip
+            runs,
+            statistic,
+            n_resamples=replicates,
+            batch=_BATCH,
+            vectorized=True,
+            axis=-1,
+            confidence_level=level,
+            method="BCa" if method == "bca" else "percentile",
+            rng=rng,
+        )
     low, high = (float(end) for end in found.confidence_interval)
     if not (math.isfinite(low) and math.isfinite(high)):
         low, high = (float(end) for end in ends(found.bootstrap_distribution, level))

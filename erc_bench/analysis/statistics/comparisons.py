@@ -26,7 +26,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Profile:
-    """Share of runs above each threshold ``taus``, with pointwise ends; all of one shape."""
+    """Share of runs above each threshold in ``taus``, with pointwise ends; all have one shape."""
 
     taus: Array
     share: Array
@@ -44,8 +44,8 @@ def performance_profile(
 ) -> Profile:
     """Run-score distribution: F(tau) = mean over tasks of the share of runs with score > tau.
 
-    The band is the pointwise percentile interval of the stratified bootstrap; NaN where a task has
-    one run. Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.2.
+    The band is the pointwise percentile interval of the stratified bootstrap, and NaN if a task has
+    one run only. Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.2.
 
     >>> performance_profile([[0.0, 1.0], [1.0, 1.0]], [0.0, 0.5, 1.0]).share.tolist()
     [0.75, 0.75, 0.0]
@@ -74,20 +74,20 @@ def probability_of_improvement(
     level: float = 0.95,
     seed: Seed = 0,
 ) -> Estimate:
-    """P(X > Y), a tie counted one half, averaged over tasks, with a stratified bootstrap interval.
+    """P(X > Y), with ties counted as one half, averaged over tasks, with a stratified bootstrap interval.
 
     Args:
         x: one vector of runs per task.
-        y: the same of the other arm, the tasks in the same order.
-        paired: False compares every run of X with every run of Y, the Mann-Whitney statistic
-            U / (n m), and draws both arms' runs independently. True compares runs at the same place
-            (the same seed) only, and draws pairs.
+        y: the same for the other arm, with the tasks in the same order.
+        paired: False compares every run of X with every run of Y, which is the Mann-Whitney statistic
+            U / (n m), and draws both arms' runs independently. True compares only runs at the same
+            place (of the same seed), and draws pairs.
         replicates: number of resamples.
-        level: probability that the interval shall cover.
-        seed: decides every draw.
+        level: nominal coverage of the interval.
+        seed: determines every draw.
 
-    An interval of no width means that no replicate can differ: every comparison came out alike. It is
-    no proof of certainty. Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.2.
+    An interval of width 0 means that no replicate can differ, because every comparison came out alike.
+    It does not prove certainty. Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.2.
 
     >>> probability_of_improvement([[1.0, 2.0]], [[1.0, 0.0]], replicates=10).value
     0.875
@@ -115,5 +115,5 @@ def probability_of_improvement(
 
 
 def _wins(a: Array, b: Array) -> Array:
-    """1 where a is larger, 1/2 where they are equal."""
+    """1 where a is larger, 1/2 where both are equal."""
     return np.asarray((a > b) + 0.5 * (a == b), dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Means over seeds with Student-t intervals: single, paired and as ratios.
+"""Means over seeds with Student-t intervals: of values, paired differences and ratios.
 
-One seed is one independent observation. Whatever happens within a run (updates, tokens) is reduced
-to one number per run before anything here is called.
+One seed is one independent observation. Everything within a run (updates, tokens) is reduced to one
+number per run before these functions are called.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Array = NDArray[Any]
 class Interval:
     """A mean over ``n`` seeds and the ends of its confidence interval.
 
-    With one seed the ends are NaN: one observation says nothing about its spread. Without any, the
-    mean is NaN too.
+    The ends are NaN with one seed, since one observation tells nothing about its spread. Without a
+    seed the mean is NaN too.
     """
 
     mean: float
@@ -40,7 +40,7 @@ class Interval:
         return (self.high - self.low) / 2
 
     def overlaps(self, other: Interval) -> bool:
-        """Whether two intervals share a point; False where either is unknown."""
+        """Whether two intervals share a point; False if either is unknown."""
         return self.low <= other.high and other.low <= self.high
 
     def excludes(self, value: float) -> bool:
@@ -49,10 +49,10 @@ class Interval:
 
 
 def mean_intervals(values: ArrayLike, level: float = 0.95) -> tuple[Array, Array, Array, Array]:
-    """Mean, low end, high end and n of every column, over axis 0 (seeds); NaN are left out.
+    """Mean, low end, high end and n of every column over axis 0 (seeds), without values that are not finite.
 
-    The two-sided Student-t interval, ``mean -+ t(n-1) s / sqrt(n)``. With one value the ends are NaN, as
-    one observation says nothing about its spread; without any the mean is NaN too.
+    The ends are those of the two-sided Student-t interval, ``mean -+ t(n-1) s / sqrt(n)``, and NaN or
+    known as in :class:`Interval`.
     """
     x = np.asarray(values, dtype=np.float64)
     known = np.isfinite(x)
@@ -79,16 +79,16 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
 
 
 def paired_difference(base: pd.Series, other: pd.Series, level: float = 0.95) -> Interval:
-    """Interval of ``other - base`` over the seeds, the index of both, that have a value in each."""
+    """Interval of ``other - base`` over the seeds (the index) that have a value in both."""
     joined = pd.concat([base.rename("base"), other.rename("other")], axis=1, join="inner")
     return mean_interval((joined["other"] - joined["base"]).to_numpy(), level)
 
 
 def ratio_interval(base: pd.Series, other: pd.Series, level: float = 0.95) -> Interval:
-    """Geometric mean of ``other / base`` over paired seeds; its interval is that of the log ratio.
+    """Geometric mean of ``other / base`` over paired seeds, with the interval of the log ratio.
 
-    Undefined (NaN) as soon as one pair holds a value that is not positive: leaving that seed out
-    would hide the seeds with the most extreme ratio.
+    It is NaN as soon as one pair holds a value that is not positive, because leaving that seed out would
+    hide the seeds with the most extreme ratios.
     """
     joined = pd.concat([base.rename("base"), other.rename("other")], axis=1, join="inner").dropna()
     if joined.empty or (joined <= 0).to_numpy().any():

@@ -1,4 +1,4 @@
-"""pass@k and avg@k of problems with several sampled answers each."""
+"""pass@k of problems with several sampled answers each."""
 
 from __future__ import annotations
 
@@ -18,37 +18,28 @@ from erc_bench.core.errors import InputError
 
 __all__ = ["pass_at_k", "pass_at_k_estimate"]
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-def _counts(correct: Any, samples: Any) -> tuple[Array, Array]:
-    c = np.asarray(correct, dtype=np.float64)
-    n = np.asarray(samples, dtype=np.float64)
-    c, n = (np.array(a) for a in np.broadcast_arrays(c, n))
-    if not ((n >= 1) & (n == np.floor(n))).all():
-        raise InputError(f"samples: {samples}; a whole number of at least 1 is needed")
-    if not ((c >= 0) & (c <= n) & (c == np.floor(c))).all():
-        raise InputError(f"correct: {correct}; a whole number from 0 to the number of samples")
-    return c, n
-
 
 def pass_at_k(correct: Any, samples: Any, k: int) -> Any:
-    """Chance that k of the n answers, drawn without replacement, hold a correct one.
+    """Probability that k of the n answers, drawn without replacement, include a correct one.
 
         pass@k = 1 - C(n - c, k) / C(n, k) = 1 - prod_{j < k} (n - c - j) / (n - j)
 
-    Unbiased for 1 - (1 - p)^k; elementwise over problems. Source: Chen et al. 2021,
+    It is an unbiased estimate of 1 - (1 - p)^k, elementwise over problems. Source: Chen et al. 2021,
     arXiv:2107.03374, equation 1.
 
     Args:
-        correct: c, number of correct answers of a problem.
-        samples: n, number of answers of it.
-        k: at most n.
+        correct: c, the number of correct answers to a problem.
+        samples: n, the number of answers to it.
+        k: the number of answers drawn, at most n.
 
     >>> pass_at_k([0, 1, 3], 4, 2).tolist()
     [0.0, 0.5, 1.0]
     """
-    c, n = _counts(correct, samples)
+    c, n = np.broadcast_arrays(np.asarray(correct, np.float64), np.asarray(samples, np.float64))
+    if not ((n >= 1) & (n == np.floor(n))).all():
+        raise InputError(f"samples: {samples}; a whole number of at least 1 is needed")
+    if not ((c >= 0) & (c <= n) & (c == np.floor(c))).all():
+        raise InputError(f"correct: {correct}; a whole number from 0 to the number of samples")
     if isinstance(k, bool) or int(k) != k or not 1 <= k <= n.min(initial=math.inf):
         raise InputError(f"k: {k}; a whole number from 1 to the number of samples is needed")
     miss = np.ones_like(c)
@@ -73,14 +64,14 @@ def pass_at_k_estimate(
         correct: number of correct answers, shape (seeds, prompts).
         samples: number of answers per prompt.
         k: number of answers that may be tried.
-        over: what is drawn anew: "seeds" answers for other trainings on these prompts, "prompts" for
-            these policies on other prompts, "both" for both, drawn independently, which is
-            conservative (Owen 2007, arXiv:0712.1111).
+        over: what is resampled. "seeds" describes other trainings on these prompts, "prompts" these
+            policies on other prompts. "both" draws the two independently, which is conservative (Owen
+            2007, arXiv:0712.1111).
         replicates: number of resamples.
-        level: probability that the interval shall cover.
-        seed: decides every draw.
+        level: nominal coverage of the interval.
+        seed: determines every draw.
 
-    The ends are NaN where an axis that is drawn anew has length 1.
+    The ends are NaN if an axis that is resampled has length 1.
     """
     table = np.asarray(pass_at_k(correct, samples, k))
     if table.ndim != 2 or table.size == 0:

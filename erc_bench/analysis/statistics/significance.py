@@ -13,30 +13,28 @@ __all__ = ["holm", "sign_flip_test"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-#: Up to so many pairs all sign patterns are counted (half a million by symmetry), above them drawn.
+#: With up to this many pairs all sign patterns are counted (half a million, by symmetry). With more
+#: pairs, patterns are drawn at random.
 EXACT_PAIRS = 20
 _DRAWN = 20_000
-
-
-def _differences(values: Any) -> Array:
-    differences = np.asarray(values, dtype=np.float64)
-    if differences.ndim != 1 or differences.size == 0 or not np.isfinite(differences).all():
-        raise InputError(f"differences: {values}; a vector of finite numbers is needed")
-    return differences
 
 
 def sign_flip_test(differences: Any, *, replicates: int = _DRAWN, seed: Seed = 0) -> float:
     """Two-sided p-value of paired differences whose signs are exchangeable under the null.
 
-    p = share of sign patterns s with |sum_i s_i d_i| >= |sum_i d_i| (Fisher 1935). Exact up to
-    ``EXACT_PAIRS`` pairs; above, patterns are drawn and p = (hits + 1) / (replicates + 1), which
-    is never below the nominal level (Phipson and Smyth 2010).
+    p = share of sign patterns s with |sum_i s_i d_i| >= |sum_i d_i| (Fisher 1935). It is exact up to
+    ``EXACT_PAIRS`` pairs. With more pairs, patterns are drawn and p = (hits + 1) / (replicates + 1),
+    with which the test never exceeds its nominal level (Phipson and Smyth 2010).
 
     >>> sign_flip_test([1.0, 2.0, 3.0])
     0.25
     """
-    d = _differences(differences)
-    observed = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # sums of other order round otherwise
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim != 1 or d.size == 0 or not np.isfinite(d).all():
+        raise InputError(f"differences: {differences}; a vector of finite numbers is needed")
+    observed = (
+        abs(d.sum()) - 1e-12 * np.abs(d).sum()
+    )  # sums in another order are rounded differently
     if len(d) <= EXACT_PAIRS:
         sums = d[:1]  # |sum| is the same for a pattern and its mirror image
         for value in d[1:]:
@@ -52,22 +50,17 @@ def sign_flip_test(differences: Any, *, replicates: int = _DRAWN, seed: Seed = 0
     return (hits + 1) / (replicates + 1)
 
 
-def _p_values(values: Any) -> Array:
-    p = np.asarray(values, dtype=np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise InputError(f"p-values: {values}; a vector of probabilities is needed")
-    return p
-
-
 def holm(p_values: Any) -> Array:
-    """Adjusted p-values that control the chance of any false finding (Holm 1979), in their order.
+    """Adjusted p-values that control the probability of any false finding (Holm 1979), in their order.
 
     Sorted ascending, adjusted_(i) = max over j <= i of min(1, (m - j + 1) p_(j)).
 
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
-    p = _p_values(p_values)
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise InputError(f"p-values: {p_values}; a vector of probabilities is needed")
     order = np.argsort(p, kind="stable")
     steps = p[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty_like(p)

@@ -1,29 +1,22 @@
 """What if the policy that samples is not the one that is trained?"""
 
-from erc_bench.studies.base import Experiment, register
-from erc_bench.studies.scores import gap_closed
+from erc_bench.studies.base import Experiment
 from erc_bench.training import TrainConfig
 
-ROLLOUT_MISMATCH = register(
-    Experiment(
-        name="rollout_mismatch",
-        question=(
-            "Rollouts come from an engine whose logits carry noise; ratios are taken against the "
-            "trained policy: what does the mismatch cost, and who repairs it?"
-        ),
-        environment="erc/TokenForks-v0",
-        expectation=(
-            "The mismatch biases the gradient of every objective alike; truncated importance sampling "
-            "repairs part of it. Entropy gates compare two trained policies and cannot see it."
-        ),
-        score=gap_closed,
-        score_meaning="share of the gap between the warm-started policy's return and 1",
-        config=TrainConfig(rollouts=60, learning_rate=1e-3, token_samples=0),
-        tiers={
-            "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200},
-        },
-        objectives=("dapo", "dapo-tis", "erc-dapo", "erc-directional-dapo"),
-        regime="sweep",
-        grid={"rollout_jitter": (0.0, 0.1, 0.3, 1.0)},
-    )
+EXPERIMENT = Experiment(
+    name="rollout_mismatch",
+    question=(
+        "Rollouts come from an engine whose logits carry noise; ratios are taken against the "
+        "trained policy: what does the mismatch cost, and who repairs it?"
+    ),
+    environment="erc/TokenForks-v0",
+    expectation=(
+        "The mismatch biases the gradient of every objective alike; truncated importance sampling "
+        "repairs part of it. Entropy gates compare two trained policies and cannot see it."
+    ),
+    config=TrainConfig(rollouts=60, learning_rate=1e-3, token_samples=0),
+    tiers={"smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200}},
+    objectives=("dapo", "dapo-tis", "erc-dapo", "erc-directional-dapo"),
+    regime="sweep",
+    grid={"rollout_jitter": (0.0, 0.1, 0.3, 1.0)},
 )
