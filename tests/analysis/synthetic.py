@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from erc_bench.core.errors import InputError
+from erc_bench.studies.arms import parse
 from erc_bench.studies.records import Results
 
 ARMS = ("ppo-clip", "dapo", "gppo", "erc-dapo", "erc-gppo")
@@ -155,6 +157,15 @@ def make_run(
     }
 
 
+def described(label: str) -> dict[str, object]:
+    """What a manifest says of an arm; of a name that is no recipe's, nothing."""
+    try:
+        arm = parse(label)
+    except InputError:
+        return {}
+    return {**arm.described(), "overrides": dict(arm.overrides)}
+
+
 def make_results(
     path: Path,
     *,
@@ -171,7 +182,9 @@ def make_results(
             name: {
                 "question": f"What does {name} ask?",
                 "environment": f"erc/{name.title().replace('_', '')}-v0",
-                "objectives": {arm: {"spec": {}, "equation": "min(rA, clip(r)A)"} for arm in arms},
+                "objectives": {
+                    arm: {**described(arm), "equation": "min(rA, clip(r)A)"} for arm in arms
+                },
                 "train": {"rollouts": ROLLOUTS, "updates_per_rollout": UPDATES},
                 "clip": {"low": CLIP[0], "high": CLIP[1]},
                 "band": {"low": BAND[0], "high": BAND[1]},

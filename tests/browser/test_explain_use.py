@@ -141,12 +141,14 @@ def test_every_control_by_keyboard(opened, explain_page):
 def test_choosing_an_objective(opened, explain_page, objective):
     """It takes its recipe's clip, its name stands over the formula, its colour is the figures'."""
     from erc_bench.presentation.plots.style import arm_style  # noqa: PLC0415  # it loads matplotlib
+    from erc_bench.studies.arms import stored_arm  # noqa: PLC0415
 
     other = "gppo" if objective != "gppo" else "dapo"
     page = opened(explain_page, link({"objective": other, **FOUR}))
     page.locator(f"input[name=objective][value={objective}]").check()
     assert consistent(page) == filled({"objective": objective, **FOUR})
-    color = arm_style(objective).color
+    style = arm_style(stored_arm(objective))
+    color = style.color
     assert page.evaluate("getComputedStyle(document.body).getPropertyValue('--arm')") == color
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     bar = page.locator(".bar.new").first
@@ -155,7 +157,7 @@ def test_choosing_an_objective(opened, explain_page, objective):
     )
     swatch = page.locator(f"label:has(input[value={objective}]) .arm")
     assert swatch.get_attribute("stroke") == color
-    dash = arm_style(objective).dash
+    dash = style.dash
     given = [float(x) / 1.8 for x in (swatch.get_attribute("stroke-dasharray") or "").split()]
     assert given == pytest.approx([] if dash == "-" else list(dash[1]))
 

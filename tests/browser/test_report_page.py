@@ -16,6 +16,7 @@ from erc_bench.analysis import MEASURES, scores, summary
 from erc_bench.cli import main
 from erc_bench.presentation.plots import ordered
 from erc_bench.presentation.reporting import Gallery, write_report
+from erc_bench.studies.arms import stored_arm
 from erc_bench.studies.records import Results
 
 RUN = [
@@ -63,7 +64,7 @@ def expected_orders(results):
     )
     for _, rows in summary(results).groupby("experiment", sort=False):
         here = rows.set_index("objective")
-        here = here.loc[ordered(here.index)]
+        here = here.loc[[a.label for a in ordered(map(stored_arm, here.index))]]
         for group in ("learning", "drift"):
             columns = {m.key: here[f"{m.key}/mean"] for m in MEASURES if m.group == group}
             first = {"diverged": here["diverged"] / here["seeds"]} if group == "learning" else {}

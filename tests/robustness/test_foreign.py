@@ -22,7 +22,7 @@ from erc_bench.adapters.logs import read_log, write_records
 from erc_bench.analysis import scores, summary
 from erc_bench.conformance.loading import load, pairs, value
 from erc_bench.core.errors import InputError
-from erc_bench.presentation.plots import Frames
+from erc_bench.presentation.plots import read
 from erc_bench.presentation.reporting import open_data
 from erc_bench.studies import grid_axis, plan, setting
 from erc_bench.studies.records import Results
@@ -95,7 +95,7 @@ def folder(finished, tmp_path):
 def everything(path):
     """What report, figures, claims and verify read of a folder."""
     results = Results.open(path)
-    Frames.read(results)
+    read(results)
     summary(results)
     with contextlib.suppress(LookupError):
         scores(results)

@@ -112,7 +112,7 @@ def test_every_policy_is_built_by_name(name):
 @pytest.mark.parametrize(
     ("name", "space", "told"),
     [
-        ("rnn", SPACE, "'rnn' is unknown; allowed: tabular, mlp, transformer"),
+        ("rnn", SPACE, "'rnn' is unknown (known: tabular, mlp, transformer)"),
         ("transformer", SPACE, "token contexts"),
         ("tabular", BOX, "use mlp"),
         ("tabular", spaces.MultiDiscrete([MAX_TABLE, 2]), "too large; use mlp"),

@@ -3,275 +3,185 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from erc_bench.presentation.plots.clipping import PAPER_DROPPED
-from erc_bench.presentation.plots.frames import Drawing, Frames, NothingToDraw, band
-from erc_bench.presentation.plots.layout import (
-    arm_lines,
-    log_ticks,
-    new_figure,
-    percent,
-    plus_minus,
-    subfigures,
-)
-from erc_bench.presentation.plots.per_run import (
-    KL,
-    REWARD,
-    column,
-    group_bands,
-    mark_fraction,
-    runs_of,
-)
-from erc_bench.presentation.plots.staleness import draw_interval
-from erc_bench.presentation.plots.style import (
-    MUTED,
-    WIDE,
-    arm_style,
-    group_of,
-    line_of,
-    ordered,
-    styled,
-)
+from erc_bench.analysis.numbers import percent
+from erc_bench.core.metrics import metric
+from erc_bench.presentation.plots import layout
+from erc_bench.presentation.plots.clip_fractions import PAPER_DROPPED
+from erc_bench.presentation.plots.exhibits import Exhibit
+from erc_bench.presentation.plots.frames import Frames, NothingToDraw
+from erc_bench.presentation.plots.seeds import KL, REWARD, column, over_seeds, runs_of
+from erc_bench.presentation.plots.style import DOTTED, MUTED, WIDE, arm_style, line_of, shade_of
+from erc_bench.studies.arms import StoredArm
 
-__all__ = ["fig10_band_and_noise"]
-
-SWEEP, PRECISION = "beta_sweep", "precision"
-BASE, GATE, TASK = "dapo", "erc-dapo", "forking_tokens"
+SWEEP, PRECISION, TASK = "beta_sweep", "precision", "forking_tokens"
+GATE = "erc-dapo"
 DROPPED, OUTSIDE = "mean/gate/dropped_fraction", "mean/drift/out_of_band_fraction"
-_UPPER = ((REWARD, "final reward", 1.0), (DROPPED, "dropped tokens (%)", 100.0),
-          (KL, "exact KL (10⁻³ nats)", 1e3))  # fmt: skip
+_SHOWN = {REWARD: metric("reward/final")} | {v: metric(v) for v in (DROPPED, KL, OUTSIDE)}
 #: Number formats by their significand bits.
 FORMATS = {53: "float64", 24: "float32", 11: "float16", 8: "bfloat16"}
 MOST_WIDTHS = 7  # ticks for which a panel has room
 _JITTER = ("#b4b4b4", "#7a7a7a", "#1a1a1a", "#a08a60", "#5c4a1e")
-_THRESHOLD: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (1, 1.5))}
-_MEASURED: dict[str, Any] = {
-    "color": arm_style(GATE).color,
-    "linewidth": 1.1,
-    "linestyle": (0, (4, 2)),
-}
+_PAPER: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": DOTTED}
 
 
-@styled
-def fig10_band_and_noise(frames: Frames) -> Drawing:
-    """Reward, dropped share and exact KL against the band, and the gate's noise floor.
+def format_name(bits: float) -> str:
+    """A number format by its significand bits."""
+    return FORMATS.get(int(bits), f"{bits:g} bits")
 
-    Above: the band's half-width on a logarithmic axis, dapo without a gate as a level line. Below:
-    what lies outside the 5 % band, and exact KL, when no update was made at all and only the number
-    format and jitter of the behaviour policy's logits differ.
-    """
+
+def table(frames: Frames) -> pd.DataFrame:
+    """The band's sweep, the noise without any update, and what the gate drops in forking_tokens."""
     parts, skipped = [], []
     for read in (_swept, _noise):
         try:
             parts.append(read(frames))
         except NothingToDraw as reason:
-            parts.append(pd.DataFrame())
             skipped.append(str(reason))
-    if len(skipped) == len(parts):
+    if not parts:
         raise NothingToDraw("; ".join(skipped))
-    swept, noise = parts
-    rows = [2.0 if not swept.empty else 0.0, 2.1 if not noise.empty else 0.0]
-    figure = new_figure(WIDE, sum(rows) + 0.75)
-    figures = subfigures(figure, [max(r, 1e-3) for r in rows])
-    reference = _reference(frames)
-    extra: list[tuple[Line2D, str]] = []
-    arms: list[str] = []
-    if not swept.empty:
-        arms = ordered(swept["objective"])
-        _draw_sweep(figures[0].subplots(1, 3), swept, arms)
-    if not noise.empty:
-        extra = _draw_noise(figures[1].subplots(1, 2, width_ratios=(1.5, 1)), noise, reference)
-    arm_lines(figure, arms, extra)
-    data = pd.concat([swept, noise, reference], ignore_index=True)
-    caption = _caption(swept, noise, reference)
-    return Drawing(
-        "fig10_band_and_noise",
-        "Width of the band and noise floor",
-        figure,
-        data,
-        caption,
-        _notice(swept, noise, reference),
-    )
+    runs = frames.runs[(frames.runs["experiment"] == TASK) & (frames.runs["objective"] == GATE)]
+    if column(runs, DROPPED).notna().any():
+        share = over_seeds(runs, ["objective"], DROPPED)
+        parts.append(share.assign(part=TASK, value=DROPPED))
+    order = ["part", "value", "objective", "half_width", "mean", "low", "high", "n"]
+    data = pd.concat(parts, ignore_index=True)
+    return data.reindex(columns=[*order, "bits", "jitter"])
 
 
 def _swept(frames: Frames) -> pd.DataFrame:
-    """Bands over seeds per arm and half-width; NaN half-width: no gate."""
+    """Intervals over seeds per recipe and half-width of its band; NaN: it has no gate."""
     runs = runs_of(frames, SWEEP, [DROPPED, KL])
-    width = column(runs, "hyper/band_high")
-    gated = runs["recipe"] != BASE
-    runs = runs.assign(half_width=width.fillna(frames.settings(SWEEP).band[1]).where(gated))
+    bands = {label: arm.band for label, arm in frames.arms(SWEEP).items()}
+    widths = [(bands[str(label)] or (0.0, math.nan))[1] for label in runs["objective"]]
+    runs = runs.assign(half_width=widths)
     tables = [
-        group_bands(runs, ["recipe", "half_width"], value).assign(value=value)
-        for value, _, _ in _UPPER
+        over_seeds(runs, ["recipe", "half_width"], value).assign(value=value)
+        for value in (REWARD, DROPPED, KL)
     ]
-    data = pd.concat(tables, ignore_index=True).rename(columns={"recipe": "objective"})
-    order = ["part", "value", "objective", "half_width", "mean", "low", "high", "n"]
-    return data.assign(part=SWEEP)[order]
+    return pd.concat(tables).rename(columns={"recipe": "objective"}).assign(part=SWEEP)
 
 
 def _noise(frames: Frames) -> pd.DataFrame:
-    """Bands over seeds per number format and jitter."""
+    """Intervals over seeds per number format and jitter."""
     runs = runs_of(frames, PRECISION, [OUTSIDE])
     runs = runs.assign(
         bits=column(runs, "hyper/rollout_bits").fillna(24.0),
         jitter=column(runs, "hyper/rollout_jitter").fillna(0.0),
     )
     tables = [
-        group_bands(runs, ["bits", "jitter"], value).assign(value=value)
+        over_seeds(runs, ["bits", "jitter"], value).assign(value=value)
         for value in (OUTSIDE, KL)
-        if np.isfinite(column(runs, value)).any()
+        if column(runs, value).notna().any()
     ]
-    return pd.concat(tables, ignore_index=True).assign(part=PRECISION)
+    return pd.concat(tables).assign(part=PRECISION)
 
 
-def _reference(frames: Frames) -> pd.DataFrame:
-    """Share that the gate drops in forking_tokens; no row without that experiment."""
-    runs = frames.runs[(frames.runs["experiment"] == TASK) & (frames.runs["objective"] == GATE)]
-    shares = column(runs, DROPPED).to_numpy()
-    if not np.isfinite(shares).any():
-        return pd.DataFrame()
-    return band(shares[:, None]).assign(part=TASK, value=DROPPED, objective=GATE)
+def draw(frames: Frames, data: pd.DataFrame) -> Figure:
+    """Reward, dropped share and exact KL against the band, and the gate's noise floor.
+
+    Above: the band's half-width on a logarithmic axis, dapo without a gate as a level line. Below:
+    what lies outside the 5 % band, and exact KL, when no update was made at all and only the number
+    format and jitter of the behaviour policy's logits differ.
+    """
+    swept, noise = (data[data["part"] == part] for part in (SWEEP, PRECISION))
+    rows = [2.0 if len(swept) else 0.0, 2.1 if len(noise) else 0.0]
+    figure = layout.new_figure(WIDE, sum(rows) + 0.75)
+    upper, lower = layout.parts(figure, [max(r, 1e-3) for r in rows])
+    arms = frames.looks(swept["objective"].unique())
+    entries = layout.line_handles(arms, marked=True)
+    if len(swept):
+        for axes, value in zip(upper.subplots(1, 3), (REWARD, DROPPED, KL), strict=True):
+            draw_sweep(axes, swept[swept["value"] == value], value, arms)
+    if len(noise):
+        left, right = lower.subplots(1, 2, width_ratios=(1.5, 1))
+        for place, jitter in enumerate(sorted(noise["jitter"].unique())):
+            entries.append((layout.mark(**_jitter_mark(place)), f"jitter {jitter:g}"))
+        measured = data[data["part"] == TASK]["mean"]
+        gate = {"color": arm_style(frames.looks([GATE])[GATE]).color, "linestyle": (0, (4, 2))}
+        references = [(PAPER_DROPPED, _PAPER, f"dropped in the paper: {100 * PAPER_DROPPED:g} %")]
+        references += [
+            (share, gate, f"dropped by {GATE} in {TASK}: {percent(share)}") for share in measured
+        ]
+        for share, style, text in references:
+            left.axhline(100 * share, **style)
+            entries.append((Line2D([], [], **style), text))
+        draw_noise(left, noise[noise["value"] == OUTSIDE], OUTSIDE)
+        draw_noise(right, noise[noise["value"] == KL], KL)
+        left.set_xlabel("the rollout's logits rounded to; no update made")
+        right.set_xlabel("rounded to; no update made")
+    layout.legend_below(figure, entries)
+    return figure
 
 
-def _draw_sweep(axes: np.ndarray, data: pd.DataFrame, arms: list[str]) -> None:
-    for panel, (value, label, scale) in zip(axes, _UPPER, strict=True):
-        here = data[data["value"] == value]
-        for name in arms:
-            arm = here[here["objective"] == name]
-            points = arm[arm["half_width"].notna()]
-            if not points.empty:
-                draw_interval(panel, points, "half_width", name, scale)
-            elif len(arm) and value != DROPPED:  # without a gate nothing is dropped
-                row = arm.iloc[0]
-                panel.axhline(scale * row["mean"], **line_of(name, zorder=2))
-                if math.isfinite(row["low"]):
-                    panel.axhspan(scale * row["low"], scale * row["high"], linewidth=0, alpha=0.2,
-                                  color=arm_style(name).color, zorder=1, gid=group_of(name))  # fmt: skip
-        panel.set_xscale("log")
-        widths = sorted(here["half_width"].dropna().unique())
-        if len(widths) > MOST_WIDTHS:
-            log_ticks(panel, "x")
-        else:
-            panel.xaxis.set_minor_locator(NullLocator())
-            panel.set_xticks(widths, [f"{w:g}" for w in widths])
-        panel.set_xlabel("half-width of the band")
-        panel.set_ylabel(label)
-        if value == DROPPED:
-            panel.set_ylim(bottom=0)
+def draw_sweep(axes: Axes, here: pd.DataFrame, value: str, arms: Mapping[str, StoredArm]) -> Axes:
+    """One value against the half-width; an arm without a gate is a level line with its interval."""
+    shown = _SHOWN[value]
+    for name, arm in arms.items():
+        rows = here[here["objective"] == name]
+        points = rows[rows["half_width"].notna()]
+        style = {"linestyle": arm_style(arm).dash, "markersize": 4}
+        layout.marks(axes, points, points["half_width"], arm, along="y", scale=shown.scale, **style)
+        levels = rows[rows["half_width"].isna()] if value != DROPPED else rows[:0]
+        for row in levels.itertuples():  # without a gate nothing is dropped
+            axes.axhline(shown.scale * row.mean, **line_of(arm, zorder=2))
+            if math.isfinite(row.low):
+                ends = shown.scale * row.low, shown.scale * row.high
+                axes.axhspan(*ends, **shade_of(arm, alpha=0.2, zorder=1))
+    axes.set_xscale("log")
+    widths = sorted(here["half_width"].dropna().unique())
+    if len(widths) > MOST_WIDTHS:
+        layout.log_ticks(axes, "x")
+    else:
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(widths, [f"{w:g}" for w in widths], fontsize=6.5)
+    axes.set(xlabel="half-width of the band", ylabel=shown.heading)
+    if value == DROPPED:
+        axes.set_ylim(bottom=0)
+    return axes
 
 
-def _draw_noise(
-    axes: np.ndarray, data: pd.DataFrame, reference: pd.DataFrame
-) -> list[tuple[Line2D, str]]:
-    bits = sorted(data["bits"].unique(), reverse=True)
-    jitters = sorted(data["jitter"].unique())
-    legend = []
-    for panel, (value, label, scale) in zip(
-        axes, ((OUTSIDE, "outside the band (%)", 100.0), (KL, "exact KL (10⁻³ nats)", 1e3)),
-        strict=True,
-    ):  # fmt: skip
-        for place, jitter in enumerate(jitters):
-            here = data[(data["value"] == value) & (data["jitter"] == jitter)]
-            at = here["bits"].map(bits.index) + mark_fraction(place, len(jitters), 0.44)
-            color, marker = _JITTER[place % len(_JITTER)], "os^Dv"[place % 5]
-            panel.vlines(at, scale * here["low"], scale * here["high"], color=color, linewidth=2)
-            panel.plot(at, scale * here["mean"], color=color, marker=marker, markersize=5,
-                       linestyle="none", zorder=4, clip_on=False)  # fmt: skip
-            if value == OUTSIDE:
-                handle = Line2D([], [], color=color, marker=marker, linestyle="none", markersize=5)
-                legend.append((handle, f"jitter {jitter:g}"))
-        panel.set_xticks(range(len(bits)), [_format_text(b) for b in bits])
-        panel.set_xlim(-0.5, len(bits) - 0.5)
-        panel.grid(visible=False, axis="x")
-        panel.set_xlabel("the rollout's logits rounded to; no update made")
-        panel.set_ylabel(label)
-    axes[1].set_xlabel("rounded to; no update made")
-    axes[0].axhline(100 * PAPER_DROPPED, **_THRESHOLD)
-    legend.append((Line2D([], [], **_THRESHOLD), "dropped in the paper: 20.29 %"))
-    if not reference.empty:
-        share = float(reference["mean"].iloc[0])
-        axes[0].axhline(100 * share, **_MEASURED)
-        legend.append(
-            (Line2D([], [], **_MEASURED), f"dropped by {GATE} in {TASK}: {percent(share)}")
-        )
-    for panel in axes:
-        panel.set_ylim(bottom=0)
-    return legend
+def _jitter_mark(place: int) -> dict[str, Any]:
+    return {"color": _JITTER[place % len(_JITTER)], "marker": "os^Dv"[place % 5]}
 
 
-def _format_text(bits: float) -> str:
-    return FORMATS.get(int(bits), "") + f"\n({bits:g} bits)"
+def draw_noise(axes: Axes, here: pd.DataFrame, value: str) -> Axes:
+    """One value per number format, a mark for each jitter."""
+    bits = sorted(here["bits"].unique(), reverse=True)
+    jitters = sorted(here["jitter"].unique())
+    scale = _SHOWN[value].scale
+    for place, jitter in enumerate(jitters):
+        rows = here[here["jitter"] == jitter]
+        mean, low, high = (scale * rows[end].to_numpy() for end in ("mean", "low", "high"))
+        at = rows["bits"].map(bits.index) + layout.spread(place, len(jitters), 0.44)
+        look: dict[str, Any] = {
+            "ls": "none",
+            "ms": 5,
+            "elinewidth": 2,
+            "zorder": 4,
+            "clip_on": False,
+        }
+        error = np.array([mean - low, high - mean])
+        axes.errorbar(at, mean, yerr=error, **look, **_jitter_mark(place))
+    axes.set_xticks(range(len(bits)), [_tick(b) for b in bits])
+    axes.set_xlim(-0.5, len(bits) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel(_SHOWN[value].heading)
+    return axes
 
 
-def _notice(swept: pd.DataFrame, noise: pd.DataFrame, reference: pd.DataFrame) -> str:
-    words = []
-    if not swept.empty:
-        words.append(
-            f"Above, look for a half-width whose reward lies over {BASE}'s level line, and at its drift. "
-            f"{' '.join(_best_widths(swept))}"
-        )
-    if not noise.empty:
-        outside = noise[(noise["value"] == OUTSIDE) & np.isfinite(noise["mean"])]
-        still = outside[outside["jitter"] == outside["jitter"].min()].sort_values("bits").iloc[0]
-        text = (
-            "Below, no update was made: whatever lies outside the band is noise. Rounding to the coarsest "
-            f"format puts {percent(still['mean'])} there"
-        )
-        if not reference.empty:
-            text += f"; {GATE} drops {percent(reference['mean'].iloc[0])} in {TASK}"
-        words.append(text + ".")
-    return " ".join(words)
+def _tick(bits: float) -> str:
+    return f"{FORMATS.get(int(bits), '')}\n({bits:g} bits)"
 
 
-def _caption(swept: pd.DataFrame, noise: pd.DataFrame, reference: pd.DataFrame) -> str:
-    words = []
-    if not swept.empty:
-        words.append(
-            "Above: final reward (a diverged run counts as 0), share of tokens the gate drops and "
-            "exact KL against the half-width of the band, means over a run's updates and 95 % "
-            f"intervals over {int(swept['n'].max())} seeds; level line: {BASE}, which has no gate."
-        )
-        words += _best_widths(swept)
-    if not noise.empty:
-        words.append(
-            "Below: the learning rate is 0, so every token should have an entropy ratio of 1; the "
-            "behaviour policy's logits are rounded and disturbed by Gaussian noise (jitter: its "
-            "standard deviation). Share of tokens outside the band of 5 % and exact KL, means and "
-            f"95 % intervals over {int(noise['n'].max())} seeds."
-        )
-        words += _floors(noise, reference)
-    return " ".join(words)
-
-
-def _best_widths(swept: pd.DataFrame) -> list[str]:
-    reward = swept[(swept["value"] == REWARD) & np.isfinite(swept["mean"])]
-    found = []
-    for name in ordered(reward["objective"]):
-        arm = reward[reward["objective"] == name]
-        best = arm.loc[arm["mean"].idxmax()]
-        where = "" if math.isnan(best["half_width"]) else f" at ±{best['half_width']:g}"
-        found.append(f"{name} {plus_minus(best)}{where}")
-    return [f"Highest mean reward: {', '.join(found)}."]
-
-
-def _floors(noise: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
-    outside = noise[(noise["value"] == OUTSIDE) & np.isfinite(noise["mean"])]
-    still = outside[outside["jitter"] == outside["jitter"].min()].sort_values("bits")
-    words = [
-        f"{FORMATS.get(int(row['bits']), f'{row.bits:g} bits')} {plus_minus(row, 100, ' %')}"
-        for _, row in still.iterrows()
-    ]
-    found = [f"Outside the band at jitter {still['jitter'].iloc[0]:g}: {', '.join(words)}."]
-    if not reference.empty and reference["mean"].iloc[0] > 0:
-        drop, row = reference.iloc[0], still.iloc[0]
-        found.append(
-            f"{GATE} drops {plus_minus(drop, 100, ' %')} in {TASK}; noise of the coarsest format "
-            f"alone puts {percent(row['mean'] / drop['mean'])} as many outside."
-        )
-    return found
+FIGURE = Exhibit("10", "band_and_noise", "Width of the band and noise floor", table, draw)

@@ -1,21 +1,19 @@
-"""What the figures are drawn from, and what drawing one gives back."""
+"""What the figures are drawn from: the records' tables, their settings and their arms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from erc_bench.analysis.statistics import mean_intervals
-from erc_bench.studies.records import Results
+from erc_bench.core.metrics import BAND, CLIP, DELTA
+from erc_bench.presentation.plots.style import legend_place, ordered
+from erc_bench.studies.arms import StoredArm, StoredArms, gated_pairs, stored_arm, stored_arms
 
-__all__ = ["Drawing", "Frames", "NothingToDraw", "Settings", "band", "drawn_band"]
-
-
-#: Experiments that are no sweep and are left out of figures 1 to 6: what their own figure shows.
+#: Experiments that are no sweep and still have a figure of their own: figures 1 to 6 leave them out.
 OWN_FIGURE = ("baselines",)
 
 
@@ -27,9 +25,9 @@ class NothingToDraw(LookupError):  # noqa: N818 - a finding about the records, n
 class Settings:
     """An experiment's bounds: clip range and band as (low, high) distances from 1, and delta."""
 
-    clip: tuple[float, float] = (0.2, 0.28)
-    band: tuple[float, float] = (0.05, 0.05)
-    delta: float = 0.01
+    clip: tuple[float, float] = CLIP
+    band: tuple[float, float] = BAND
+    delta: float = DELTA
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,6 @@ class Frames:
     metrics: pd.DataFrame
     tokens: pd.DataFrame
     config: dict[str, Any]
-
-    @classmethod
-    def read(cls, results: Results) -> Frames:
-        """What the figures show of every finished part (see :mod:`erc_bench.presentation.plots.reading`)."""
-        from erc_bench.presentation.plots.reading import read_frames  # noqa: PLC0415 - it reads into this class
-
-        return read_frames(results)
 
     @property
     def experiments(self) -> list[str]:
@@ -75,13 +66,36 @@ class Frames:
         entry = found.get(experiment) if isinstance(found, dict) else None
         return entry if isinstance(entry, dict) else {}
 
-    def arms(self, experiment: str) -> list[str]:
-        """Objectives that ran in an experiment, in the records' order."""
-        runs = self.runs
-        return list(dict.fromkeys(runs.loc[runs["experiment"] == experiment, "objective"]))
+    @cached_property
+    def _stored(self) -> dict[str, StoredArms]:
+        return {e: stored_arms(self.config, e) for e in self.experiments}
+
+    def arm(self, experiment: str, label: str) -> StoredArm:
+        """An arm of an experiment by its label."""
+        return self._stored[experiment][label]
+
+    def arms(self, experiment: str) -> dict[str, StoredArm]:
+        """The arms that ran in an experiment, by label, in the order of legends."""
+        labels = self.runs.loc[self.runs["experiment"] == experiment, "objective"].unique()
+        return {a.label: a for a in ordered(self.arm(experiment, str(name)) for name in labels)}
+
+    def pairs(self, experiment: str) -> list[tuple[str, str]]:
+        """Labels of each (arm without a gate, arm with an entropy band on it) of an experiment."""
+        return gated_pairs(self.arms(experiment).values())
+
+    @cached_property
+    def _known(self) -> dict[str, StoredArm]:
+        stored = [arm for arms in self._stored.values() for arm in arms.values()]
+        recipes = {a.recipe: replace(a, label=a.recipe, overrides={}) for a in stored}
+        return recipes | {a.label: a for a in stored}
+
+    def looks(self, names: Iterable[str]) -> dict[str, StoredArm]:
+        """An arm to be drawn as, for labels and names of recipes, in the order of legends."""
+        found = {str(name): self._known.get(str(name)) or stored_arm(str(name)) for name in names}
+        return dict(sorted(found.items(), key=lambda item: (legend_place(item[1]), item[0])))
 
     def settings(self, experiment: str) -> Settings:
-        """Bounds from the configuration; what it does not say is as in the paper."""
+        """Bounds from the configuration; what it does not say is the default."""
         entry = self.about(experiment)
         default = Settings()
 
@@ -91,7 +105,7 @@ class Frames:
                 return otherwise
             return float(value.get("low", otherwise[0])), float(value.get("high", otherwise[1]))
 
-        delta = entry.get("delta", default.delta)
+        delta = entry.get("delta")
         return Settings(
             bounds("clip", default.clip),
             bounds("band", default.band),
@@ -103,40 +117,3 @@ class Frames:
         runs = self.runs
         arm = runs[(runs["experiment"] == experiment) & (runs["objective"] == objective)]
         return int(arm["diverged"].astype(bool).sum()), len(arm)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, the tidy data it shows, and words computed from that data.
-
-    Attributes:
-        name: its file's name.
-        title: its heading.
-        figure: the figure; marks of one objective have an id that starts with ``style.GROUP``.
-        data: what it shows.
-        caption: what is drawn, and its numbers.
-        notice: what to look for, and what the data show of it.
-    """
-
-    name: str
-    title: str
-    figure: Figure
-    data: pd.DataFrame
-    caption: str
-    notice: str
-
-
-def drawn_band(values: np.ndarray) -> pd.DataFrame:
-    """As :func:`band`, its ends NaN below three seeds: of two, Student's interval fills the page."""
-    found = band(values)
-    few = found["n"] < 3
-    return found.assign(low=found["low"].mask(few), high=found["high"].mask(few))
-
-
-def band(values: np.ndarray) -> pd.DataFrame:
-    """Mean and 95 % Student-t interval over axis 0 (seeds), NaN left out: one row per column.
-
-    Columns mean, low, high, n; with one seed low and high are NaN.
-    """
-    mean, low, high, n = mean_intervals(values)
-    return pd.DataFrame({"mean": mean, "low": low, "high": high, "n": n})

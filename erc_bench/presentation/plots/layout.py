@@ -1,51 +1,33 @@
-"""Pieces the figures share: panel grids, legends below, numbers in words."""
+"""Pieces the figures share: panels, curves and marks with intervals, ticks, legends below."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from erc_bench.presentation.plots.frames import Frames, band
+from erc_bench.presentation.plots.frames import Frames
 from erc_bench.presentation.plots.style import (
+    COLUMN,
+    MUTED,
     WIDE,
     arm_style,
     group_of,
     line_of,
     name_text,
-    ordered,
+    shade_of,
 )
-
-__all__ = [
-    "arm_legend",
-    "arm_lines",
-    "clear_sign",
-    "first_column",
-    "group_labels",
-    "legend_below",
-    "log_limits",
-    "log_ticks",
-    "new_figure",
-    "over_seeds",
-    "paired_panels",
-    "panel_grid",
-    "percent",
-    "plus_minus",
-    "power_text",
-    "sentence_list",
-    "subfigures",
-    "tally",
-]
-
+from erc_bench.studies.arms import StoredArm
 
 #: Rows of a legend that a figure's height allows for, and the height of one more.
 LEGEND_ROWS, ROW_INCHES = 3, 0.19
@@ -58,104 +40,155 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=engine)
 
 
-def panel_grid(figure: Figure, count: int, columns: int = 3, **kwargs: Any) -> list[Axes]:
+def panel_grid(figure: Figure, count: int, columns: int = 3) -> list[Axes]:
     """``count`` axes, row by row; places left over stay empty."""
     columns = min(count, columns)
-    rows = math.ceil(count / columns)
-    axes: list[Axes] = figure.subplots(rows, columns, squeeze=False, **kwargs).ravel().tolist()
+    axes: list[Axes] = (
+        figure.subplots(-(-count // columns), columns, squeeze=False).ravel().tolist()
+    )
     for extra in axes[count:]:
         extra.remove()
     return axes[:count]
 
 
-def paired_panels(
-    count: int, single: float, block: float
-) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure with two panels for each of ``count`` experiments.
+def paired_panels(count: int, block: float = 3.3) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with two panels for each of ``count`` experiments, the second below the first.
 
-    One experiment has them side by side, ``single`` inches high; more have the second below the
-    first, in blocks of at most three, ``block`` inches high.
+    They stand in blocks of at most three, each at most ``block`` inches high.
     """
-    if count == 1:
-        figure = new_figure(WIDE, single)
-        left, right = figure.subplots(1, 2)
-        return figure, [(left, right)]
     columns = min(count, 3)
-    blocks = math.ceil(count / columns)
-    figure = new_figure(WIDE, block * blocks + 0.4)
+    blocks = -(-count // columns)
+    width = WIDE if count > 1 else 1.4 * COLUMN
+    figure = new_figure(width, min(block, 8.6 / blocks) * blocks + 0.4)
     grid = figure.subplots(2 * blocks, columns, squeeze=False)
-    places = [(2 * (i // columns), i % columns) for i in range(blocks * columns)]
-    panels = [(grid[row, column], grid[row + 1, column]) for row, column in places]
-    for axes in (a for pair in panels[count:] for a in pair):
+    upper, lower = grid[0::2].ravel(), grid[1::2].ravel()
+    for axes in (*upper[count:], *lower[count:]):
         axes.remove()
-    return figure, panels[:count]
+    return figure, list(zip(upper[:count], lower[:count], strict=True))
 
 
-def subfigures(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
+def parts(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
     """Parts of a figure below each other, each with a grid of its own."""
-    grid = figure.add_gridspec(len(heights), 1, height_ratios=list(heights))
-    return [figure.add_subfigure(grid[row, 0]) for row in range(len(heights))]
-
-
-def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """One legend below all panels, in as many columns as fit the width; the figure grows by it."""
-    if not handles:
-        return
-    width = 0.55 + 0.064 * max(len(label) for label in labels)
-    columns = int(min(max(figure.get_figwidth() // width, 1), len(handles), 5))
-    rows = math.ceil(len(handles) / columns)
-    if rows > LEGEND_ROWS:  # or the legend takes the panels' place
-        figure.set_figheight(figure.get_figheight() + ROW_INCHES * (rows - LEGEND_ROWS))
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=math.ceil(len(handles) / rows),
-        columnspacing=1.4,
-    )  # fmt: skip
-    for given, *drawn in zip(handles, legend.legend_handles, legend.get_texts(), strict=True):
-        for part in drawn:
-            if part is not None:
-                part.set_gid(given.get_gid())
-
-
-def group_labels(labels: Iterable[Text], names: Iterable[str]) -> None:
-    """Make rows' labels part of their objectives' groups."""
-    for label, name in zip(labels, names, strict=True):
-        label.set_gid(group_of(name))
-
-
-def arm_legend(
-    figure: Figure,
-    frames: Frames,
-    drawn: Mapping[str, Iterable[str]],
-    extra: Sequence[tuple[Line2D, str]] = (),
-) -> None:
-    """Legend of the objectives drawn per experiment; diverged runs are counted in the label."""
-    handles, labels = [], []
-    for name in ordered({arm for arms in drawn.values() for arm in arms}):
-        counts = [frames.failures(e, name) for e, arms in drawn.items() if name in set(arms)]
-        failed, runs = (sum(c) for c in zip(*counts, strict=True))
-        handles.append(Line2D([], [], **line_of(name)))
-        labels.append(name_text(name) + (f" ({failed}/{runs} diverged)" if failed else ""))
-    if any("diverged)" in label for label in labels):
-        handles.append(Line2D([], [], color="#6b6b6b", marker="x", linestyle="none"))
-        labels.append("a run diverged here")
-    handles += [handle for handle, _ in extra]
-    labels += [label for _, label in extra]
-    legend_below(figure, handles, labels)
-
-
-def arm_lines(figure: Figure, names: Sequence[str], extra: Sequence[tuple[Any, str]] = ()) -> None:
-    """Legend of objectives drawn as lines with marks, and of what else there is."""
-    handles: list[Any] = [
-        Line2D([], [], marker=arm_style(n).marker, markersize=4, **line_of(n)) for n in names
-    ]
-    labels = [name_text(n) for n in names]
-    legend_below(figure, handles + [h for h, _ in extra], labels + [t for _, t in extra])
+    found = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+    return list(found[:, 0])
 
 
 def first_column(axes: Axes) -> bool:
     """Whether a panel stands at the left edge of its grid."""
     place = axes.get_subplotspec()
     return place is None or place.is_first_col()
+
+
+def curves(
+    axes: Axes,
+    table: pd.DataFrame,
+    x: str,
+    arms: Mapping[str, StoredArm],
+    *,
+    y: str = "mean",
+    scale: float = 1.0,
+    alpha: float = 0.15,
+) -> Axes:
+    """A line with its shaded interval (columns low and high) for each objective of a tidy table."""
+    for name, arm in arms.items():
+        curve = table[table["objective"] == name]
+        order = 3 if arm.band else 2
+        axes.plot(curve[x], scale * curve[y], **line_of(arm, zorder=order + 2))
+        shaded = curve.dropna(subset=["low", "high"])
+        ends = scale * shaded["low"], scale * shaded["high"]
+        axes.fill_between(shaded[x], *ends, **shade_of(arm, alpha=alpha, zorder=order))
+    return axes
+
+
+def marks(
+    axes: Axes,
+    table: pd.DataFrame,
+    at: Any,
+    arm: StoredArm,
+    *,
+    along: Literal["x", "y"] = "x",
+    scale: float = 1.0,
+    **style: Any,
+) -> Axes:
+    """Means (column mean) as marks ``at`` places of the other axis, intervals as bars along ``along``."""
+    if table.empty:
+        return axes
+    mean, low, high = (scale * table[end].to_numpy(dtype=float) for end in ("mean", "low", "high"))
+    place = (mean, at) if along == "x" else (at, mean)
+    look = arm_style(arm)
+    own: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": "none"}
+    own |= {"markersize": 4.5, "ecolor": to_rgba(look.color, 0.7), "elinewidth": 1.6, "zorder": 4}
+    error = {f"{along}err": np.array([mean - low, high - mean])}
+    drawn = axes.errorbar(*place, **(own | error | style))
+    for part in drawn.get_children():
+        part.set_gid(group_of(arm))
+    return axes
+
+
+def spread(place: int, count: int, width: float) -> float:
+    """Offset of the ``place``-th of ``count`` marks that share a tick, in a span of ``width``."""
+    return 0.0 if count == 1 else width * (place / (count - 1) - 0.5)
+
+
+def mark(arm: StoredArm | None = None, **style: Any) -> Line2D:
+    """A legend's handle without a line; of an objective, or of what ``style`` says."""
+    own: dict[str, Any] = {"linestyle": "none", "markersize": 5}
+    if arm is not None:
+        own |= {"color": arm_style(arm).color, "marker": arm_style(arm).marker}
+        own |= {"gid": group_of(arm)}
+    return Line2D([], [], **own | style)
+
+
+def line_handles(arms: Mapping[str, StoredArm], *, marked: bool = False) -> list[tuple[Any, str]]:
+    """Legend entries of objectives drawn as lines, with their marks or without."""
+    found: list[tuple[Any, str]] = []
+    for name, arm in arms.items():
+        marker = arm_style(arm).marker if marked else ""
+        found.append((Line2D([], [], marker=marker, ms=4, **line_of(arm)), name_text(name)))
+    return found
+
+
+def arm_legend(
+    figure: Figure,
+    frames: Frames,
+    experiments: Sequence[str],
+    extra: Sequence[tuple[Line2D, str]] = (),
+) -> None:
+    """Legend of the objectives of some experiments; diverged runs are counted in the label."""
+    drawn = {e: frames.arms(e) for e in experiments}
+    entries = []
+    for name, arm in frames.looks(n for arms in drawn.values() for n in arms).items():
+        counts = [frames.failures(e, name) for e, arms in drawn.items() if name in arms]
+        failed, runs = (sum(c) for c in zip(*counts, strict=True))
+        text = name_text(name) + (f" ({failed}/{runs} diverged)" if failed else "")
+        entries.append((Line2D([], [], **line_of(arm)), text))
+    if any("diverged)" in text for _, text in entries):
+        entries.append((mark(color=MUTED, marker="x"), "a run diverged here"))
+    legend_below(figure, [*entries, *extra])
+
+
+def legend_below(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
+    """One legend below all panels, in as many columns as fit the width; the figure grows by it."""
+    if not entries:
+        return
+    handles, labels = zip(*entries, strict=True)
+    width = 0.55 + 0.062 * max(len(label) for label in labels)
+    columns = int(min(max(figure.get_figwidth() // width, 1), len(handles), 5))
+    rows = -(-len(handles) // columns)
+    if rows > LEGEND_ROWS:  # or the legend takes the panels' place
+        figure.set_figheight(figure.get_figheight() + ROW_INCHES * (rows - LEGEND_ROWS))
+    place: dict[str, Any] = {"loc": "outside lower center", "columnspacing": 1.4}
+    legend = figure.legend(handles, labels, ncols=-(-len(handles) // rows), **place)
+    for given, *drawn in zip(handles, legend.legend_handles, legend.get_texts(), strict=True):
+        for part in drawn:
+            if part is not None:
+                part.set_gid(given.get_gid())
+
+
+def group_labels(labels: Iterable[Text], arms: Iterable[StoredArm]) -> None:
+    """Make rows' labels part of their objectives' groups."""
+    for label, arm in zip(labels, arms, strict=True):
+        label.set_gid(group_of(arm))
 
 
 def log_ticks(axes: Axes, which: str) -> None:
@@ -167,10 +200,14 @@ def log_ticks(axes: Axes, which: str) -> None:
         if len(at) <= MOST_TICKS:
             break
     else:
-        at = at[:: math.ceil(len(at) / MOST_TICKS)]
+        at = at[:: -(-len(at) // MOST_TICKS)]
+    _set_ticks(axes, which, at, power_text)
+
+
+def _set_ticks(axes: Axes, which: str, at: Sequence[float], text: Any) -> None:
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(FixedLocator(at))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: power_text(v)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_locator(NullLocator())
 
 
@@ -188,50 +225,21 @@ def power_text(value: float) -> str:
     return power if factor == "1" else f"{factor}·{power}"
 
 
-def over_seeds(frame: pd.DataFrame, value: str) -> pd.Series:
-    """Mean and interval of a per-token value: first the mean within each seed, then over seeds."""
-    return band(frame.groupby("seed")[value].mean().to_numpy()[:, None]).iloc[0]
+_HIGHER = (1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0, 1e3)
+_LOWER = (0.95, 0.9, 0.8, 0.7, 0.5, 0.33, 0.2, 0.1, 0.05, 1e-2, 1e-3)
 
 
-def percent(share: float) -> str:
-    """A share as a percentage: three digits that count, two below one percent."""
-    if not math.isfinite(share):
-        return "–"
-    return f"{100 * share:.{3 if share >= 0.01 else 2}g} %"
-
-
-def plus_minus(interval: pd.Series, scale: float = 1.0, unit: str = "") -> str:
-    """Mean and half interval; without an interval the mean alone."""
-    mean, half = scale * interval["mean"], scale * (interval["high"] - interval["low"]) / 2
-    if not math.isfinite(half):
-        return f"{mean:.3g}{unit}"
-    return f"{mean:.3g} ± {half:.2g}{unit}"
-
-
-def clear_sign(base: pd.Series, other: pd.Series) -> int:
-    """1 or -1 where ``other - base`` over shared seeds differs from 0 (95 % interval), else 0.
-
-    >>> clear_sign(pd.Series([1.0, 1.2, 1.1]), pd.Series([2.0, 2.1, 2.2]))
-    1
-    """
-    found = band((other - base).dropna().to_numpy()[:, None]).iloc[0]
-    return int(found["low"] > 0) - int(found["high"] < 0)
-
-
-def tally(signs: Sequence[int], what: str) -> str:
-    """How often a paired difference was clear, in words.
-
-    >>> tally([1, 0, 0], "pairs")
-    'higher in 1, lower in 0 and unclear in 2 of 3 pairs'
-    """
-    high, low = sum(s > 0 for s in signs), sum(s < 0 for s in signs)
-    unclear = len(signs) - high - low
-    return f"higher in {high}, lower in {low} and unclear in {unclear} of {len(signs)} {what}"
-
-
-def sentence_list(items: Sequence[str]) -> str:
-    """a, b and c."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def ratio_ticks(axes: Axes, which: str, most: int = 7) -> None:
+    """Ticks of a natural-log axis at round ratios, as many as have room."""
+    low, high = getattr(axes, f"get_{which}lim")()
+    chosen = [0.0]
+    for ratios in (_HIGHER, _LOWER):
+        last = 0.0
+        for at in map(math.log, ratios):
+            if abs(at - last) >= (high - low) / most and low <= at <= high:
+                chosen.append(at)
+                last = at
+    _set_ticks(axes, which, sorted(chosen), lambda value: f"{math.exp(value):.3g}")
 
 
 def log_limits(

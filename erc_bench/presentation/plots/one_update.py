@@ -6,42 +6,31 @@ import math
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.figure import Figure
 
-from erc_bench.presentation.plots.frames import Drawing, Frames, NothingToDraw, Settings
-from erc_bench.presentation.plots.layout import (
-    log_limits,
-    new_figure,
-    over_seeds,
-    percent,
-    plus_minus,
-)
-from erc_bench.presentation.plots.style import ACCENT, INK, WIDE, name_text, styled
+from erc_bench.analysis.numbers import percent
+from erc_bench.presentation.plots import layout
+from erc_bench.presentation.plots.exhibits import Exhibit, Needs, Whole
+from erc_bench.presentation.plots.frames import Frames, NothingToDraw, Settings
+from erc_bench.presentation.plots.style import ACCENT, BOLD, CLOUD, INK, WIDE, name_text
 
-__all__ = [
-    "choose_token",
-    "experiments_in_order",
-    "fig1_one_update",
-    "hidden_violations",
-    "ratio_ticks",
-]
-
-EXPERIMENTS = ("unsampled_shift",)
+FIRST = "unsampled_shift"  # the experiment in which a token is looked for first
 ARMS = ("ppo-clip", "dapo", "grpo", "gppo")
 SHOWN = 12  # actions drawn one by one; the rest is one bar
+DISTRIBUTIONS = ("probs/old", "probs/new")
 
 
 def hidden_violations(tokens: pd.DataFrame, settings: Settings) -> pd.Series:
     """Tokens with exact KL above delta and the sampled ratio inside the clip range."""
     low, high = math.log1p(-settings.clip[0]), math.log1p(settings.clip[1])
-    inside = tokens["log_ratio"].between(low, high)
-    return (tokens["kl_exact"] > settings.delta) & inside
+    return (tokens["kl_exact"] > settings.delta) & tokens["log_ratio"].between(low, high)
 
 
 def experiments_in_order(frames: Frames) -> list[str]:
-    """Where the token shown is looked for: first in unsampled_shift."""
-    return sorted(frames.panels, key=lambda e: e not in EXPERIMENTS)
+    """Where the token shown is looked for."""
+    return sorted(frames.panels, key=lambda e: e != FIRST)
 
 
 def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
@@ -56,177 +45,154 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
         NothingToDraw: no such token.
     """
     tokens = frames.tokens
-    if not {"probs/old", "probs/new"} <= set(tokens):
+    if not {*DISTRIBUTIONS} <= set(tokens):
         raise NothingToDraw("no token was stored with its whole distribution")
     for experiment in experiments_in_order(frames):
         for objective in ARMS:
             arm = tokens[(tokens["experiment"] == experiment) & (tokens["objective"] == objective)]
             arm = arm[(arm["staleness"] > 0) & np.isfinite(arm["kl_exact"])]
-            if arm.empty:
-                continue
-            found = arm[
-                hidden_violations(arm, frames.settings(experiment)) & arm["probs/old"].notna()
-            ]
+            hidden = hidden_violations(arm, frames.settings(experiment))
+            found = arm[hidden & arm["probs/old"].notna()]
             late = found[found["staleness"] >= arm["staleness"].max() / 2]
-            found = late if len(late) else found
-            if found.empty:
-                continue
-            by_mass = found.sort_values("tv_unsampled", kind="stable")
-            return experiment, objective, by_mass.iloc[(len(by_mass) - 1) // 2], arm
+            by_mass = (late if len(late) else found).sort_values("tv_unsampled", kind="stable")
+            if len(by_mass):
+                return experiment, objective, by_mass.iloc[(len(by_mass) - 1) // 2], arm
     raise NothingToDraw(
         f"no token of {', '.join(ARMS)} violates exact KL with its ratio inside the clip range"
     )
 
 
-@styled
-def fig1_one_update(frames: Frames) -> Drawing:
-    """A token whose ratio stays inside PPO's clip range while its distribution moves too far.
-
-    Left: old and new distribution of its state. Right: exact KL against the sampled ratio for all
-    sampled tokens of the arm with staleness of at least 1.
-    """
-    experiment, objective, token, arm = choose_token(frames)
-    settings = frames.settings(experiment)
-    figure = new_figure(WIDE, 3.0)
-    left, right = figure.subplots(1, 2, width_ratios=(1.08, 1))
-    bars = _bars(left, token, settings)
-    hidden = hidden_violations(arm, settings)
-    _cloud(right, arm, hidden, token, settings)
-    share = over_seeds(arm.assign(hidden=hidden), "hidden")
-    violating = int((arm["kl_exact"] > settings.delta).sum())
-    right.set_title(f"{name_text(objective)}, {len(arm):,} sampled tokens")
-    points = arm[["seed", "staleness", "log_ratio", "kl_exact"]].assign(
-        panel="tokens", hidden=hidden
-    )
-    stale = int(token["staleness"])
-    late = " in the upper half of staleness" if stale >= arm["staleness"].max() / 2 else ""
-    caption = (
-        f"One update of {objective} on {experiment}. Left: the state of one sampled token after "
-        f"{stale} update{'s' if stale != 1 else ''} on its rollout. The sampled action's ratio is "
-        f"{math.exp(token['log_ratio']):.3f}, inside "
-        f"[{1 - settings.clip[0]:g}, {1 + settings.clip[1]:g}], so the clip is silent; the exact "
-        f"KL is {token['kl_exact']:.3g} nats, above {settings.delta:g}. The actions that were not "
-        f"sampled carry {token['tv_unsampled']:.3f} of the total variation of {token['tv']:.3f}. "
-        f"Chosen by rule: the median unsampled TV among such tokens{late}. Right: all sampled tokens "
-        f"with staleness of at least 1; {plus_minus(share, 100, ' %')} of them (mean over "
-        f"{int(share['n'])} seed{'s' if share['n'] != 1 else ''}) violate the exact KL inside the "
-        f"clip range, which is {percent(hidden.sum() / violating)} of all {violating:,} violations."
-    )
-    notice = (
-        "The clip is silent although the distribution moved: the ratio of the sampled action lies inside "
-        "the clip range, the exact KL above its bound. Orange points on the right are such tokens: "
-        f"{percent(hidden.sum() / violating)} of this arm's violations."
-    )
-    return Drawing(
-        "fig1_one_update",
-        "One PPO update",
-        figure,
-        pd.concat([bars, points], ignore_index=True),
-        caption,
-        notice,
-    )
+def _arms(frames: Frames, experiment: str) -> set[str]:
+    return {*ARMS} if experiment == experiments_in_order(frames)[0] else set()
 
 
-def _bars(axes: Axes, token: pd.Series, settings: Settings) -> pd.DataFrame:
-    old = np.asarray(token["probs/old"], dtype=np.float64)
-    new = np.asarray(token["probs/new"], dtype=np.float64)
+def _violating(frames: Frames) -> pd.Series:
+    tokens = frames.tokens
+    found = pd.Series(False, index=tokens.index)
+    for experiment in frames.panels:
+        here = (tokens["experiment"] == experiment) & tokens["objective"].isin(ARMS)
+        found |= here & hidden_violations(tokens, frames.settings(experiment))
+    return found
+
+
+def _row(frames: Frames) -> int | None:
+    try:
+        return int(choose_token(frames)[2].name)
+    except NothingToDraw:
+        return None
+
+
+def table(frames: Frames) -> pd.DataFrame:
+    """Probabilities before and after of the token's actions, and every sampled token of its arm."""
+    experiment, _, token, arm = choose_token(frames)
+    hidden = hidden_violations(arm, frames.settings(experiment))
+    points = arm[["seed", "staleness", "log_ratio", "kl_exact"]]
+    points = points.assign(panel="tokens", hidden=hidden)
+    return pd.concat([_actions(token), points], ignore_index=True)
+
+
+def _actions(token: pd.Series) -> pd.DataFrame:
+    """The likeliest actions and the sampled one, by probability before; all others as one row."""
+    old, new = (np.asarray(token[name], dtype=np.float64) for name in DISTRIBUTIONS)
     action = int(token["action"])
     rank = np.argsort(-np.maximum(old, new), kind="stable")
     shown = list(rank if len(rank) <= SHOWN + 1 else rank[:SHOWN])
     if action not in shown:
         shown[-1] = action
     shown.sort(key=lambda i: -old[i])
-    rest = [i for i in range(len(old)) if i not in set(shown)]
-    names = [str(i) for i in shown]
-    heights_old, heights_new = list(old[shown]), list(new[shown])
-    if rest:
-        names.append(f"other\n({len(rest)})")
-        heights_old.append(float(old[rest].sum()))
-        heights_new.append(float(new[rest].sum()))
-    x = np.arange(len(names))
-    axes.bar(x - 0.21, heights_old, 0.4, color="#c3c9cf", label="before")
-    axes.bar(x + 0.21, heights_new, 0.4, color="#0b5cad", label="after")
-    place = shown.index(action)
-    tallest = np.maximum(heights_old, heights_new)
-    clear = float(tallest[max(place - 2, 0) : place + 3].max())  # above the bars the word spans
-    axes.annotate(
-        "sampled", (place, float(tallest[place])), xytext=(place, clear + 0.08 * tallest.max()),
-        ha="center", color=ACCENT, fontsize=7, fontweight="bold",
-        arrowprops={"arrowstyle": "-|>", "color": ACCENT, "linewidth": 0.9, "shrinkB": 1},
-    )  # fmt: skip
-    axes.set_xticks(x, names)
-    axes.get_xticklabels()[place].set_color(ACCENT)
-    axes.get_xticklabels()[place].set_fontweight("bold")
-    axes.grid(visible=False, axis="x")
-    axes.set_xlabel("action, by probability before")
-    axes.set_ylabel("probability")
-    axes.set_ylim(0, 1.22 * float(tallest.max()))
-    axes.legend(loc="upper right", handlelength=1.2)
+    rows = pd.DataFrame(
+        {
+            "panel": "distribution",
+            "action": [str(i) for i in shown],
+            "prob_old": old[shown],
+            "prob_new": new[shown],
+            "sampled": [i == action for i in shown],
+        }
+    )
+    if rest := len(old) - len(shown):
+        others = {"panel": "distribution", "action": f"other ({rest})", "sampled": False}
+        others |= {"prob_old": 1 - rows["prob_old"].sum(), "prob_new": 1 - rows["prob_new"].sum()}
+        rows = pd.concat([rows, pd.DataFrame([others])], ignore_index=True)
+    return rows
+
+
+def draw(frames: Frames, data: pd.DataFrame) -> Figure:
+    """A token whose ratio stays inside PPO's clip range while its distribution moves too far.
+
+    Left: old and new distribution of its state. Right: exact KL against the sampled ratio for all
+    sampled tokens of the arm with staleness of at least 1.
+    """
+    experiment, objective, token, _ = choose_token(frames)
+    settings = frames.settings(experiment)
+    figure = layout.new_figure(WIDE, 3.0)
+    left, right = figure.subplots(1, 2, width_ratios=(1.08, 1))
+    draw_distribution(left, data[data["panel"] == "distribution"])
     low, high = 1 - settings.clip[0], 1 + settings.clip[1]
-    axes.set_title(
+    left.set_title(
         f"sampled ratio r = {math.exp(token['log_ratio']):.3f}, inside [{low:g}, {high:g}]\n"
         f"exact KL = {token['kl_exact']:.3g} nats > {settings.delta:g}\n"
         f"TV = {token['tv']:.3f}, of which unsampled {token['tv_unsampled']:.3f};  "
         f"ρ = {math.exp(token['log_entropy_ratio']):.3f}",
-        fontweight="normal", fontsize=7.5,
-    )  # fmt: skip
-    return pd.DataFrame(
-        {
-            "panel": "distribution",
-            "action": [n.replace("\n", " ") for n in names],
-            "prob_old": heights_old,
-            "prob_new": heights_new,
-            "sampled": [i == place for i in range(len(names))],
-        }
+        fontweight="normal",
+        fontsize=7.5,
     )
+    points = data[data["panel"] == "tokens"]
+    draw_tokens(right, points, settings)
+    here = token["log_ratio"], token["kl_exact"]
+    right.plot(*here, "o", ms=6.5, mfc="none", mec=INK, mew=1.2, zorder=5)
+    right.set_title(f"{name_text(objective)}, {len(points):,} sampled tokens")
+    return figure
 
 
-def _cloud(
-    axes: Axes, arm: pd.DataFrame, hidden: pd.Series, token: pd.Series, settings: Settings
-) -> None:
+def draw_distribution(axes: Axes, actions: pd.DataFrame) -> Axes:
+    """Bars of a state's actions before and after, the sampled one named."""
+    long = actions.melt(["action", "sampled"], ["prob_old", "prob_new"], "when", "probability")
+    long = long.replace({"when": {"prob_old": "before", "prob_new": "after"}})
+    colors = {"hue": "when", "palette": ["#c3c9cf", "#0b5cad"], "saturation": 1}
+    sns.barplot(long, x="action", y="probability", ax=axes, **colors)
+    place = int(np.flatnonzero(actions["sampled"])[0])
+    tallest = actions[["prob_old", "prob_new"]].max(axis=1).to_numpy()
+    clear = float(tallest[max(place - 2, 0) : place + 3].max())  # above the bars the word spans
+    arrow = {"arrowstyle": "-|>", "color": ACCENT, "linewidth": 0.9, "shrinkB": 1}
+    ends = (place, float(tallest[place])), (place, clear + 0.08 * tallest.max())
+    axes.annotate("sampled", *ends, arrowprops=arrow, color=ACCENT, fontsize=7, **BOLD)
+    names = [name.replace(" ", "\n") for name in actions["action"]]
+    labels = axes.set_xticks(range(len(names)), names) and axes.get_xticklabels()
+    labels[place].set(color=ACCENT, fontweight="bold")
+    axes.set(xlabel="action, by probability before", xlim=(-0.8, len(names) - 0.4))
+    axes.set(ylim=(0, 1.22 * float(tallest.max())))
+    axes.legend(loc="upper right", handlelength=1.2)
+    return axes
+
+
+def draw_tokens(axes: Axes, points: pd.DataFrame, settings: Settings) -> Axes:
+    """Exact KL against the importance ratio, hidden violations in colour and on top."""
     low, high = math.log1p(-settings.clip[0]), math.log1p(settings.clip[1])
-    floor = max(float(np.quantile(arm["kl_exact"], 0.02)), 1e-8)
-    kl = arm["kl_exact"].clip(lower=floor)
+    floor = max(float(np.quantile(points["kl_exact"], 0.02)), 1e-8)
+    hidden = points["hidden"].astype(bool)
+    kl = points["kl_exact"].clip(lower=floor)
     axes.axvspan(low, high, color="#eef1f4", zorder=0)
     axes.axhline(settings.delta, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-    axes.scatter(arm["log_ratio"][~hidden], kl[~hidden], s=5, color="#8a8a8a", alpha=0.55,
-                 linewidth=0, rasterized=True)  # fmt: skip
-    axes.scatter(arm["log_ratio"][hidden], kl[hidden], s=6, color=ACCENT, alpha=0.7,
-                 linewidth=0, rasterized=True)  # fmt: skip
-    axes.scatter([token["log_ratio"]], [token["kl_exact"]], s=38, facecolor="none",
-                 edgecolor=INK, linewidth=1.2, zorder=5)  # fmt: skip
+    shown = points.assign(kl_exact=kl, hidden=hidden).sort_values("hidden", kind="stable")
+    colors = {"hue": "hidden", "palette": {False: "#8a8a8a", True: ACCENT}}
+    sns.scatterplot(shown, x="log_ratio", y="kl_exact", ax=axes, **colors, **CLOUD)
     axes.set_yscale("log")
     top = max(float(kl.max()), 3 * settings.delta)
-    axes.set_ylim(floor, top * 4)
-    axes.set_xlim(*log_limits(arm["log_ratio"].to_numpy(), (low, high)))
-    ratio_ticks(axes, "x")
+    axes.set(
+        ylim=(floor, 4 * top), xlim=layout.log_limits(points["log_ratio"].to_numpy(), (low, high))
+    )
+    layout.ratio_ticks(axes, "x")
     axes.set_xlabel("importance ratio r (shaded: clip range)")
     axes.set_ylabel(f"exact KL (nats); dashed: δ = {settings.delta:g}")
-    share = percent(float(hidden.mean()))
-    axes.text((low + high) / 2, top * 3.2, f"hidden violations: {share}", ha="center", va="top",
-              color=ACCENT, fontsize=7, fontweight="bold")  # fmt: skip
+    text = f"hidden violations: {percent(float(hidden.mean()))}"
+    axes.text((low + high) / 2, 3.2 * top, text, va="top", color=ACCENT, fontsize=7, **BOLD)
+    return axes
 
 
-_RATIOS = (
-    *(1e-3, 1e-2, 0.05, 0.1, 0.2, 0.33, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0),
-    *(1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0, 1e3),
+NEEDS = Needs(
+    tokens=("action", "tv", "tv_unsampled", "prob/old", "entropy/old"),
+    rows=_violating,
+    arms=_arms,
+    whole=Whole(DISTRIBUTIONS, experiments_in_order, _row),
 )
-
-
-def ratio_ticks(axes: Axes, which: str, most: int = 7) -> None:
-    """Ticks of a natural-log axis at round ratios, as many as have room."""
-    limits = getattr(axes, f"get_{which}lim")()
-    width = limits[1] - limits[0]
-    room = width / most
-    chosen = [0.0]
-    for sign in (1, -1):
-        last = 0.0
-        for ratio in sorted(_RATIOS, key=lambda r: abs(math.log(r))):
-            at = math.log(ratio)
-            if at * sign > 0 and abs(at - last) >= room and limits[0] <= at <= limits[1]:
-                chosen.append(at)
-                last = at
-    axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(FixedLocator(sorted(chosen)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{math.exp(v):.3g}"))
+FIGURE = Exhibit("1", "one_update", "One PPO update", table, draw, NEEDS)

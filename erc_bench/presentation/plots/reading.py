@@ -6,35 +6,20 @@ changes nothing, so a figure made from the stored selection equals the one made 
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from erc_bench.presentation.plots.frames import Frames, NothingToDraw
-from erc_bench.presentation.plots.one_update import (
-    ARMS,
-    choose_token,
-    experiments_in_order,
-    hidden_violations,
-)
-from erc_bench.presentation.plots.tokens import BASES
+from erc_bench.presentation.plots.exhibits import Needs, Whole
+from erc_bench.presentation.plots.frames import Frames
 from erc_bench.studies.records import KEYS, Results
 
-__all__ = ["DISTRIBUTIONS", "METRICS", "SIGNIFICANT_BITS", "TOKENS", "read_frames", "rounded"]
-
-#: Columns of the metrics that figures 2 to 4 draw.
-METRICS = (
-    "rollout", "update", "staleness", "tokens", "diverged", "reward/mean", "grad/norm",
-    "drift/entropy_new", "clip/ratio_bound_fraction", "drift/out_of_band_fraction",
-    "gate/dropped_fraction",
-)  # fmt: skip
-#: Columns of the tokens that figures 1, 5 and 6 draw, and C2 and C5 are tested on.
+#: Columns of every update that is kept.
+METRICS = ("rollout", "update", "staleness", "tokens", "diverged")
+#: Columns of every token that is kept; claims C2 and C5 are tested on them.
 TOKENS = ("staleness", "log_ratio", "log_entropy_ratio", "kl_exact", "gate_dropped")
-#: Of these only what a gated arm's tokens need, of these only what the token of figure 1 needs.
-GATED, SHOWN = ("prob/old", "entropy/old"), ("action", "tv", "tv_unsampled")
-DISTRIBUTIONS = ("probs/old", "probs/new")
 #: Binary digits kept of a column, 24 (float32) where it is not named: a relative error below 2e-5.
 SIGNIFICANT_BITS = dict.fromkeys(
     ("grad/norm", "drift/entropy_new", "log_ratio", "log_entropy_ratio", "kl_exact", "entropy/old"),
@@ -55,35 +40,38 @@ def rounded(values: np.ndarray, bits: int = 24) -> np.ndarray:
     return found
 
 
-def read_frames(results: Results) -> Frames:
-    """Read what the figures need of a results folder, in its order of rows."""
+def dropping(tokens: pd.DataFrame) -> pd.Series:
+    """Tokens of the arms of which a gate dropped any token, experiment by experiment."""
+    by_arm = tokens.groupby(["experiment", "objective"])["gate_dropped"]
+    return by_arm.transform("any").astype(bool)
+
+
+def read_frames(results: Results, needs: Iterable[Needs]) -> Frames:
+    """Read what figures with these needs show of a results folder, in its order of rows."""
+    needs = list(needs)
     runs = results.read("runs")
     panels = Frames(runs, pd.DataFrame(), pd.DataFrame(), results.config).panels
     here = [("experiment", "in", panels)]
-    metrics = results.read("metrics", [*KEYS, *METRICS], where=here)
-    columns = [*KEYS, *TOKENS, *GATED, *SHOWN]
-    tokens = results.read("tokens", columns, where=here)
-    tokens = tokens[
-        (tokens["staleness"] > 0) & _used(tokens, Frames(runs, metrics, tokens, results.config))
-    ]
-    tokens = _few_digits(tokens.reset_index(drop=True))
+    columns = dict.fromkeys((*KEYS, *METRICS, *(c for n in needs for c in n.metrics)))
+    metrics = results.read("metrics", [*columns], where=here)
+    columns = dict.fromkeys((*KEYS, *TOKENS, *(c for n in needs for c in n.tokens)))
+    tokens = results.read("tokens", [*columns], where=here)
+    tokens = tokens[tokens["staleness"] > 0]
     frames = Frames(runs, _few_digits(metrics), tokens, results.config)
-    return replace(frames, tokens=_blanked(frames, *_shown(frames, results)))
+    tokens = tokens[_of_needed_arms(frames, needs)].reset_index(drop=True)
+    frames = replace(frames, tokens=_few_digits(tokens))
+    frames = replace(frames, tokens=_only_needed_values(frames, needs))
+    for whole in (n.whole for n in needs if n.whole is not None):
+        frames = replace(frames, tokens=_with_whole_token(frames, results, whole))
+    return frames
 
 
-def _used(tokens: pd.DataFrame, frames: Frames) -> pd.Series:
-    """Tokens of the arms that a figure or a claim looks at: gated ones, and the first base of figure 6.
-
-    In the experiment in which figure 1 looks first, also its arms.
-    """
-    used = tokens.groupby(["experiment", "objective"])["gate_dropped"].transform("any").astype(bool)
-    for experiment in frames.panels:
-        here = tokens["experiment"] == experiment
-        present = set(tokens.loc[here, "objective"])
-        wanted = {next(arm for arm in BASES if arm in present)} if present & {*BASES} else present
-        if experiment == experiments_in_order(frames)[0]:
-            wanted = wanted | {*ARMS}
-        used |= here & tokens["objective"].isin(wanted)
+def _of_needed_arms(frames: Frames, needs: list[Needs]) -> pd.Series:
+    used = dropping(frames.tokens)
+    for select in (n.arms for n in needs if n.arms is not None):
+        for experiment in frames.panels:
+            here = frames.tokens["experiment"] == experiment
+            used |= here & frames.tokens["objective"].isin(select(frames, experiment))
     return used
 
 
@@ -96,40 +84,34 @@ def _few_digits(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**fewer)
 
 
-def _shown(frames: Frames, results: Results) -> tuple[pd.Series | None, pd.DataFrame | None]:
-    """Figure 1's token with its distributions and all tokens of its arm; None where there is none.
+def _only_needed_values(frames: Frames, needs: list[Needs]) -> pd.DataFrame:
+    """The tokens with every value absent that no figure shows."""
+    keep: dict[str, pd.Series] = {}
+    for need in (n for n in needs if n.rows is not None):
+        assert need.rows is not None
+        rows = need.rows(frames)
+        for name in need.tokens:
+            keep[name] = keep[name] | rows if name in keep else rows
+    tokens = frames.tokens
+    return tokens.assign(**{n: tokens[n].where(rows) for n, rows in keep.items() if n in tokens})
 
-    Distributions are large: they are read experiment by experiment, until the token is found.
-    """
-    for experiment in experiments_in_order(frames):
+
+def _with_whole_token(frames: Frames, results: Results, whole: Whole) -> pd.DataFrame:
+    """The tokens with one token's large columns, which are read one experiment at a time."""
+    for experiment in whole.experiments(frames):
         here = frames.tokens[frames.tokens["experiment"] == experiment]
-        columns = ["objective", "staleness", *DISTRIBUTIONS]
+        columns = ["objective", "staleness", *whole.columns]
         stored = results.read("tokens", columns, where=[("experiment", "==", experiment)])
         stored = stored[stored["staleness"] > 0]
         stored = stored[stored["objective"].isin(here["objective"].unique())]
-        if not {*DISTRIBUTIONS} <= set(stored):
+        if not {*whole.columns} <= set(stored):
             continue
-        whole = here.assign(**{name: stored[name].to_numpy() for name in DISTRIBUTIONS})
-        with suppress(NothingToDraw):
-            _, _, token, arm = choose_token(replace(frames, tokens=whole))
-            return token, arm
-    return None, None
-
-
-def _blanked(frames: Frames, token: pd.Series | None, arm: pd.DataFrame | None) -> pd.DataFrame:
-    """The tokens with every value absent that no figure shows."""
-    tokens = frames.tokens.copy()
-    dropping = tokens.groupby(["experiment", "objective"])["gate_dropped"].transform("any")
-    keep = {name: dropping.astype(bool) for name in GATED}
-    keep |= {name: pd.Series(False, index=tokens.index) for name in SHOWN}
-    if token is not None and arm is not None:
-        violating = arm.index[hidden_violations(arm, frames.settings(str(token["experiment"])))]
-        keep["tv_unsampled"][violating] = True
-        for mask in keep.values():
-            mask[token.name] = True
-        for name in DISTRIBUTIONS:
-            tokens[name] = pd.Series(None, index=tokens.index, dtype=object)
-            tokens.at[token.name, name] = rounded(token[name])
-    for name, mask in keep.items():
-        tokens[name] = tokens[name].where(mask)
-    return tokens
+        here = here.assign(**{name: stored[name].to_numpy() for name in whole.columns})
+        row = whole.row(replace(frames, tokens=here))
+        if row is not None:
+            tokens = frames.tokens.copy()
+            for name in whole.columns:
+                tokens[name] = pd.Series(None, index=tokens.index, dtype=object)
+                tokens.at[row, name] = rounded(here.at[row, name])
+            return tokens
+    return frames.tokens

@@ -1,8 +1,8 @@
 """How every figure looks: one fixed colour, line and marker per objective, type sizes, widths.
 
-Colours start from the Okabe-Ito palette. An ERC arm has the hue of its base, darker and with a
-solid line; without the gate the line is broken. So a pair can be told apart in colour, in grey and
-by its dashes.
+Colours start from the Okabe-Ito palette. An arm with an entropy band has the hue of its base, darker
+and with a solid line; without the gate the line is broken. So a pair can be told apart in colour, in
+grey and by its dashes.
 """
 
 from __future__ import annotations
@@ -16,62 +16,69 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import matplotlib as mpl
+import seaborn as sns
 
-__all__ = [
-    "COLUMN",
-    "GROUP",
-    "INK",
-    "MUTED",
-    "WIDE",
-    "ArmStyle",
-    "arm_style",
-    "group_of",
-    "name_text",
-    "ordered",
-    "pairs",
-    "rc",
-    "styled",
-]
+from erc_bench.studies.arms import StoredArm
 
 COLUMN, WIDE = 3.3, 6.8  # inches: one column of a paper, and both
 INK, MUTED, GRID = "#1a1a1a", "#6b6b6b", "#e4e4e4"
 ACCENT = "#c1440e"
+DOTTED = (0, (1, 1.5))  # the line of a reference value
 
-_RC: dict[Any, Any] = {
+#: What differs from seaborn's white grid and its sizes for papers.
+_OWN: dict[str, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 7.5,
+    "text.color": "black",
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 7.5,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": GRID,
     "grid.linewidth": 0.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "patch.force_edgecolor": False,
+    "xtick.bottom": True,
+    "ytick.left": True,
     "legend.fontsize": 7.5,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
-    "lines.linewidth": 1.3,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "figure.dpi": 100,
     "svg.hashsalt": "erc-bench",
     "svg.fonttype": "path",
-    "path.simplify": True,
 }
+for _axis in ("xtick", "ytick"):
+    _OWN |= {f"{_axis}.color": MUTED, f"{_axis}.labelcolor": INK}
+    _OWN |= {f"{_axis}.major.width": 0.6, f"{_axis}.major.size": 3.5}
+
+
+def rc() -> AbstractContextManager[None]:
+    """The settings every figure is drawn and saved with: seaborn's white grid, in small type."""
+    settings: dict[Any, Any] = {
+        **mpl.rcParamsDefault,
+        **sns.plotting_context("paper", font_scale=0.78),
+        **sns.axes_style("whitegrid"),
+        **_OWN,
+    }
+    settings.pop("backend", None)
+    return mpl.rc_context(settings)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Draw under :func:`rc`, whatever settings the caller's process has."""
+
+    @wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        with rc():
+            return draw(*args, **kwargs)
+
+    return wrapper
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,9 @@ _DASHDOT = (0.0, (5.0, 1.4, 1.2, 1.4))
 _LONG = (0.0, (8.0, 1.6))
 _TWODOT = (0.0, (5.0, 1.2, 1.2, 1.2, 1.2, 1.2))
 
-#: base: (colour without gate, colour of the ERC arm, dashes without gate, marker)
-_BASES: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
+#: The one place for a recipe's look, in the order of legends. Recipe: (colour, colour of an arm with
+#: an entropy band on it, dashes, marker).
+COLORS: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "reinforce": ("#b9a0cf", "#5b2a86", _DOT, "v"),
     "ppo-clip": ("#8a8a8a", "#1a1a1a", _DASH, "s"),
     "dual-clip": ("#c9b400", "#6f6300", _DASHDOT, "P"),
@@ -116,63 +124,67 @@ _BASES: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "dapo-entropy": ("#a678de", "#451a73", _DASHDOT, "v"),
     "tv-gate-dapo": ("#c2185b", "#6a0032", _LONG, "*"),
 }
-#: other gates on a base: its dark hue, dash-dotted
-_VARIANTS = {"dapo": ("erc-directional-dapo",)}
-#: for names outside the list: hues that no known name has
+#: Hues that no recipe above has, for all others.
 _SPARE = ("#6d597a", "#b56576", "#4f772d", "#355070", "#bc4749", "#7f5539", "#5f0f40", "#4d7c8a")
-_KNOWN: dict[str, ArmStyle] = {}
-for _name, (_light, _dark, _dashes, _marker) in _BASES.items():
-    _KNOWN[_name] = ArmStyle(_light, _dashes, _marker)
-    _KNOWN[f"erc-{_name}"] = ArmStyle(_dark, "-", _marker)
-    for _variant in _VARIANTS.get(_name, ()):
-        _KNOWN[_variant] = ArmStyle(_dark, _DASHDOT, "X")
-_ORDER = {name: i for i, name in enumerate(_KNOWN)}
+_ORDER = {name: place for place, name in enumerate(COLORS)}
 
 
-def arm_style(name: str) -> ArmStyle:
-    """The same style for the same name, in every figure and every run of the program.
+def arm_style(arm: StoredArm) -> ArmStyle:
+    """The same style for the same composition, in every figure and every run of the program.
 
-    A name outside the list gets a style from its digest. A directional or otherwise varied gate,
-    ``<variant>-erc-<base>`` or ``erc-<variant>-<base>``, keeps its base's dark hue, dash-dotted.
+    A recipe without a row of its own in :data:`COLORS` is shown by what it is made of: an arm with
+    gates has its base's dark hue, solid with the entropy band alone and dash-dotted otherwise. Any
+    other recipe gets a style from the digest of its name.
     """
-    if name in _KNOWN:
-        return _KNOWN[name]
-    if "erc-" in name:
-        for base in sorted(_BASES, key=len, reverse=True):
-            if name.endswith(f"-{base}"):
-                return ArmStyle(_BASES[base][1], _DASHDOT, "X")
-    digest = hashlib.sha256(name.encode()).digest()
-    color, marker = _SPARE[digest[0] % len(_SPARE)], "oDs^vXP*"[digest[2] % 8]
-    gated = name.startswith("erc-")
+    if arm.recipe in COLORS:
+        color, _, dashes, marker = COLORS[arm.recipe]
+        return ArmStyle(color, dashes, marker)
+    if arm.gates and arm.base in COLORS:
+        _, color, _, marker = COLORS[arm.base]
+        if arm.plain:
+            return ArmStyle(color, "-", marker)
+        return ArmStyle(color, _DASHDOT, "X")
+    digest = hashlib.sha256(arm.recipe.encode(errors="replace")).digest()
     dashes = (_DASH, _DOT, _DASHDOT, _LONG, _TWODOT)[digest[1] % 5]
-    return ArmStyle(color, "-" if gated else dashes, marker)
+    color, marker = _SPARE[digest[0] % len(_SPARE)], "oDs^vXP*"[digest[2] % 8]
+    return ArmStyle(color, "-" if arm.band else dashes, marker)
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Names in the fixed order of legends and rows: known ones first, each beside its ERC arm."""
-    return sorted(set(names), key=lambda n: (_ORDER.get(n, len(_ORDER)), n))
+def legend_place(arm: StoredArm) -> tuple[int, bool, bool, str, str]:
+    """What legends and rows are sorted by: each base with its gated arms behind it, unknown names last."""
+    own = _ORDER.get(arm.recipe)
+    base = _ORDER.get(arm.base or "", len(_ORDER))
+    return base if own is None else own, own is None, not arm.plain, arm.recipe, arm.label
 
 
-def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Each (base, ERC arm) of which both are there."""
-    present = set(names)
-    return [(n, f"erc-{n}") for n in ordered(present) if f"erc-{n}" in present]
+def ordered(arms: Iterable[StoredArm]) -> list[StoredArm]:
+    """Arms in the fixed order of legends and rows."""
+    return sorted(arms, key=legend_place)
+
+
+def settings_text(arm: StoredArm) -> str:
+    """What differs from the recipe, in the manifest's order; equal ends of a pair are one setting.
+
+    >>> settings_text(StoredArm("x", "erc-dapo", "dapo", overrides={"band_low": 0.1, "band_high": 0.1}))
+    'band=0.1'
+    """
+    found = dict(arm.overrides)
+    for name in [key for key in found if key.endswith("_low")]:
+        pair = name.removesuffix("_low")
+        if found.get(f"{pair}_high") == found[name]:
+            found = {pair if k == name else k: v for k, v in found.items() if k != f"{pair}_high"}
+    return ",".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in found.items())
 
 
 #: Settings of a point of a grid as they are called where there is little room.
 _SHORT = {"learning_rate": "lr", "temperature": "temp", "minibatches": "mb", "epochs": "ep"}
 
 
-def _shortened(name: str) -> str:
-    """``dapo:learning_rate=0.0005`` as ``dapo:lr=0.0005``, so that points differ before the cut."""
-    arm, colon, settings = name.partition(":")
-    items = (item.partition("=") for item in settings.split(","))
-    return arm + colon + ",".join(f"{_SHORT.get(k, k)}{equals}{v}" for k, equals, v in items)
-
-
 def name_text(name: str, width: int = 26) -> str:
     """A name from outside as plain text in a figure: no mathematics, one line, not overlong."""
-    text = _shortened(" ".join(str(name).split())).replace("$", r"\$")
+    text = " ".join(str(name).split()).replace("$", r"\$")
+    for setting, short in _SHORT.items():
+        text = text.replace(f"{setting}=", f"{short}=")
     if text.startswith("_"):  # matplotlib leaves such labels out of legends
         text = " " + text
     return text if len(text) <= width else text[: width - 1] + "…"
@@ -182,38 +194,27 @@ def name_text(name: str, width: int = 26) -> str:
 GROUP = "objective."
 
 
-def group_of(name: str) -> str:
+def group_of(arm: StoredArm) -> str:
     """The id of an objective's marks: its recipe, without settings, in characters an id may have.
 
-    >>> group_of("erc-dapo:epochs=4"), group_of("a<b")
+    >>> group_of(StoredArm("erc-dapo:epochs=4", "erc-dapo", "dapo")), group_of(StoredArm("x", "a<b", None))
     ('objective.erc-dapo', 'objective.a%3Cb')
     """
-    return GROUP + quote(name.partition(":")[0], safe="", errors="replace")
+    return GROUP + quote(arm.recipe, safe="", errors="replace")
 
 
-def rc() -> AbstractContextManager[None]:
-    """The settings every figure is drawn and saved with."""
-    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_RC}
-    settings.pop("backend", None)
-    return mpl.rc_context(settings)
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Draw under :func:`rc`, whatever settings the caller's process has."""
-
-    @wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        with rc():
-            return draw(*args, **kwargs)
-
-    return wrapper
-
-
-def line_of(name: str, **extra: Any) -> dict[str, Any]:
+def line_of(arm: StoredArm, **extra: Any) -> dict[str, Any]:
     """Keyword arguments of a line for an objective."""
-    style = arm_style(name)
-    return {"color": style.color, "linestyle": style.dash, "gid": group_of(name), **extra}
+    style = arm_style(arm)
+    return {"color": style.color, "linestyle": style.dash, "gid": group_of(arm), **extra}
+
+
+def shade_of(arm: StoredArm, **extra: Any) -> dict[str, Any]:
+    """Keyword arguments of the shaded interval of an objective."""
+    return {"color": arm_style(arm).color, "linewidth": 0, "gid": group_of(arm), **extra}
+
+
+#: Keyword arguments of words in a figure that stand out from its other text.
+BOLD: dict[str, Any] = {"ha": "center", "fontweight": "bold"}
+#: Keyword arguments of a cloud of sampled tokens: small points, as a picture also in an SVG.
+CLOUD: dict[str, Any] = {"s": 5, "alpha": 0.6, "linewidth": 0, "legend": False, "rasterized": True}

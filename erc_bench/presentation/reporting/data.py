@@ -8,7 +8,9 @@ and ``tokens`` hold the rows, columns and digits that figures 1 to 6 show (see
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,7 +19,6 @@ import pyarrow.parquet as pq
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import atomic_write
 from erc_bench.presentation.plots import Frames
-from erc_bench.presentation.plots.reading import DISTRIBUTIONS
 from erc_bench.studies.records import SCHEMA_VERSION, Results, Table
 
 __all__ = ["CONTENT", "is_figure_data", "open_data", "write_data"]
@@ -36,9 +37,7 @@ def write_data(results: Results, frames: Frames, folder: Path | str) -> list[Pat
     """
     folder = Path(folder)
     _require_replaceable(folder, results)
-    tables: dict[Table, pd.DataFrame] = {
-        "tokens": frames.tokens, "metrics": frames.metrics, "runs": frames.runs,
-    }  # fmt: skip
+    tables: tuple[Table, ...] = ("tokens", "metrics", "runs")
     manifest = {
         "kind": "erc-bench results",
         "content": CONTENT,
@@ -49,18 +48,20 @@ def write_data(results: Results, frames: Frames, folder: Path | str) -> list[Pat
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     paths = [folder / "manifest.json"]
     atomic_write(paths[0], lambda stream: stream.write(text.encode()))
-    for name, frame in tables.items():
+    for name in tables:
         paths.append(folder / name / "all.parquet")
-        table = _stored(frame, whole=name == "runs")
-        split = [f.name for f in table.schema if pa.types.is_floating(f.type)]
-        atomic_write(
-            paths[-1],
-            lambda stream, table=table, split=split: pq.write_table(  # type: ignore[misc]
-                table, stream, compression="zstd", compression_level=12,
-                use_dictionary=[f.name for f in table.schema if f.name not in split],
-                use_byte_stream_split=split, write_statistics=False, row_group_size=2**20,
-            ),
-        )  # fmt: skip
+        table = _stored(getattr(frames, name), whole=name == "runs")
+        floats = {f.name for f in table.schema if pa.types.is_floating(f.type)}
+        settings: dict[str, Any] = {
+            "compression": "zstd",
+            "compression_level": 12,
+            "use_dictionary": [n for n in table.schema.names if n not in floats],
+            "use_byte_stream_split": [n for n in table.schema.names if n in floats],
+            "write_statistics": False,
+            "row_group_size": 2**20,
+        }
+        write = partial(pq.write_table, table, **settings)
+        atomic_write(paths[-1], write)
     return paths
 
 
@@ -106,7 +107,7 @@ def _stored(frame: pd.DataFrame, *, whole: bool) -> pa.Table:
         kind = field.type
         if pa.types.is_floating(kind):
             kind = pa.float32()
-        elif field.name in DISTRIBUTIONS:
+        elif pa.types.is_list(kind):
             kind = pa.list_(pa.float32())
         fields.append(field.with_type(kind))
     return table.cast(pa.schema(fields, metadata=table.schema.metadata))

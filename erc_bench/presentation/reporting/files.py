@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from erc_bench.core.storage import atomic_write
-from erc_bench.presentation.plots import Drawing, Frames, draw_all, rc
+from erc_bench.presentation.plots import draw_all, rc, read
 from erc_bench.presentation.plots.style import GROUP
+from erc_bench.presentation.reporting.captions import Plate, captioned
 from erc_bench.presentation.reporting.data import write_data
 from erc_bench.studies.records import Results
 
@@ -65,8 +66,9 @@ class Gallery:
     """
 
     def __init__(self, results: Results) -> None:
-        self.frames = Frames.read(results)
-        self.drawings, self.skipped = draw_all(self.frames)
+        self.frames = read(results)
+        drawings, self.skipped = draw_all(self.frames)
+        self.drawings = [captioned(drawing, self.frames) for drawing in drawings]
         for drawing in self.drawings:
             # Solve the layout here, once: it takes half the time, and every format then shows the same.
             with rc():
@@ -74,7 +76,7 @@ class Gallery:
             settle(drawing.figure)
         self._bytes: dict[tuple[str, str], bytes] = {}
 
-    def bytes(self, drawing: Drawing, kind: str) -> bytes:
+    def bytes(self, drawing: Plate, kind: str) -> bytes:
         """A drawing as png or svg."""
         key = (drawing.name, kind)
         if key not in self._bytes:
@@ -98,11 +100,7 @@ def table_bytes(data: pd.DataFrame) -> tuple[str, bytes]:
 
 
 def write_figures(
-    results: Results,
-    folder: Path | str,
-    gallery: Gallery | None = None,
-    *,
-    data: bool = False,
+    results: Results, folder: Path | str, gallery: Gallery | None = None, *, data: bool = False
 ) -> list[Path]:
     """Draw every figure the records allow, and write it with what it shows as a tidy table.
 

@@ -10,24 +10,20 @@ import pandas as pd
 from erc_bench import analysis
 from erc_bench.analysis import MEASURES, Contrast
 from erc_bench.analysis.claims import Assessment
+from erc_bench.analysis.numbers import ends, number
 from erc_bench.presentation.plots import ordered
+from erc_bench.studies.arms import StoredArm, gated_pairs, stored_arms
 from erc_bench.studies.records import Results
 
-__all__ = [
-    "Findings",
-    "Strip",
-    "counts",
-    "findings",
-    "gated_pairs",
-    "headlines",
-    "recipe",
-    "strips",
-]
+__all__ = ["Findings", "Strip", "counts", "findings", "headlines", "known_arms", "strips"]
 
 
-def recipe(name: str) -> str:
-    """An objective's name without the settings of a point of a grid."""
-    return name.partition(":")[0]
+def known_arms(results: Results, summary: pd.DataFrame) -> dict[str, StoredArm]:
+    """Every arm that ran, by label, in the order of legends."""
+    stored = {str(e): stored_arms(results.config, str(e)) for e in summary["experiment"].unique()}
+    ran = zip(summary["experiment"], summary["objective"], strict=True)
+    arms = {str(label): stored[str(experiment)][str(label)] for experiment, label in ran}
+    return {arm.label: arm for arm in ordered(arms.values())}
 
 
 @dataclass(frozen=True)
@@ -45,14 +41,16 @@ def findings(results: Results, summary: pd.DataFrame) -> Findings:
     Where several experiments compare the same pair, one sentence leads with their range, and theirs
     are details too.
     """
+    arms = known_arms(results, summary)
     contrasts = _contrasts(results, summary)
-    plain = [c for c in contrasts if ":" not in c.base + c.other]
-    lead = _lead(plain)
-    first = [c.sentence() for c in plain]
-    pairs = {p: _pair(results, *p) for p in gated_pairs(summary["objective"])}
-    about_pairs = [text for p, text in pairs.items() if text and ":" not in "".join(p)]
+    plain = [c for c in contrasts if not (arms[c.base].overrides or arms[c.other].overrides)]
     details = [c.sentence() for c in contrasts if c not in plain]
-    details += [text for p, text in pairs.items() if text and ":" in "".join(p)]
+    about_pairs: list[str] = []
+    for base, gated in gated_pairs(arms.values()):
+        if sentence := _pair(results, base, gated):
+            folded = arms[base].overrides or arms[gated].overrides
+            (details if folded else about_pairs).append(sentence)
+    lead, first = _lead(plain), [c.sentence() for c in plain]
     if lead:
         return Findings(lead, about_pairs, first + details)
     return Findings("", first + about_pairs, details)
@@ -80,7 +78,7 @@ def _lead(contrasts: list[Contrast]) -> str:
     if len(known) < 2:
         return ""
     low, high = known[0], known[-1]
-    least, most = (f"{c.ratio.mean:,.3g}" for c in (low, high))
+    least, most = (number(c.ratio.mean) for c in (low, high))
     return (
         (least if least == most else f"{least} to {most}")
         + f" times as many tokens lay outside the entropy band of {other} as the clip of {base} "
@@ -93,7 +91,8 @@ def _lead(contrasts: list[Contrast]) -> str:
 def headlines(results: Results, summary: pd.DataFrame) -> list[str]:
     """The findings first: each sentence computed from the records."""
     sentences = [contrast.sentence() for contrast in _contrasts(results, summary)]
-    sentences += [_pair(results, base, erc) for base, erc in gated_pairs(summary["objective"])]
+    pairs = gated_pairs(known_arms(results, summary).values())
+    sentences += [_pair(results, base, gated) for base, gated in pairs]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -121,17 +120,16 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
             continue
         if len(rows) > 1:
             counts = rows["verdict"].value_counts()
-            found = [f"{word} in {counts[word]}" for word in ("better", "worse", "unclear")
-                     if word in counts]  # fmt: skip
-            parts.append(f"{what} {', '.join(found)}")
+            known = [word for word in ("better", "worse", "unclear") if word in counts]
+            parts.append(f"{what} {', '.join(f'{word} in {counts[word]}' for word in known)}")
             continue
         row, measure = rows.iloc[0], next(m for m in MEASURES if m.key == key)
         unit = f" {measure.unit}" if measure.unit else ""
         low, high = (measure.scale * row[f"difference/{end}"] for end in ("low", "high"))
         other, than = (measure.scale * row[f"{arm}/mean"] for arm in ("other", "base"))
-        text = f"{what} {other:.3g}{unit} against {than:.3g}{unit}"
+        text = f"{what} {number(other)}{unit} against {number(than)}{unit}"
         if int(row["difference/n"]) > 1:
-            text += f" (difference {low:+.2g} to {high:+.2g}: {row['verdict']})".replace("-", "−")
+            text += f" (difference {ends(low, high, 2, signed=True)}: {row['verdict']})"
         parts.append(text)
     if not parts:
         return ""
@@ -145,18 +143,12 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
     return f"{where}: {'; '.join(parts)} ({basis})."
 
 
-def gated_pairs(names: pd.Series) -> list[tuple[str, str]]:
-    """Each (base, ERC arm) of which both are there."""
-    present = set(names)
-    return [(n, f"erc-{n}") for n in ordered(present) if f"erc-{n}" in present]
-
-
 def counts(results: Results, summary: pd.DataFrame) -> list[tuple[str, str]]:
     """What was run, as numbers with their words."""
     seeds = results.read("runs", columns=["seed", "tokens"])
     failed = int(summary["diverged"].sum())
     settings = int(summary["objective"].nunique())
-    recipes = summary["objective"].map(recipe).nunique()
+    recipes = len({arm.recipe for arm in known_arms(results, summary).values()})
     objectives = _counted(recipes, "objective")
     if settings > recipes:
         objectives = (objectives[0], f"{objectives[1]}, {settings:,} with their settings")
@@ -170,15 +162,15 @@ def counts(results: Results, summary: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def _counted(number: int, word: str) -> tuple[str, str]:
-    return f"{number:,}", word if number == 1 else f"{word}s"
+def _counted(count: int, word: str) -> tuple[str, str]:
+    return f"{count:,}", word if count == 1 else f"{word}s"
 
 
-def _large(number: float) -> str:
+def _large(value: float) -> str:
     for size, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
-        if number >= size:
-            return f"{number / size:.3g} {word}"
-    return f"{number:.0f}"
+        if value >= size:
+            return f"{number(value / size)} {word}"
+    return number(value)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,16 @@ from erc_bench.analysis import MEASURES, NOTE
 from erc_bench.analysis.claims import assess
 from erc_bench.analysis.tables import GROUPS, RUNS
 from erc_bench.core.storage import atomic_write
-from erc_bench.presentation.plots import Drawing, arm_style, ordered
+from erc_bench.presentation.plots import arm_style
+from erc_bench.presentation.reporting.captions import Plate
 from erc_bench.presentation.reporting.files import Gallery, table_bytes
-from erc_bench.presentation.reporting.findings import counts, findings, headlines, recipe, strips
+from erc_bench.presentation.reporting.findings import (
+    counts,
+    findings,
+    headlines,
+    known_arms,
+    strips,
+)
 from erc_bench.presentation.reporting.provenance import commands, provenance
 from erc_bench.presentation.reporting.sections import claims, scorecard, sections
 from erc_bench.presentation.reporting.svg import inline_svg
@@ -73,8 +80,8 @@ def render(results: Results, gallery: Gallery) -> str:
         finalize=visible,
     )
     summary = analysis.summary(results)
-    recipes = ordered(summary["objective"].map(recipe))
-    numbers = {name: number for number, name in enumerate(recipes)}
+    looks = {arm.recipe: arm for arm in known_arms(results, summary).values()}
+    numbers = {name: number for number, name in enumerate(looks)}
     assessment = assess(results)
     style, script = (
         files("erc_bench.presentation.reporting").joinpath(f"report.{kind}").read_text()
@@ -85,14 +92,14 @@ def render(results: Results, gallery: Gallery) -> str:
         style=Markup(style),
         script=Markup(script),
         script_hash=digest,
-        recipes=[(numbers[name], name, arm_style(name).color) for name in recipes],
+        recipes=[(numbers[name], name, arm_style(arm).color) for name, arm in looks.items()],
         counts=counts(results, summary),
         findings=findings(results, summary),
         strips=strips(assessment),
         decided=any(v.verdict not in ("not measured", "inconclusive") for v in assessment.verdicts),
-        claims=claims(assessment, {d.name for d in gallery.drawings}),
-        sections=list(sections(results, summary, numbers)),
-        scorecard=scorecard(results, numbers),
+        claims=claims(assessment, gallery.drawings),
+        sections=list(sections(results, gallery.frames, summary, numbers)),
+        scorecard=scorecard(results, gallery.frames, numbers),
         measures=[(m.metric.heading, m) for m in MEASURES],
         groups=[
             (
@@ -129,13 +136,13 @@ def visible(value: Any) -> Any:
     )
 
 
-def _figure(drawing: Drawing, gallery: Gallery, numbers: dict[str, int]) -> Figure:
+def _figure(drawing: Plate, gallery: Gallery, numbers: dict[str, int]) -> Figure:
     svg, shown = inline_svg(gallery.bytes(drawing, "svg"), f"{drawing.name}-", numbers)
     kind, table = table_bytes(drawing.data)
     small = kind == "csv" and len(table) < DATA_BYTES
     return Figure(
         name=drawing.name,
-        number=drawing.name.partition("_")[0].removeprefix("fig"),
+        number=drawing.number,
         title=drawing.title,
         notice=drawing.notice,
         caption=drawing.caption,

@@ -13,8 +13,9 @@ from erc_bench import analysis
 from erc_bench.analysis import MEASURES, Interval, Measure
 from erc_bench.analysis.claims import Assessment, Verdict, ours, unmeasured_lines
 from erc_bench.analysis.tables import interval_of, runs_text, score_rows, scores_note
-from erc_bench.presentation.plots import arm_style, ordered
-from erc_bench.presentation.reporting.findings import gated_pairs, recipe
+from erc_bench.presentation.plots import Drawing, Frames, arm_style
+from erc_bench.presentation.plots.style import settings_text
+from erc_bench.studies.arms import StoredArm, gated_pairs
 from erc_bench.studies.records import Results
 
 __all__ = ["Section", "claims", "scorecard", "sections", "sort_keys"]
@@ -42,6 +43,8 @@ class Row:
     """An objective in an experiment's table."""
 
     name: str
+    recipe: str
+    settings: str  # what differs from the recipe
     number: int  # of its recipe, which the filter goes by
     color: str
     keys: dict[str, str]  # numbers to sort by, per group of columns
@@ -62,7 +65,7 @@ class Section:
     equations: list[tuple[str, str, str]]
 
 
-def claims(assessment: Assessment, drawn: Collection[str]) -> dict[str, Any]:
+def claims(assessment: Assessment, drawn: Collection[Drawing]) -> dict[str, Any]:
     """Verdicts the records allow, and what the others would need; no rows where none is allowed."""
     return {
         "rows": [
@@ -86,56 +89,45 @@ def claims(assessment: Assessment, drawn: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _figures(verdict: Verdict, drawn: Collection[str]) -> list[tuple[int, str]]:
+def _figures(verdict: Verdict, drawn: Collection[Drawing]) -> list[tuple[str, str]]:
     """Number and name of each figure of a claim that is in the report."""
-    return [
-        (number, name)
-        for number in verdict.claim.figures
-        for name in sorted(drawn)
-        if name.startswith(f"fig{number}_")
-    ]
+    wanted = [str(number) for number in verdict.claim.figures]
+    return [(d.number, d.name) for number in wanted for d in drawn if d.number == number]
 
 
-def scorecard(results: Results, numbers: Mapping[str, int]) -> dict[str, Any]:
+def scorecard(results: Results, frames: Frames, numbers: Mapping[str, int]) -> dict[str, Any]:
     """Header, rows and note of the table of scores; without scores, the reason as its note."""
     try:
         scores = analysis.scores(results)
     except LookupError as reason:
         return {"header": [], "rows": [], "note": f"Not shown: {reason.args[0]}."}
     header, rows = score_rows(scores, " ± ")
-    header = [
-        header[0],
-        header[-1],
-        *header[1:-1],
-    ]  # the sum first: many experiments need scrolling
-    table = [
-        {
-            "name": row[0],
-            "number": numbers[recipe(row[0])],
-            "color": arm_style(recipe(row[0])).color,
-            "keys": sort_keys(
-                [
-                    scores.iqm(row[0]).value,
-                    *(scores.mean(e, row[0]).mean for e in scores.experiments),
-                ]
-            ),
-            "cells": [row[-1], *row[1:-1]],
-        }
-        for row in rows
-    ]
-    return {"header": header, "rows": table, "note": scores_note(scores)}
+    looks = frames.looks(scores.objectives)
+    table = []
+    for name, *cells, overall in rows:
+        means = [scores.mean(experiment, name).mean for experiment in scores.experiments]
+        table.append(
+            {
+                "name": name,
+                "settings": "",
+                "number": numbers[looks[name].recipe],
+                "color": arm_style(looks[name]).color,
+                "keys": sort_keys([scores.iqm(name).value, *means]),
+                "cells": [overall, *cells],  # the sum first: many experiments need scrolling
+            }
+        )
+    first, *names, last = header
+    return {"header": [first, last, *names], "rows": table, "note": scores_note(scores)}
 
 
 def sections(
-    results: Results, summary: pd.DataFrame, numbers: Mapping[str, int]
+    results: Results, frames: Frames, summary: pd.DataFrame, numbers: Mapping[str, int]
 ) -> Iterator[Section]:
     """One section per experiment; ``numbers`` are those of recipes."""
-    found = results.config.get("experiments")
-    configured: dict[str, Any] = found if isinstance(found, dict) else {}
-    comparisons = _comparisons(results, summary, numbers)
+    every = frames.looks(summary["objective"].unique())
+    comparisons = _comparisons(results, every, numbers)
     for experiment, rows in summary.groupby("experiment", sort=False):
-        entry = configured.get(str(experiment))
-        entry = entry if isinstance(entry, dict) else {}
+        entry, arms = frames.about(str(experiment)), frames.arms(str(experiment))
         by_name = {str(r["objective"]): r for _, r in rows.iterrows()}
         best = {m.key: _best(m, rows) for m in MEASURES}
         yield Section(
@@ -145,17 +137,19 @@ def sections(
             rows=[
                 Row(
                     name=name,
-                    number=numbers[recipe(name)],
-                    color=arm_style(recipe(name)).color,
+                    recipe=arm.recipe,
+                    settings=settings_text(arm),
+                    number=numbers[arm.recipe],
+                    color=arm_style(arm).color,
                     keys=_keys(by_name[name]),
                     runs=runs_text(by_name[name]),
                     diverged=int(by_name[name]["diverged"]),
                     cells=[_cell(by_name[name], m, best[m.key]) for m in MEASURES],
                 )
-                for name in ordered(by_name)
+                for name, arm in arms.items()
             ],
             comparisons=[c for c in comparisons if c["experiment"] == experiment],
-            equations=list(_equations(entry, ordered(by_name))),
+            equations=list(_equations(entry, arms)),
         )
 
 
@@ -165,10 +159,7 @@ def _keys(row: pd.Series) -> dict[str, str]:
         for group in ("learning", "drift")
     }
     failed = float(row["diverged"]) / float(row["seeds"])
-    return {
-        "learning": sort_keys([failed, *means["learning"]]),
-        "drift": sort_keys(means["drift"]),
-    }
+    return {"learning": sort_keys([failed, *means["learning"]]), "drift": sort_keys(means["drift"])}
 
 
 def _cell(row: pd.Series, measure: Measure, best: Interval | None) -> Cell:
@@ -187,13 +178,13 @@ def _best(measure: Measure, rows: pd.DataFrame) -> Interval | None:
 
 
 def _comparisons(
-    results: Results, summary: pd.DataFrame, numbers: Mapping[str, int]
+    results: Results, arms: Mapping[str, StoredArm], numbers: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     labels = {m.key: m for m in MEASURES}
     rows: list[dict[str, Any]] = []
-    for base, erc in gated_pairs(summary["objective"]):
+    for base, gated in gated_pairs(arms.values()):
         try:
-            table = analysis.paired(results, base, erc)
+            table = analysis.paired(results, base, gated)
         except LookupError:
             continue
         for _, row in table[table["verdict"] != ""].iterrows():
@@ -204,8 +195,8 @@ def _comparisons(
             rows.append(
                 {
                     "experiment": row["experiment"],
-                    "pair": f"{erc} − {base}",
-                    "numbers": f"{numbers[recipe(erc)]} {numbers[recipe(base)]}",
+                    "pair": f"{gated} − {base}",
+                    "numbers": f"{numbers[arms[gated].recipe]} {numbers[arms[base].recipe]}",
                     "measure": measure.metric.heading,
                     "difference": analysis.interval_text(
                         interval, measure.scale, separator=" ± "
@@ -216,7 +207,7 @@ def _comparisons(
     return rows
 
 
-def _equations(entry: dict[str, Any], names: list[str]) -> Iterator[tuple[str, str, str]]:
+def _equations(entry: dict[str, Any], names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     objectives = entry.get("objectives")
     if not isinstance(objectives, dict):
         return

@@ -15,11 +15,10 @@ _XLINK = "{http://www.w3.org/1999/xlink}"
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _PLACES = ("d", "x", "y", "points", "width", "height")
-#: Of the root: its size is the page's business, and these two of its style sheet are inherited.
-_DROPPED, _STYLE = ("width", "height", "version"), {
-    "stroke-linejoin": "round",
-    "stroke-linecap": "butt",
-}  # fmt: skip
+#: Attributes that the root element loses, because the page decides on its size, and two that it gets,
+#: which the style sheet of the file would have given to all marks.
+_DROPPED = ("width", "height", "version")
+_STYLE = {"stroke-linejoin": "round", "stroke-linecap": "butt"}
 
 
 def inline_svg(source: bytes, prefix: str, objectives: Mapping[str, int]) -> tuple[str, set[int]]:

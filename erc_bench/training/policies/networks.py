@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from erc_bench.core.validation import unknown
 from erc_bench.training.policies.transformer import CausalTransformer
 
 __all__ = ["MLP", "POLICIES", "Tabular", "build_policy"]
@@ -174,8 +175,9 @@ def build_policy(
     """Build a policy by name for an observation space and a number of actions.
 
     Raises:
-        ValueError: unknown name, or a space that the policy cannot read.
+        InputError: unknown name.
+        ValueError: a space that the policy cannot read.
     """
     if name not in POLICIES:
-        raise ValueError(f"policy: {name!r} is unknown; allowed: {', '.join(POLICIES)}")
+        raise unknown("policy", name, POLICIES)
     return POLICIES[name](space, outputs, **options)

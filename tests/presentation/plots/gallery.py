@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from analysis.synthetic import BAND, CLIP, DELTA, make_run
+from analysis.synthetic import BAND, CLIP, DELTA, described, make_run
 
-from erc_bench.studies.arms import parse
 from erc_bench.studies.records import KEYS, Results
 
 SEVEN = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
@@ -186,7 +185,7 @@ def make_gallery(path: Path, *, seeds: int = 4, tokens: int = 120, panels: int =
             "band": {"low": BAND[0], "high": BAND[1]},
             "delta": DELTA,
             "objectives": {
-                label: {**(arm := parse(label)).described(), "overrides": arm.overrides}
+                label: described(label)
                 for label in dict.fromkeys(r["runs"]["objective"].iloc[0] for r in runs
                                            if r["runs"]["experiment"].iloc[0] == name)
             },

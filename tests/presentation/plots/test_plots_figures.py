@@ -13,17 +13,17 @@ from erc_bench.analysis import mean_interval
 from erc_bench.objectives import RECIPES
 from erc_bench.presentation.plots import (
     FIGURES,
-    Frames,
     NothingToDraw,
     arm_style,
     draw_all,
     ordered,
+    read,
 )
-from erc_bench.presentation.plots.frames import band
 from erc_bench.presentation.plots.one_update import choose_token
-from erc_bench.presentation.plots.style import _KNOWN, name_text
-from erc_bench.presentation.plots.tokens import lower_entropy_probability
+from erc_bench.presentation.plots.seeds import over_seeds
+from erc_bench.presentation.plots.style import COLORS, name_text
 from erc_bench.presentation.reporting.files import figure_bytes
+from erc_bench.studies.arms import StoredArm, stored_arm
 from erc_bench.studies.records import Results
 
 
@@ -31,7 +31,7 @@ from erc_bench.studies.records import Results
 def frames(tmp_path_factory):
     path = tmp_path_factory.mktemp("records") / "r"
     experiments = ("unsampled_shift", "forking_tokens", "entropy_null")
-    return Frames.read(
+    return read(
         make_results(path, experiments=experiments, seeds=3, tokens=120, diverged=(("gppo", 1),))
     )
 
@@ -48,7 +48,7 @@ def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("records") / "r"
     arms = ("ppo-clip", "dapo", "erc-dapo")
     experiments = ("e", "f", "g")
-    return Frames.read(make_results(path, experiments=experiments, arms=arms, seeds=2, tokens=60))
+    return read(make_results(path, experiments=experiments, arms=arms, seeds=2, tokens=60))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_no_text_overlaps_another_or_leaves_the_figure(drawings, name):
 def test_figures_stay_legible_with_other_numbers_of_experiments(tmp_path, count):
     names = ("unsampled_shift", "forking_tokens", "entropy_null", "rare_reward", "mode_swap")
     results = make_results(tmp_path / "r", experiments=names[:count], seeds=2, tokens=60)
-    for drawing in draw_all(Frames.read(results))[0]:
+    for drawing in draw_all(read(results))[0]:
         assert_legible(drawing.figure)
 
 
@@ -106,13 +106,13 @@ def test_ten_objectives_one_seed_and_hostile_names_draw(tmp_path):
         tmp_path / "r", experiments=("$\\frac",), arms=arms, seeds=1, tokens=60,
         diverged=(("dapo", 0),),
     )  # fmt: skip
-    for drawing in draw_all(Frames.read(results))[0]:
+    for drawing in draw_all(read(results))[0]:
         assert_legible(drawing.figure)
 
 
 def test_what_cannot_be_drawn_is_named_with_the_reason(tmp_path):
     results = make_results(tmp_path / "r", experiments=("e",), arms=("reinforce",), seeds=2)
-    drawn, skipped = draw_all(Frames.read(results))
+    drawn, skipped = draw_all(read(results))
     assert {"fig1_one_update", "fig5_probability_entropy", "fig9_scorecard"} <= set(skipped)
     assert {"fig2_entropy_gradient", "fig3_learning_curves"} <= {d.name for d in drawn}
     assert all(skipped.values())
@@ -138,7 +138,7 @@ def test_runs_that_all_diverged_still_draw_and_say_so(tmp_path):
         tmp_path / "r", experiments=("e",), arms=("dapo",), seeds=2,
         diverged=(("dapo", 0), ("dapo", 1)),
     )  # fmt: skip
-    drawing = FIGURES["fig3_learning_curves"](Frames.read(results))
+    drawing = FIGURES["fig3_learning_curves"](read(results))
     labels = [t.get_text() for t in drawing.figure.legends[0].get_texts()]
     assert "dapo (2/2 diverged)" in labels
 
@@ -179,7 +179,7 @@ def test_seeds_with_other_token_counts_are_interpolated(tmp_path):
     for run in runs:
         run["metrics"]["reward/mean"] = run["metrics"]["tokens"] / 1e5  # linear in tokens
     results.write_part("0", {t: pd.concat([r[t] for r in runs]) for t in runs[0]})
-    data = FIGURES["fig3_learning_curves"](Frames.read(results)).data
+    data = FIGURES["fig3_learning_curves"](read(results)).data
     assert data["tokens"].iloc[0] == 2 * 768
     assert data["tokens"].iloc[-1] == 20 * 768
     np.testing.assert_allclose(data["mean"], data["tokens"] / 1e5)
@@ -222,24 +222,19 @@ def test_ratio_figure_regions_are_the_rules(drawings):
     assert set(data.objective) == {"dapo"}
 
 
-def test_probability_that_a_dropped_token_has_lower_entropy_counts_pairs():
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 5, 30).astype(float), rng.integers(1, 7, 40).astype(float)
-    pairs = (a[:, None] < b).mean() + 0.5 * (a[:, None] == b).mean()
-    assert lower_entropy_probability(a, b) == pytest.approx(pairs)
-
-
-def test_plots_and_analysis_have_the_same_interval():
+def test_intervals_over_seeds_are_those_of_the_analysis_and_few_seeds_have_none():
     values = np.random.default_rng(0).normal(size=(5, 4))
     values[2, 1] = np.nan
+    values[2:, 2] = np.nan
     values[1:, 3] = np.nan
-    got = band(values)
-    for column in range(4):
-        expected = mean_interval(values[:, column])
-        np.testing.assert_allclose(
-            got.loc[column, ["mean", "low", "high", "n"]].to_numpy(float),
-            dataclasses.astuple(expected),
-        )
+    seed, group = np.indices(values.shape)
+    table = pd.DataFrame({"seed": seed.ravel(), "group": group.ravel(), "v": values.ravel()})
+    ends = ["mean", "low", "high", "n"]
+    for column, row in over_seeds(table, ["group"], "v").iterrows():
+        expected = dataclasses.astuple(mean_interval(values[:, column]))
+        np.testing.assert_allclose(row[ends].to_numpy(float), expected)
+    few = over_seeds(table, ["group"], "v", least=3).set_index("group")
+    assert few["low"].isna().to_list() == [False, False, True, True]
 
 
 def test_settings_are_read_defensively(frames):
@@ -289,7 +284,7 @@ DEFICIENCIES = {
 @pytest.mark.parametrize("kind", DEFICIENCIES)
 def test_the_main_objectives_can_be_told_apart_without_full_colour_vision(kind):
     names = [*ARMS, "grpo"]
-    seen = [lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(n).color), 0, 1))
+    seen = [lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(stored_arm(n)).color), 0, 1))
             for n in names]  # fmt: skip
     for i, a in enumerate(names):
         for j in range(i):
@@ -301,29 +296,46 @@ def test_every_recipe_has_a_fixed_look_of_its_own(kind):
     """None borrows the look of an unknown name. As lines any two differ in dashes or clearly in
     colour, and as points in marker or colour, also without full colour vision.
     """
-    seen = {n: lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(n).color), 0, 1))
+    seen = {n: lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(stored_arm(n)).color), 0, 1))
             for n in RECIPES}  # fmt: skip
-    assert set(RECIPES) <= set(_KNOWN)
     for a, b in itertools.combinations(RECIPES, 2):
-        one, two = arm_style(a), arm_style(b)
+        one, two = arm_style(stored_arm(a)), arm_style(stored_arm(b))
         apart = np.linalg.norm(seen[a] - seen[b]) > 10
         assert apart or one.dash != two.dash, (a, b)
         assert apart or one.marker != two.marker, (a, b)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_registered_recipe_has_a_colour(name):
+    """Of its own, or of the base that it gates; another would look like somebody's unknown one."""
+    arm = stored_arm(name)
+    found = name in COLORS or (arm.gates and arm.base in COLORS)
+    assert found, f"give {name} a row in COLORS of erc_bench/presentation/plots/style.py"
+
+
+def test_a_style_asks_what_an_arm_is_made_of_not_what_it_is_called():
+    for name in ("erc-dapo", "erc-directional-dapo"):
+        known = stored_arm(name)
+        assert arm_style(dataclasses.replace(known, label="x", recipe="mine")) == arm_style(known)
+    unknown = arm_style(StoredArm("erc-dapo", "erc-x", "erc-x"))
+    assert unknown.color not in {color for row in COLORS.values() for color in row[:2]}
+
+
 def test_an_erc_arm_is_darker_than_its_base_also_in_grey_and_has_a_solid_line():
     for base in ("ppo-clip", "grpo", "dapo", "gppo", "ce-gppo", "gspo", "cispo", "reinforce"):
-        plain, gated = arm_style(base), arm_style(f"erc-{base}")
+        band = StoredArm("any name", "any name", base, ("EntropyRatio",), (0.05, 0.05))
+        plain, gated = arm_style(stored_arm(base)), arm_style(band)
         assert lab(linear(plain.color))[0] - lab(linear(gated.color))[0] > 20
         assert gated.dash == "-"
         assert plain.dash != "-"
 
 
 def test_styles_and_order_are_fixed():
-    assert arm_style("dapo").color == "#56b4e9"
-    assert arm_style("erc-dapo").color == "#00508c"
-    assert arm_style("somebody's own") == arm_style("somebody's own")
-    assert ordered(["zzz", "erc-gppo", "gppo", "erc-dapo", "dapo", "ppo-clip", "aaa"]) == [
+    assert arm_style(stored_arm("dapo")).color == "#56b4e9"
+    assert arm_style(stored_arm("erc-dapo")).color == "#00508c"
+    assert arm_style(stored_arm("somebody's own")) == arm_style(stored_arm("somebody's own"))
+    names = ["zzz", "erc-gppo", "gppo", "erc-dapo", "dapo", "ppo-clip", "aaa"]
+    assert [arm.label for arm in ordered(map(stored_arm, names))] == [
         "ppo-clip", "dapo", "erc-dapo", "gppo", "erc-gppo", "aaa", "zzz",
     ]  # fmt: skip
 

@@ -3,11 +3,13 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from analysis.synthetic import described
 
 from erc_bench.analysis.scores import OVERALL, Scores
 from erc_bench.analysis.statistics import interquartile_mean, mean_interval, performance_profile
 from erc_bench.presentation.plots import FIGURES, Frames, NothingToDraw
 from erc_bench.presentation.plots.scorecard import families, wrapped
+from erc_bench.presentation.reporting.captions import captioned
 from plots.test_plots_figures import assert_legible
 
 SEVEN = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
@@ -41,11 +43,8 @@ def make_frames(arms, seeds=20):
                  "score": float(np.clip(level + gain + 0.1 * rng.normal(), 0, 1))}
                 for seed in range(seeds)
             ]  # fmt: skip
-    described = {
-        experiment: {"objectives": {name: {"recipe": name.partition(":")[0]} for name in names}}
-        for experiment, names in arms.items()
-    }
-    return Frames(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"experiments": described})
+    config = {e: {"objectives": {n: described(n) for n in names}} for e, names in arms.items()}
+    return Frames(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"experiments": config})
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,8 @@ def frames():
 
 @pytest.fixture(scope="module")
 def drawings(frames):
-    return {name: FIGURES[name](frames) for name in ("fig9_scorecard", "fig11_profiles")}
+    names = ("fig9_scorecard", "fig11_profiles")
+    return {name: captioned(FIGURES[name](frames), frames) for name in names}
 
 
 @pytest.mark.parametrize("name", ["fig9_scorecard", "fig11_profiles"])
@@ -103,18 +103,21 @@ def test_the_tables_numbers_stand_in_the_figure(drawings):
 
 
 def test_radars_compare_a_base_with_its_gates_on_shared_experiments(frames):
-    scores = Scores.of(frames.runs, {})
-    assert families(scores) == [["dapo", "erc-dapo", "erc-directional-dapo"], ["gppo", "erc-gppo"]]
+    scores = Scores.of(frames.runs, frames.config)
+    assert families(scores, frames.looks(scores.objectives)) == [
+        ["dapo", "erc-dapo", "erc-directional-dapo"],
+        ["gppo", "erc-gppo"],
+    ]
     few = {"a": SEVEN, "b": SEVEN, "c": ("dapo", "erc-dapo")}
     few_scores = Scores.of(make_frames(few, seeds=2).runs, {})
-    assert families(few_scores) == [["dapo", "erc-dapo"]]
+    assert families(few_scores, frames.looks(few_scores.objectives)) == [["dapo", "erc-dapo"]]
     alone = Scores.of(make_frames(dict.fromkeys("abc", ("dapo", "gppo")), seeds=2).runs, {})
-    assert families(alone) == [["dapo", "gppo"]]
+    assert families(alone, frames.looks(alone.objectives)) == [["dapo", "gppo"]]
 
 
 def test_profiles_and_improvements_are_those_of_the_records(frames, drawings):
     data = drawings["fig11_profiles"].data
-    scores = Scores.of(frames.runs, {})
+    scores = Scores.of(frames.runs, frames.config)
     curve = data[(data["kind"] == "profile") & (data["objective"] == "gppo")]
     expected = performance_profile(scores.strata("gppo", scores.common), curve["tau"])
     np.testing.assert_array_equal(curve["share"], expected.share)

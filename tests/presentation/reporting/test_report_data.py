@@ -9,7 +9,7 @@ from erc_bench import api
 from erc_bench.analysis import per_seed
 from erc_bench.cli import main
 from erc_bench.core.errors import InputError
-from erc_bench.presentation.plots import Frames
+from erc_bench.presentation.plots import read
 from erc_bench.presentation.reporting import open_data, write_data, write_figures
 from erc_bench.presentation.reporting.files import CSV_ROWS, figure_bytes, settle, table_bytes
 from erc_bench.studies.records import Results
@@ -102,7 +102,7 @@ def test_what_cannot_be_meant_is_refused(whole, gallery, tmp_path, arguments, to
 
 
 def test_data_over_older_data_replaces_it_and_over_a_file_is_refused(whole, gallery, tmp_path):
-    frames = Frames.read(whole)
+    frames = read(whole)
     for _ in range(2):
         write_data(whole, frames, tmp_path / "data")
     assert everything(tmp_path / "data") == everything(gallery / "data")
@@ -113,11 +113,11 @@ def test_data_over_older_data_replaces_it_and_over_a_file_is_refused(whole, gall
 
 def test_all_15_experiments_survive_the_way_through_the_data(tmp_path):
     whole = make_gallery(tmp_path / "r", seeds=2, tokens=30)
-    frames = Frames.read(whole)
+    frames = read(whole)
     write_data(whole, frames, tmp_path / "data")
     data = open_data(tmp_path / "data")
     assert isinstance(data, Results)
-    again = Frames.read(data)
+    again = read(data)
     for table in ("runs", "metrics", "tokens"):
         pd.testing.assert_frame_equal(getattr(again, table), getattr(frames, table))
     assert len(per_seed(data)) == len(frames.runs)

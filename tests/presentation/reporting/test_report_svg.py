@@ -9,6 +9,7 @@ from erc_bench.presentation.plots import ordered
 from erc_bench.presentation.plots.style import GROUP
 from erc_bench.presentation.reporting import Gallery
 from erc_bench.presentation.reporting.svg import inline_svg
+from erc_bench.studies.arms import stored_arm
 
 HOSTILE = '"><script>-->'
 ARMS = ("ppo-clip", "dapo", "erc-dapo:epochs=2", HOSTILE)
@@ -87,5 +88,9 @@ def test_names_from_outside_do_not_reach_the_page(files):
 
 def test_every_drawing_has_the_same_marks_for_the_same_names(gallery):
     """Known names come in the fixed order, so that numbers do not depend on the records' order."""
-    assert ordered(NUMBERS)[:3] == ["ppo-clip", "dapo", "erc-dapo"]
+    assert [arm.label for arm in ordered(map(stored_arm, NUMBERS))][:3] == [
+        "ppo-clip",
+        "dapo",
+        "erc-dapo",
+    ]
     assert all(d.notice.endswith(".") for d in gallery.drawings)

@@ -10,10 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from erc_bench.analysis.statistics.intervals import paired_difference
-from erc_bench.presentation.plots.frames import Drawing, band
-from erc_bench.presentation.plots.layout import legend_below, new_figure, tally
-from erc_bench.presentation.plots.style import INK, WIDE, line_of, name_text, ordered, styled
+from erc_bench.analysis.statistics import mean_interval, paired_difference
+from erc_bench.presentation.plots import layout
+from erc_bench.presentation.plots.seeds import over_seeds
+from erc_bench.presentation.plots.style import INK, WIDE, line_of, ordered, styled
+from erc_bench.presentation.reporting.captions import Plate
+from erc_bench.presentation.reporting.words import sign_of, tally
+from erc_bench.studies.arms import StoredArm, stored_arm
 
 __all__ = ["compared", "draw"]
 
@@ -22,16 +25,25 @@ SHARES: dict[str, tuple[str, dict[str, Any]]] = {
     "drift/out_of_band_fraction": ("outside the band", {}),
 }
 
+_ERC_PPO = StoredArm("erc-ppo", "erc-ppo", "ppo-clip", ("EntropyRatio",), (0.05, 0.05))
+
+
+def _arms(runs: pd.DataFrame) -> dict[str, StoredArm]:
+    """The arms by label, in the order of legends; SB3's own gated arm is no recipe of this package."""
+    names = runs["objective"].unique()
+    arms = (_ERC_PPO if name == _ERC_PPO.label else stored_arm(name) for name in names)
+    return {arm.label: arm for arm in ordered(arms)}
+
 
 def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
     """Per environment and arm: mean evaluation return, and its paired difference to the base."""
     rows = []
     for environment, here in runs.groupby("environment", sort=False):
         final = here.groupby(["objective", "seed"])["final"].first()
-        for arm in ordered(here["objective"]):
-            mean = band(final[arm].to_numpy()[:, None]).iloc[0]
-            row = {"environment": environment, "objective": arm, "seeds": int(mean["n"])}
-            row |= {"return": mean["mean"], "low": mean["low"], "high": mean["high"]}
+        for arm in _arms(here):
+            mean = mean_interval(final[arm])
+            row = {"environment": environment, "objective": arm, "seeds": mean.n}
+            row |= {"return": mean.mean, "low": mean.low, "high": mean.high}
             own = here[here["objective"] == arm]
             row |= {name: own[metric].mean() for metric, (name, _) in SHARES.items()}
             row["dropped"] = own["gate/dropped_fraction"].mean()
@@ -53,29 +65,28 @@ def difference_texts(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _curve(
-    axes: Axes, here: pd.DataFrame, arm: str, metric: str, scale: float, **extra: object
+    axes: Axes, here: pd.DataFrame, arm: StoredArm, metric: str, scale: float, **extra: object
 ) -> pd.DataFrame:
-    wide = here[here["objective"] == arm].pivot_table(index="seed", columns="steps", values=metric)
-    curve = band(wide.to_numpy() * scale)
-    curve.insert(0, "steps", wide.columns.to_numpy())
+    curve = over_seeds(here[here["objective"] == arm.label], ["objective", "steps"], metric)
+    curve[["mean", "low", "high"]] *= scale
     line = line_of(arm, **extra)
     axes.plot(curve["steps"] / 1e3, curve["mean"], **line)
     shaded = curve.dropna(subset=["low"])
-    tint = {"color": line["color"], "alpha": 0.15, "linewidth": 0}
-    axes.fill_between(shaded["steps"] / 1e3, shaded["low"], shaded["high"], **tint)
-    return curve.assign(objective=arm, metric=metric)
+    ends = shaded["low"], shaded["high"]
+    axes.fill_between(shaded["steps"] / 1e3, *ends, color=line["color"], alpha=0.15, linewidth=0)
+    return curve.assign(metric=metric)
 
 
 @styled
-def draw(runs: pd.DataFrame) -> Drawing:
+def draw(runs: pd.DataFrame) -> Plate:
     """Draw means and 95 % intervals over seeds; the titles tell the returns after training."""
     environments = list(dict.fromkeys(runs["environment"]))
-    figure = new_figure(WIDE, 4.0)
+    figure = layout.new_figure(WIDE, 4.0)
     grid = figure.subplots(2, len(environments), squeeze=False, sharex="col")
     table, data = compared(runs).set_index(["environment", "objective"]), []
     for environment, (above, below) in zip(environments, grid.T, strict=True):
         here = runs[runs["environment"] == environment]
-        for arm in ordered(here["objective"]):
+        for arm in _arms(here).values():
             data.append(_curve(above, here, arm, "return", 1.0).assign(environment=environment))
             for metric, (_, style) in SHARES.items():
                 curve = _curve(below, here, arm, metric, 100.0, **style)
@@ -89,21 +100,19 @@ def draw(runs: pd.DataFrame) -> Drawing:
         below.set_ylim(bottom=0)
     grid[0, 0].set_ylabel("return, last 100 episodes")
     grid[1, 0].set_ylabel("transitions (%)")
-    arms = ordered(runs["objective"])
-    handles = [Line2D([], [], **line_of(arm)) for arm in arms]
-    labels = [name_text(arm) for arm in arms]
+    entries = layout.line_handles(_arms(runs))
     for name, style in SHARES.values():
-        handles.append(Line2D([], [], color=INK, **{"linestyle": "-"} | style))
-        labels.append(name)
-    legend_below(figure, handles, labels)
+        entries.append((Line2D([], [], color=INK, **{"linestyle": "-"} | style), name))
+    layout.legend_below(figure, entries)
     caption = (
         "SB3's PPO with and without the entropy-ratio band, mean and 95 % interval over paired seeds. In the "
         "titles: ERC-PPO's return less PPO's after training, 20 evaluation episodes a seed."
     )
     ends = table.reindex(columns=["difference_low", "difference_high"]).dropna().to_numpy()
-    signs = [int(low > 0) - int(high < 0) for low, high in ends]
+    signs = [sign_of(low, high) for low, high in ends]
     notice = (
         "Above, a gated line over PPO's means that the band helps; below, how much it drops for that. "
         f"Return after training is {tally(signs, 'paired comparisons')} (95 % intervals)."
     )
-    return Drawing("sb3_control", "PPO with the band", figure, pd.concat(data), caption, notice)
+    title = "PPO with the band"
+    return Plate("", "sb3_control", title, figure, pd.concat(data), notice, caption)
