@@ -15,7 +15,7 @@ import pandas as pd
 from erc_bench.analysis.numbers import ends, number
 from erc_bench.analysis.scores import Scores
 from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference, ratio_interval
-from erc_bench.core.metrics import METRICS, Better, Metric
+from erc_bench.core.metrics import METRICS, Metric
 from erc_bench.studies.arms import gated_pairs, stored_arms
 from erc_bench.studies.records import KEYS, Results
 
@@ -45,31 +45,6 @@ class Measure:
     key: str
     group: str
     metric: Metric
-
-    @property
-    def label(self) -> str:
-        """Its heading."""
-        return self.metric.label
-
-    @property
-    def unit(self) -> str:
-        """The unit after the label; values are multiplied by ``scale`` to be in it."""
-        return self.metric.shown
-
-    @property
-    def scale(self) -> float:
-        """Shown value divided by stored value."""
-        return self.metric.scale
-
-    @property
-    def better(self) -> Better | None:
-        """Which direction is better; None if neither is."""
-        return self.metric.better
-
-    @property
-    def definition(self) -> str:
-        """What exactly is measured within one run."""
-        return self.metric.definition
 
 
 _COLUMNS = {
@@ -197,11 +172,11 @@ def paired(results: Results, base: str, other: str) -> pd.DataFrame:
 
 
 def _verdict(measure: Measure, difference: Interval) -> str:
-    if measure.better is None:
+    if measure.metric.better is None:
         return ""
     if not difference.excludes(0.0):
         return "unclear"
-    return "better" if (difference.mean > 0) == (measure.better == "higher") else "worse"
+    return "better" if (difference.mean > 0) == (measure.metric.better == "higher") else "worse"
 
 
 @dataclass(frozen=True)

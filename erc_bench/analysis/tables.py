@@ -70,7 +70,7 @@ def as_rich(summary: pd.DataFrame) -> Group:
             if group == "learning":
                 table.add_column(RUNS, justify="right", min_width=8)
             for _, row in rows.iterrows():
-                cells = [interval_text(interval_of(row, m.key), m.scale) for m in measures]
+                cells = [interval_text(interval_of(row, m.key), m.metric.scale) for m in measures]
                 if group == "learning":
                     failed = int(row["diverged"]) > 0
                     runs = runs_text(row)
@@ -87,7 +87,7 @@ def as_markdown(summary: pd.DataFrame) -> str:
     for experiment, runs in summary.groupby("experiment", sort=False):
         rows = []
         for _, row in runs.iterrows():
-            intervals = [(interval_of(row, m.key), m.scale) for m in MEASURES]
+            intervals = [(interval_of(row, m.key), m.metric.scale) for m in MEASURES]
             cells = [interval_text(*found, separator=" ± ") for found in intervals]
             rows.append([row["objective"], *cells, runs_text(row)])
         blocks += [f"### {plain(str(experiment))}", _numbers_table(head, rows)]

@@ -125,9 +125,8 @@ def _git_revision() -> str | None:
         return subprocess.check_output(command, text=True, stderr=quiet, timeout=10).strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", here.name
-        )  # fails if another project's checkout is around us
+        # This fails if erc-bench is installed inside the checkout of another project.
+        git("ls-files", "--error-unmatch", here.name)
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):

@@ -186,9 +186,8 @@ def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Resul
         nonlocal done, last
         done += advance
         if time.monotonic() - last > PROGRESS_SECONDS or done == experiment.config.rollouts:
-            with contextlib.suppress(
-                OSError
-            ):  # if the disk is full, storing the records will say so
+            # If the disk is full, storing the records will say so.
+            with contextlib.suppress(OSError):
                 told.write_text(str(done))
             last = time.monotonic()
 

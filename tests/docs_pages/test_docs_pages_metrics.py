@@ -80,7 +80,8 @@ def test_shown_measures_are_defined():
     shown = PLAIN.partition("## In the tables and the report")[2]
     for measure in MEASURES:
         assert (
-            f"| {measure.metric.heading} | `{measure.metric.name}` | {measure.definition}" in shown
+            f"| {measure.metric.heading} | `{measure.metric.name}` | {measure.metric.definition}"
+            in shown
         )
 
 

@@ -40,7 +40,7 @@ def with_tables(text: str) -> str:
             m for m in METRICS.values() if m.where == where and m.name.startswith(prefixes)
         )
 
-    measures = [(m.metric.heading, f"`{m.metric.name}`", m.definition) for m in MEASURES]
+    measures = [(m.metric.heading, f"`{m.metric.name}`", m.metric.definition) for m in MEASURES]
     return _MARK.sub(made, text).replace(
         "<!-- measures -->", table(("Shown", "Metric", "Definition"), measures)
     )

@@ -124,9 +124,9 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
             parts.append(f"{what} {', '.join(f'{word} in {counts[word]}' for word in known)}")
             continue
         row, measure = rows.iloc[0], next(m for m in MEASURES if m.key == key)
-        unit = f" {measure.unit}" if measure.unit else ""
-        low, high = (measure.scale * row[f"difference/{end}"] for end in ("low", "high"))
-        other, than = (measure.scale * row[f"{arm}/mean"] for arm in ("other", "base"))
+        unit = f" {measure.metric.shown}" if measure.metric.shown else ""
+        low, high = (measure.metric.scale * row[f"difference/{end}"] for end in ("low", "high"))
+        other, than = (measure.metric.scale * row[f"{arm}/mean"] for arm in ("other", "base"))
         text = f"{what} {number(other)}{unit} against {number(than)}{unit}"
         if int(row["difference/n"]) > 1:
             text += f" (difference {ends(low, high, 2, signed=True)}: {row['verdict']})"

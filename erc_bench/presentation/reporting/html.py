@@ -100,7 +100,7 @@ def render(results: Results, gallery: Gallery) -> str:
         claims=claims(assessment, gallery.drawings),
         sections=list(sections(results, gallery.frames, summary, numbers)),
         scorecard=scorecard(results, gallery.frames, numbers),
-        measures=[(m.metric.heading, m) for m in MEASURES],
+        measures=[m.metric for m in MEASURES],
         groups=[
             (
                 group,
@@ -109,7 +109,7 @@ def render(results: Results, gallery: Gallery) -> str:
             )
             for group, what in GROUPS.items()
         ],
-        directed=[m.label for m in MEASURES if m.better],
+        directed=[m.metric.label for m in MEASURES if m.metric.better],
         note=NOTE,
         runs_heading=RUNS,
         figures=[_figure(d, gallery, numbers) for d in gallery.drawings],

@@ -164,7 +164,7 @@ def _keys(row: pd.Series) -> dict[str, str]:
 
 def _cell(row: pd.Series, measure: Measure, best: Interval | None) -> Cell:
     interval = interval_of(row, measure.key)
-    text = analysis.interval_text(interval, measure.scale, separator=" ± ")
+    text = analysis.interval_text(interval, measure.metric.scale, separator=" ± ")
     return Cell(text.replace("-", "−"), best is not None and interval.overlaps(best))
 
 
@@ -172,9 +172,9 @@ def _best(measure: Measure, rows: pd.DataFrame) -> Interval | None:
     """Interval of the best mean; None without a direction, or with nothing to compare."""
     intervals = [interval_of(row, measure.key) for _, row in rows.iterrows()]
     known = [i for i in intervals if i.n > 1]
-    if measure.better is None or len(known) < 2:
+    if measure.metric.better is None or len(known) < 2:
         return None
-    return (max if measure.better == "higher" else min)(known, key=lambda i: i.mean)
+    return (max if measure.metric.better == "higher" else min)(known, key=lambda i: i.mean)
 
 
 def _comparisons(
@@ -199,7 +199,7 @@ def _comparisons(
                     "numbers": f"{numbers[arms[gated].recipe]} {numbers[arms[base].recipe]}",
                     "measure": measure.metric.heading,
                     "difference": analysis.interval_text(
-                        interval, measure.scale, separator=" ± "
+                        interval, measure.metric.scale, separator=" ± "
                     ).replace("-", "−"),
                     "verdict": row["verdict"],
                 }

@@ -109,7 +109,9 @@ def test_the_tables_numbers_are_the_summarys(page, results):
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
     for _, row in summary(results).iterrows():
         for measure in MEASURES:
-            text = interval_text(interval_of(row, measure.key), measure.scale, separator=" ± ")
+            text = interval_text(
+                interval_of(row, measure.key), measure.metric.scale, separator=" ± "
+            )
             assert text.replace("-", "−") in cells
 
 
@@ -196,7 +198,7 @@ def test_names_from_outside_are_text(tmp_path):
 def test_definitions_configuration_and_provenance_are_there(page, results):
     text = Reader(page).text
     for measure in MEASURES:
-        assert measure.definition in text
+        assert f"{measure.metric.definition} {measure.metric.name}" in text
     assert json.dumps(results.config["experiments"]["forking_tokens"]["train"]["rollouts"]) in text
     assert results.provenance["python"] in text
     assert "What does forking_tokens ask?" in text
