@@ -72,11 +72,19 @@ def test_the_corpus_follows_the_prior():
 def result_of(contender: str, number: int, seconds: float) -> dict:
     """What one measurement looks like."""
     return {
-        "contender": contender, "round": number, "tokens": 1000, "updates": 8, "parameters": 1,
-        "processes": 1, "seconds": seconds, "cpu_seconds": seconds, "peak_mib": 1.0,
-        "process_seconds": seconds + 3, "rewards": [0.0, 1.0],
+        "contender": contender,
+        "round": number,
+        "tokens": 1000,
+        "updates": 8,
+        "parameters": 1,
+        "processes": 1,
+        "seconds": seconds,
+        "cpu_seconds": seconds,
+        "peak_mib": 1.0,
+        "process_seconds": seconds + 3,
+        "rewards": [0.0, 1.0],
         "setup": {"import": 9.0, "warm_start": 9.0, "compile": 2.0 * (contender == "jax")},
-    }  # fmt: skip
+    }
 
 
 def test_ratios_are_taken_within_rounds_and_say_how_much_faster_we_are():

@@ -79,11 +79,14 @@ def state_of(page):
             continue
         many = key in ("logits", "start", "second", "clip")
         state[key] = (
-            text if key in ("objective", "compare")
-            else [float(x) for x in text.split(",")] if many
-            else int(text) if key in ("action", "updates")
+            text
+            if key in ("objective", "compare")
+            else [float(x) for x in text.split(",")]
+            if many
+            else int(text)
+            if key in ("action", "updates")
             else float(text)
-        )  # fmt: skip
+        )
     return state
 
 

@@ -14,9 +14,18 @@ from erc_bench.presentation.explain import PRESETS
 
 OBJECTIVES = ("reinforce", "ppo-clip", "dapo", "gppo", "erc-dapo", "erc-directional-dapo")
 DEFAULT = {
-    "objective": "dapo", "logits": [1.5, 0.7, 0.0, -0.4], "action": 1, "advantage": 1.0, "step": 0.2,
-    "updates": 4, "band": 0.05, "cosine": 0.8, "start": None, "second": None, "compare": None,
-}  # fmt: skip
+    "objective": "dapo",
+    "logits": [1.5, 0.7, 0.0, -0.4],
+    "action": 1,
+    "advantage": 1.0,
+    "step": 0.2,
+    "updates": 4,
+    "band": 0.05,
+    "cosine": 0.8,
+    "start": None,
+    "second": None,
+    "compare": None,
+}
 DELTA = 0.01
 
 
@@ -106,15 +115,23 @@ def reference(state):
         )
 
     shown = {
-        "set.advantage": state["advantage"], "set.step": state["step"], "delta": DELTA,
-        "set.updates": state["updates"], "set.clip.low": state["clip"][0],
-        "set.clip.high": state["clip"][1], "set.band": state["band"], "set.cosine": state["cosine"],
-        "set.actions": len(old), "bound.clip.low": low, "bound.clip.high": high,
-        "bound.band.low": 1 - state["band"], "bound.band.high": 1 + state["band"],
+        "set.advantage": state["advantage"],
+        "set.step": state["step"],
+        "delta": DELTA,
+        "set.updates": state["updates"],
+        "set.clip.low": state["clip"][0],
+        "set.clip.high": state["clip"][1],
+        "set.band": state["band"],
+        "set.cosine": state["cosine"],
+        "set.actions": len(old),
+        "bound.clip.low": low,
+        "bound.clip.high": high,
+        "bound.band.low": 1 - state["band"],
+        "bound.band.high": 1 + state["band"],
         **{f"logit.logits.{i}": z for i, z in enumerate(state["logits"])},
         **{f"logit.start.{i}": z for i, z in enumerate(state["start"] or [])},
         **{f"logit.second.{i}": z for i, z in enumerate(state["second"] or [])},
-    }  # fmt: skip
+    }
     for k in range(int(state["updates"]) + 1):
         W = W.detach().requires_grad_()
         one = batch(W, 0, old)

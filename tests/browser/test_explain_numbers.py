@@ -7,11 +7,37 @@ from browser.explain_reference import OBJECTIVES, PRESETS, filled, link, referen
 
 #: shown whatever the state
 ALWAYS = {
-    "r", "rho", "kl", "kl.reverse", "tv", "tv.unsampled", "entropy.old", "entropy.new", "value",
-    "weight", "pull", "p.old.0", "p.new.0", "logit.logits.0", "t.0.r", "t.0.rho", "t.0.kl", "t.0.tv",
-    "set.advantage", "set.step", "set.updates", "set.clip.low", "set.clip.high", "set.band",
-    "set.actions", "bound.clip.low", "bound.clip.high", "bound.band.low", "bound.band.high", "delta",
-}  # fmt: skip
+    "r",
+    "rho",
+    "kl",
+    "kl.reverse",
+    "tv",
+    "tv.unsampled",
+    "entropy.old",
+    "entropy.new",
+    "value",
+    "weight",
+    "pull",
+    "p.old.0",
+    "p.new.0",
+    "logit.logits.0",
+    "t.0.r",
+    "t.0.rho",
+    "t.0.kl",
+    "t.0.tv",
+    "set.advantage",
+    "set.step",
+    "set.updates",
+    "set.clip.low",
+    "set.clip.high",
+    "set.band",
+    "set.actions",
+    "bound.clip.low",
+    "bound.clip.high",
+    "bound.band.low",
+    "bound.band.high",
+    "delta",
+}
 
 
 def states(objective, *, shared, count, seed):

@@ -5,11 +5,18 @@ from browser.conftest import PHONE
 from browser.explain_pages import move
 from browser.explain_reference import link
 
-EIGHT = link({
-    "objective": "erc-directional-dapo", "logits": [0.5, -1.25, 2.0, -4.75, 1.0, -2.5, 0.0, 3.3],
-    "start": [0.5, -1.25, 2.0, -4.75, 1.0, -2.5, 0.0, 4.3], "action": 4, "advantage": -2.5, "updates": 16,
-    "second": [-1.0, 2.0, -3.0, 4.0, -5.0, 1.0, 0.25, 0.5], "cosine": -0.9,
-})  # fmt: skip
+EIGHT = link(
+    {
+        "objective": "erc-directional-dapo",
+        "logits": [0.5, -1.25, 2.0, -4.75, 1.0, -2.5, 0.0, 3.3],
+        "start": [0.5, -1.25, 2.0, -4.75, 1.0, -2.5, 0.0, 4.3],
+        "action": 4,
+        "advantage": -2.5,
+        "updates": 16,
+        "second": [-1.0, 2.0, -3.0, 4.0, -5.0, 1.0, 0.25, 0.5],
+        "cosine": -0.9,
+    }
+)
 PLACES = ("#preset=hidden", "#preset=shared", "#preset=swap", EIGHT, "#logits=broken")
 
 #: Contrast of every text that can be seen, against the nearest background behind it (WCAG 2, SC 1.4.3).
@@ -148,10 +155,23 @@ def test_the_focus_shows_on_everything(opened, explain_page):
     assert all(ring for _, ring in seen), seen
     names = {name for name, _ in seen}
     assert names >= {
-        "copy", "next", "logits.0", "start.3", "action", "objective", "in-advantage", "in-step",
-        "in-updates", "in-clip.low", "in-clip.high", "in-band", "in-compare", "in-actions", "in-away",
+        "copy",
+        "next",
+        "logits.0",
+        "start.3",
+        "action",
+        "objective",
+        "in-advantage",
+        "in-step",
+        "in-updates",
+        "in-clip.low",
+        "in-clip.high",
+        "in-band",
+        "in-compare",
+        "in-actions",
+        "in-away",
         "in-shared",
-    }  # fmt: skip
+    }
 
 
 def test_touch_targets_are_large_enough(opened, explain_page):

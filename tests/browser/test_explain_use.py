@@ -10,15 +10,54 @@ HOSTILE = [
     "#objective=<img src=x onerror=alert(1)>",
     "#logits=1,2,<script>alert(1)</script>",
     "#%3Cscript%3E=1",
-    "#__proto__=1", "#constructor=1", "#preset=__proto__", "#preset=constructor", "#objective=toString",
-    "#logits=1,NaN", "#logits=1,Infinity", "#logits=1,1e400", "#logits=1,0x10", "#logits=1,,2", "#logits=",
-    "#logits=1", "#logits=" + ",".join("1" * 9), "#logits=1,6", "#logits=" + "1," * 3000,
-    "#logits=1,2&action=3", "#action=5", "#action=0", "#action=1.5", "#action=-1",
-    "#updates=1000000", "#updates=-1", "#updates=1e1e1", "#step=0", "#step=9", "#advantage=99",
-    "#clip=0.2", "#clip=0,0.2", "#clip=0.2,0.2,0.2", "#band=0", "#band=", "#cosine=1", "#second=1,2",
-    "#start=1", "#compare=x", "#unknown=1", "#step=1&step=2", "#preset=nope", "#preset=swap&step=1",
-    "#lesson=0", "#lesson=99", "#lesson=x", "#%", "#%E0%A4%A", "#&&&==", "#=", "#objective",
-]  # fmt: skip
+    "#__proto__=1",
+    "#constructor=1",
+    "#preset=__proto__",
+    "#preset=constructor",
+    "#objective=toString",
+    "#logits=1,NaN",
+    "#logits=1,Infinity",
+    "#logits=1,1e400",
+    "#logits=1,0x10",
+    "#logits=1,,2",
+    "#logits=",
+    "#logits=1",
+    "#logits=" + ",".join("1" * 9),
+    "#logits=1,6",
+    "#logits=" + "1," * 3000,
+    "#logits=1,2&action=3",
+    "#action=5",
+    "#action=0",
+    "#action=1.5",
+    "#action=-1",
+    "#updates=1000000",
+    "#updates=-1",
+    "#updates=1e1e1",
+    "#step=0",
+    "#step=9",
+    "#advantage=99",
+    "#clip=0.2",
+    "#clip=0,0.2",
+    "#clip=0.2,0.2,0.2",
+    "#band=0",
+    "#band=",
+    "#cosine=1",
+    "#second=1,2",
+    "#start=1",
+    "#compare=x",
+    "#unknown=1",
+    "#step=1&step=2",
+    "#preset=nope",
+    "#preset=swap&step=1",
+    "#lesson=0",
+    "#lesson=99",
+    "#lesson=x",
+    "#%",
+    "#%E0%A4%A",
+    "#&&&==",
+    "#=",
+    "#objective",
+]
 
 
 def slider(page, name):
@@ -65,8 +104,12 @@ def test_dragging_with_the_mouse(opened, explain_page):
 def test_dragging_with_a_finger(opened, explain_page):
     """Touch moves a logit and does not scroll the page meanwhile."""
     page = opened(
-        explain_page, link(FOUR), viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
-    )  # fmt: skip
+        explain_page,
+        link(FOUR),
+        viewport={"width": 390, "height": 844},
+        has_touch=True,
+        is_mobile=True,
+    )
     x, y = point(page, "logits.1", 0.7)
     scrolled = page.evaluate("scrollY")
     touch = page.context.new_cdp_session(page)
@@ -94,10 +137,17 @@ def test_logits_by_keyboard(opened, explain_page):
     page = opened(explain_page, link(FOUR))
     slider(page, "logits.1").focus()
     for keys, value in (
-        (["ArrowUp"], 0.8), (["ArrowRight", "ArrowRight"], 1.0), (["ArrowDown"], 0.9),
-        (["ArrowLeft"], 0.8), (["PageUp"], 1.8), (["PageDown", "PageDown"], -0.2), (["End"], 5.0),
-        (["ArrowUp"], 5.0), (["Home"], -5.0), (["ArrowDown"], -5.0),
-    ):  # fmt: skip
+        (["ArrowUp"], 0.8),
+        (["ArrowRight", "ArrowRight"], 1.0),
+        (["ArrowDown"], 0.9),
+        (["ArrowLeft"], 0.8),
+        (["PageUp"], 1.8),
+        (["PageDown", "PageDown"], -0.2),
+        (["End"], 5.0),
+        (["ArrowUp"], 5.0),
+        (["Home"], -5.0),
+        (["ArrowDown"], -5.0),
+    ):
         for key in keys:
             page.keyboard.press(key)
         assert page.evaluate("document.activeElement.dataset.slider") == "logits.1"
@@ -109,9 +159,14 @@ def test_every_control_by_keyboard(opened, explain_page):
     """Each range, choice and box answers to keys, and the numbers stay the library's."""
     page = opened(explain_page, link(FOUR))
     steps = {
-        "advantage": (1.0, 0.1), "step": (0.2, 0.01), "updates": (3, 1), "clip.low": (0.2, 0.01),
-        "clip.high": (0.28, 0.01), "band": (0.05, 0.01), "actions": (4, 1),
-    }  # fmt: skip
+        "advantage": (1.0, 0.1),
+        "step": (0.2, 0.01),
+        "updates": (3, 1),
+        "clip.low": (0.2, 0.01),
+        "clip.high": (0.28, 0.01),
+        "band": (0.05, 0.01),
+        "actions": (4, 1),
+    }
     for name, (before, step) in steps.items():
         page.locator(f"[id='in-{name}']").focus()
         page.keyboard.press("ArrowRight")
@@ -177,13 +232,29 @@ def test_fewer_and_more_actions(opened, explain_page):
 @pytest.mark.parametrize(
     "state",
     [
-        {"objective": "erc-directional-dapo", "logits": [0.1, -2.345678901234567, 5.0], "action": 3},
-        {"objective": "gppo", **FOUR, "clip": [0.37, 1.5], "advantage": -2.3, "step": 1.23, "band": 0.11},
-        {"objective": "dapo", **FOUR, "start": [0.0, 1.0, 2.0, -3.0],
-         "second": [4.0, 3.0, 2.0, 1.0], "cosine": -0.35,
-         "compare": "erc-dapo"},
+        {
+            "objective": "erc-directional-dapo",
+            "logits": [0.1, -2.345678901234567, 5.0],
+            "action": 3,
+        },
+        {
+            "objective": "gppo",
+            **FOUR,
+            "clip": [0.37, 1.5],
+            "advantage": -2.3,
+            "step": 1.23,
+            "band": 0.11,
+        },
+        {
+            "objective": "dapo",
+            **FOUR,
+            "start": [0.0, 1.0, 2.0, -3.0],
+            "second": [4.0, 3.0, 2.0, 1.0],
+            "cosine": -0.35,
+            "compare": "erc-dapo",
+        },
     ],
-)  # fmt: skip
+)
 def test_a_link_survives_the_round_trip(opened, explain_page, state):
     """The copied link, opened anew, shows the same state to the last digit."""
     page = opened(explain_page, link(state))

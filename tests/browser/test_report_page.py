@@ -163,9 +163,17 @@ def test_a_link_within_the_page_keeps_the_filter(opened, report):
 
 @pytest.mark.parametrize(
     "fragment",
-    ["#show=", "#show=nobody", "#show=%E0%A4%A", "#%00&show=,,,", '#"><img src=x onerror=alert(1)>',
-     "#show=" + quote("<img src=x onerror=alert(1)>"), "#__proto__&show=constructor", "#" + "&" * 500],
-)  # fmt: skip
+    [
+        "#show=",
+        "#show=nobody",
+        "#show=%E0%A4%A",
+        "#%00&show=,,,",
+        '#"><img src=x onerror=alert(1)>',
+        "#show=" + quote("<img src=x onerror=alert(1)>"),
+        "#__proto__&show=constructor",
+        "#" + "&" * 500,
+    ],
+)
 def test_hostile_fragments_do_nothing(opened, report, results, fragment):
     page = opened(report, fragment)
     wanted = set() if fragment == "#show=" else set(summary(results)["objective"])
@@ -361,8 +369,10 @@ def hostile_report(tmp_path_factory):
             arm: {"equation": HOSTILE[1], "source": HOSTILE[2]} for arm in entry["objectives"]
         }
     provenance = made.provenance | {
-        "arguments": ["run", *HOSTILE], "git_revision": HOSTILE[0], "packages": {HOSTILE[1]: HOSTILE[0]},
-    }  # fmt: skip
+        "arguments": ["run", *HOSTILE],
+        "git_revision": HOSTILE[0],
+        "packages": {HOSTILE[1]: HOSTILE[0]},
+    }
     return write_report(Results(made.path, config, provenance), folder / "report.html")
 
 

@@ -44,9 +44,15 @@ def columns(tmp_path_factory):
         "grid": {"objectives": ["erc-dapo"], "grid": {"band": [0.02, 0.1], "minibatches": [1, 2]}},
     }.items():
         results = eb.run(
-            "forking_tokens", seeds=1, tier="smoke", settings=TINY, out=out / name, workers=1,
-            progress=False, **options,
-        )  # fmt: skip
+            "forking_tokens",
+            seeds=1,
+            tier="smoke",
+            settings=TINY,
+            out=out / name,
+            workers=1,
+            progress=False,
+            **options,
+        )
         for table in TABLES:
             found |= set(results.read(table).columns)
     return found

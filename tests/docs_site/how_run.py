@@ -10,19 +10,34 @@ from __future__ import annotations
 
 #: What ``erc-bench run`` gets instead of its own ``--tier`` and ``--seeds``.
 SMALL = [
-    "--tier", "smoke", "--seeds", "2", "--no-report", "--set", "rollouts=2",
-    "--set", "warm_start_steps=20", "--set", "evaluation_episodes=64",
-]  # fmt: skip
+    "--tier",
+    "smoke",
+    "--seeds",
+    "2",
+    "--no-report",
+    "--set",
+    "rollouts=2",
+    "--set",
+    "warm_start_steps=20",
+    "--set",
+    "evaluation_episodes=64",
+]
 
 #: Commands executed with these arguments put at their end.
 SHRUNK: dict[str, list[str]] = {
     "erc-bench sb3 demo --out results/sb3": [
-        "--environments", "erc/DriftBandit-v0", "--steps", "2048", "--seeds", "2",
+        "--environments",
+        "erc/DriftBandit-v0",
+        "--steps",
+        "2048",
+        "--seeds",
+        "2",
     ],
     "erc-bench sb3 demo --environments CartPole-v1 --steps 10000 --seeds 2 --out results/control": [
-        "--steps", "2048",
+        "--steps",
+        "2048",
     ],
-}  # fmt: skip
+}
 
 #: Executed as they stand.
 AS_IT_IS = {

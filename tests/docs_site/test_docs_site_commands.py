@@ -116,8 +116,11 @@ def run_pytest(arguments: list[str]) -> None:
     """In a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -133,13 +136,24 @@ def names_of_a_reader() -> dict[str, object]:
     ref_logp = ref.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     logits.requires_grad_()
     batch = TokenBatch.from_logits(
-        logits, old_logits, action, advantage, mask, ref_log_probs=ref, ref_logp=ref_logp,
-        rollout_logp=ref_logp, reward=torch.tensor([0.0, 1.0, 1.0, 0.0]),
-    )  # fmt: skip
+        logits,
+        old_logits,
+        action,
+        advantage,
+        mask,
+        ref_log_probs=ref,
+        ref_logp=ref_logp,
+        rollout_logp=ref_logp,
+        reward=torch.tensor([0.0, 1.0, 1.0, 0.0]),
+    )
     return {
-        "logits": logits, "old_logits": old_logits, "action": action, "advantage": advantage,
-        "mask": mask, "batch": batch,
-    }  # fmt: skip
+        "logits": logits,
+        "old_logits": old_logits,
+        "action": action,
+        "advantage": advantage,
+        "mask": mask,
+        "batch": batch,
+    }
 
 
 @pytest.mark.parametrize("document", [d for d in BLOCKS if BLOCKS[d]])

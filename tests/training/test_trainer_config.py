@@ -88,9 +88,19 @@ def test_the_trainers_seed_changes_the_records():
     assert not np.array_equal(a.tokens["action"], b.tokens["action"])
 
 
-COUNTS = ("rollouts", "prompts", "group_size", "minibatches", "epochs", "generation_rounds",
-          "overlong_cache", "evaluation_episodes", "evaluation_answers", "rollout_bits",
-          "hidden")  # fmt: skip
+COUNTS = (
+    "rollouts",
+    "prompts",
+    "group_size",
+    "minibatches",
+    "epochs",
+    "generation_rounds",
+    "overlong_cache",
+    "evaluation_episodes",
+    "evaluation_answers",
+    "rollout_bits",
+    "hidden",
+)
 BAD = [
     *((name, value) for name in COUNTS for value in (0, -1, 2.5, math.nan, "3", True, None)),
     *((name, value) for name in ("warm_start_steps", "token_samples") for value in (-1, 0.5, "1")),
@@ -136,9 +146,17 @@ def test_every_setting_has_a_bad_value_here():
 def test_limits_are_allowed():
     """Values at the edge of their range are not refused."""
     TrainConfig(
-        max_grad_norm=math.inf, gae_lambda=0, weight_decay=0, warm_start_steps=0, token_samples=0,
-        prompts=6, minibatches=6, learning_rate=0, evaluation_answers=1024, rollout_bits=1,
-    )  # fmt: skip
+        max_grad_norm=math.inf,
+        gae_lambda=0,
+        weight_decay=0,
+        warm_start_steps=0,
+        token_samples=0,
+        prompts=6,
+        minibatches=6,
+        learning_rate=0,
+        evaluation_answers=1024,
+        rollout_bits=1,
+    )
     assert TrainConfig(minibatches=4, epochs=3).updates_per_rollout == 12
 
 

@@ -118,9 +118,7 @@ def test_pass_at_k_counts_subsets(n):
 
 def test_several_answers_per_prompt_record_pass_at_k():
     """pass@1 is the mean return of a 0/1 task; more answers only help."""
-    runs = trainer(
-        [arm("grpo")], forks(), evaluation_episodes=32, evaluation_answers=4
-    ).run().runs  # fmt: skip
+    runs = trainer([arm("grpo")], forks(), evaluation_episodes=32, evaluation_answers=4).run().runs
     np.testing.assert_allclose(runs["pass@1/final"], runs["reward/final"], atol=1e-6)
     assert (runs["pass@4/final"] >= runs["pass@2/final"]).all()
     assert (runs["pass@2/final"] >= runs["pass@1/final"]).all()

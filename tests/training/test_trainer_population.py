@@ -14,9 +14,14 @@ from erc_bench.training.population import Population, leaves, take
 MIXED = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "reinforce", "narrow")
 #: 50 updates in float32, the default precision.
 FIFTY = {
-    "rollouts": 13, "minibatches": 4, "prompts": 8, "hidden": 32, "warm_start_steps": 12,
-    "learning_rate": 3e-3, "dtype": "float32",
-}  # fmt: skip
+    "rollouts": 13,
+    "minibatches": 4,
+    "prompts": 8,
+    "hidden": 32,
+    "warm_start_steps": 12,
+    "learning_rate": 3e-3,
+    "dtype": "float32",
+}
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,13 @@ def test_each_coordinate_alone_changes_the_numbers():
     """Neighbours in any one coordinate share nothing, nor do (1, 0) and (0, 1)."""
     base = (0, 0, Purpose.ROLLOUT, (0, 0))
     others = [
-        (1, 0, Purpose.ROLLOUT, (0, 0)), (0, 1, Purpose.ROLLOUT, (0, 0)),
-        (0, 0, Purpose.EVALUATION, (0, 0)), (0, 0, Purpose.ROLLOUT, (1, 0)),
-        (0, 0, Purpose.ROLLOUT, (0, 1)), (0, 0, Purpose.ROLLOUT, (0,)),
-    ]  # fmt: skip
+        (1, 0, Purpose.ROLLOUT, (0, 0)),
+        (0, 1, Purpose.ROLLOUT, (0, 0)),
+        (0, 0, Purpose.EVALUATION, (0, 0)),
+        (0, 0, Purpose.ROLLOUT, (1, 0)),
+        (0, 0, Purpose.ROLLOUT, (0, 1)),
+        (0, 0, Purpose.ROLLOUT, (0,)),
+    ]
     drawn = np.concatenate([draw(at) for at in [base, *others]])
     assert len(np.unique(drawn)) == len(drawn)
 

@@ -60,9 +60,13 @@ def test_a_network_does_not_depend_on_which_others_are_missing(folder, monkeypat
 
 @pytest.mark.parametrize(
     "changed",
-    [{"hidden": 16}, {"warm_start_steps": 41}, {"warm_start_learning_rate": 0.01},
-     {"dtype": "float32"}],
-)  # fmt: skip
+    [
+        {"hidden": 16},
+        {"warm_start_steps": 41},
+        {"warm_start_learning_rate": 0.01},
+        {"dtype": "float32"},
+    ],
+)
 def test_what_changes_the_network_changes_its_file(folder, changed):
     """No setting that matters is missing from the key."""
     make(seeds=(0,))

@@ -16,17 +16,29 @@ from erc_bench.training.config import PER_RUN
 from erc_envs.token_forks import TokenForks
 
 TINY: dict[str, Any] = {
-    "rollouts": 3, "prompts": 4, "group_size": 4, "minibatches": 2, "learning_rate": 5e-3,
-    "warm_start_steps": 12, "warm_start_learning_rate": 0.05, "evaluation_episodes": 16,
-    "hidden": 16, "dtype": "float64",
-}  # fmt: skip
+    "rollouts": 3,
+    "prompts": 4,
+    "group_size": 4,
+    "minibatches": 2,
+    "learning_rate": 5e-3,
+    "warm_start_steps": 12,
+    "warm_start_learning_rate": 0.05,
+    "evaluation_episodes": 16,
+    "hidden": 16,
+    "dtype": "float64",
+}
 
 
 def forks(**fields: Any) -> TokenForks:
     """A four-token grammar with one fork."""
     small = {
-        "num_prompts": 4, "vocab_size": 6, "length": 4, "num_forks": 1, "branching": 2, "slip": 0.2,
-    }  # fmt: skip
+        "num_prompts": 4,
+        "vocab_size": 6,
+        "length": 4,
+        "num_forks": 1,
+        "branching": 2,
+        "slip": 0.2,
+    }
     return TokenForks(**{**small, **fields})
 
 

@@ -20,13 +20,18 @@ PANELS = {
     "entropy_null": SEVEN,
     "stress": SEVEN,
     "mode_swap": (
-        "ppo-clip", "dapo", "erc-dapo", "erc-directional-dapo", "kl-gate-dapo", "tv-gate-dapo",
+        "ppo-clip",
+        "dapo",
+        "erc-dapo",
+        "erc-directional-dapo",
+        "kl-gate-dapo",
+        "tv-gate-dapo",
     ),
     "reward_shift": SEVEN,
     "rare_reward": SEVEN,
     "aggregation": ("grpo", "dr-grpo", "dapo", "gspo", "erc-dapo"),
     "arithmetic": ("dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo"),
-}  # fmt: skip
+}
 #: Final reward and exact KL of each tuned arm; ``erc-dapo`` is the reference of the differences.
 BASELINES = {
     "dapo:learning_rate=0.002": (0.80, 1.2e-3),
@@ -128,10 +133,19 @@ def _sweeps(seed: int) -> list[dict[str, pd.DataFrame]]:
     found = []
     for rate, epochs, recipe in itertools.product(RATES, EPOCHS, arms):
         found += [
-            _swept("phase_diagram", recipe, seed, rate, 8 * epochs, band,
-                   learning_rate=rate, epochs=epochs, bands=1)
+            _swept(
+                "phase_diagram",
+                recipe,
+                seed,
+                rate,
+                8 * epochs,
+                band,
+                learning_rate=rate,
+                epochs=epochs,
+                bands=1,
+            )
             for band in ((0.05,) if recipe == "dapo" else BANDS)
-        ]  # fmt: skip
+        ]
     for epochs, recipe in itertools.product(STALENESS, arms):
         found.append(_swept("staleness", recipe, seed, 1e-3, epochs, 0.05, epochs=epochs))
     for recipe in arms:
@@ -179,19 +193,25 @@ def make_gallery(path: Path, *, seeds: int = 4, tokens: int = 120, panels: int =
             "question": f"What does {name} ask?",
             "regime": "sweep" if name in sweeps else "stress" if name == "stress" else "paper",
             "grid": sweeps.get(name, {}),
-            "train": {"minibatches": 1 if name == "staleness" else 8, "epochs": 1,
-                      "learning_rate": 1e-3},
+            "train": {
+                "minibatches": 1 if name == "staleness" else 8,
+                "epochs": 1,
+                "learning_rate": 1e-3,
+            },
             "clip": {"low": CLIP[0], "high": CLIP[1]},
             "band": {"low": BAND[0], "high": BAND[1]},
             "delta": DELTA,
             "objectives": {
                 label: described(label)
-                for label in dict.fromkeys(r["runs"]["objective"].iloc[0] for r in runs
-                                           if r["runs"]["experiment"].iloc[0] == name)
+                for label in dict.fromkeys(
+                    r["runs"]["objective"].iloc[0]
+                    for r in runs
+                    if r["runs"]["experiment"].iloc[0] == name
+                )
             },
         }
         for name in names
-    }  # fmt: skip
+    }
     results = Results.create(path, {"seed": 0, "experiments": config})
     for number, name in enumerate(names):
         here = [run for run in runs if run["runs"]["experiment"].iloc[0] == name]

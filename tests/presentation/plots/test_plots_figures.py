@@ -38,8 +38,11 @@ def frames(tmp_path_factory):
 
 #: Figures of experiments that the small records here lack; see test_plots_gallery.py.
 OWN_EXPERIMENT = {
-    "fig7_baselines", "fig8_phase_diagram", "fig8b_staleness", "fig10_band_and_noise",
-}  # fmt: skip
+    "fig7_baselines",
+    "fig8_phase_diagram",
+    "fig8b_staleness",
+    "fig10_band_and_noise",
+}
 ORDINARY = [name for name in FIGURES if name not in OWN_EXPERIMENT]
 
 
@@ -100,12 +103,26 @@ def test_figures_stay_legible_with_other_numbers_of_experiments(tmp_path, count)
 
 
 def test_ten_objectives_one_seed_and_hostile_names_draw(tmp_path):
-    arms = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "gspo", "cispo",
-            "$x_{", "_<script>" * 9)  # fmt: skip
+    arms = (
+        "ppo-clip",
+        "grpo",
+        "dapo",
+        "gppo",
+        "erc-dapo",
+        "erc-gppo",
+        "gspo",
+        "cispo",
+        "$x_{",
+        "_<script>" * 9,
+    )
     results = make_results(
-        tmp_path / "r", experiments=("$\\frac",), arms=arms, seeds=1, tokens=60,
+        tmp_path / "r",
+        experiments=("$\\frac",),
+        arms=arms,
+        seeds=1,
+        tokens=60,
         diverged=(("dapo", 0),),
-    )  # fmt: skip
+    )
     for drawing in draw_all(read(results))[0]:
         assert_legible(drawing.figure)
 
@@ -121,23 +138,29 @@ def test_what_cannot_be_drawn_is_named_with_the_reason(tmp_path):
 def test_missing_columns_raise_nothing_to_draw(frames):
     bare = dataclasses.replace(
         frames,
-        metrics=frames.metrics.drop(columns=["drift/entropy_new", "clip/ratio_bound_fraction",
-                                             "drift/out_of_band_fraction"]),
+        metrics=frames.metrics.drop(
+            columns=["drift/entropy_new", "clip/ratio_bound_fraction", "drift/out_of_band_fraction"]
+        ),
         tokens=frames.tokens.drop(columns=["probs/old", "probs/new"]),
-    )  # fmt: skip
+    )
     _, skipped = draw_all(bare)
     assert set(skipped) - OWN_EXPERIMENT == {
-        "fig1_one_update", "fig2_entropy_gradient", "fig4_clip_fractions",
-    }  # fmt: skip
+        "fig1_one_update",
+        "fig2_entropy_gradient",
+        "fig4_clip_fractions",
+    }
     with pytest.raises(NothingToDraw, match="drift/entropy_new"):
         FIGURES["fig2_entropy_gradient"](bare)
 
 
 def test_runs_that_all_diverged_still_draw_and_say_so(tmp_path):
     results = make_results(
-        tmp_path / "r", experiments=("e",), arms=("dapo",), seeds=2,
+        tmp_path / "r",
+        experiments=("e",),
+        arms=("dapo",),
+        seeds=2,
         diverged=(("dapo", 0), ("dapo", 1)),
-    )  # fmt: skip
+    )
     drawing = FIGURES["fig3_learning_curves"](read(results))
     labels = [t.get_text() for t in drawing.figure.legends[0].get_texts()]
     assert "dapo (2/2 diverged)" in labels
@@ -193,8 +216,9 @@ def test_clip_figure_means_equal_the_records(frames, drawings):
         arm = m[(m.experiment == "unsampled_shift") & (m.objective == point.objective)]
         assert point["mean"] == pytest.approx(arm.groupby("seed")[point.metric].mean().mean())
     assert set(whole.loc[whole.metric == "gate/dropped_fraction", "objective"]) == {
-        "erc-dapo", "erc-gppo",
-    }  # fmt: skip
+        "erc-dapo",
+        "erc-gppo",
+    }
 
 
 def test_figure_1_shows_a_token_that_the_stated_rule_picks(frames, drawings):
@@ -274,18 +298,26 @@ def lab(rgb):
 #: Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 DEFICIENCIES = {
     "none": np.eye(3),
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-               [-0.003882, -0.048116, 1.051998]],
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-               [-0.01182, 0.04294, 0.968881]],
-}  # fmt: skip
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+}
 
 
 @pytest.mark.parametrize("kind", DEFICIENCIES)
 def test_the_main_objectives_can_be_told_apart_without_full_colour_vision(kind):
     names = [*ARMS, "grpo"]
-    seen = [lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(stored_arm(n)).color), 0, 1))
-            for n in names]  # fmt: skip
+    seen = [
+        lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(stored_arm(n)).color), 0, 1))
+        for n in names
+    ]
     for i, a in enumerate(names):
         for j in range(i):
             assert np.linalg.norm(seen[i] - seen[j]) > 14, (a, names[j])
@@ -296,8 +328,10 @@ def test_every_recipe_has_a_fixed_look_of_its_own(kind):
     """None borrows the look of an unknown name. As lines any two differ in dashes or clearly in
     colour, and as points in marker or colour, also without full colour vision.
     """
-    seen = {n: lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(stored_arm(n)).color), 0, 1))
-            for n in RECIPES}  # fmt: skip
+    seen = {
+        n: lab(np.clip(np.array(DEFICIENCIES[kind]) @ linear(arm_style(stored_arm(n)).color), 0, 1))
+        for n in RECIPES
+    }
     for a, b in itertools.combinations(RECIPES, 2):
         one, two = arm_style(stored_arm(a)), arm_style(stored_arm(b))
         apart = np.linalg.norm(seen[a] - seen[b]) > 10
@@ -336,8 +370,14 @@ def test_styles_and_order_are_fixed():
     assert arm_style(stored_arm("somebody's own")) == arm_style(stored_arm("somebody's own"))
     names = ["zzz", "erc-gppo", "gppo", "erc-dapo", "dapo", "ppo-clip", "aaa"]
     assert [arm.label for arm in ordered(map(stored_arm, names))] == [
-        "ppo-clip", "dapo", "erc-dapo", "gppo", "erc-gppo", "aaa", "zzz",
-    ]  # fmt: skip
+        "ppo-clip",
+        "dapo",
+        "erc-dapo",
+        "gppo",
+        "erc-gppo",
+        "aaa",
+        "zzz",
+    ]
 
 
 def test_names_are_text_not_mathematics():

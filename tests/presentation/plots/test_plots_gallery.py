@@ -297,8 +297,12 @@ def test_the_new_baselines_look_like_nobody_else():
 
 def test_powers_of_ten_are_ticks_a_reader_knows():
     assert [power_text(v) for v in (0.5, 0.02, 5e-4, 1e-4, 3e4)] == [
-        "0.5", "0.02", "5·10⁻⁴", "10⁻⁴", "3·10⁴",
-    ]  # fmt: skip
+        "0.5",
+        "0.02",
+        "5·10⁻⁴",
+        "10⁻⁴",
+        "3·10⁴",
+    ]
 
 
 def test_what_is_skipped_of_all_15_experiments_is_nothing(frames):

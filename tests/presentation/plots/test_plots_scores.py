@@ -39,10 +39,15 @@ def make_frames(arms, seeds=20):
         for name in names:
             gain = 0.1 * name.startswith("erc-") + 0.1 * ("directional" in name)
             rows += [
-                {"experiment": experiment, "objective": name, "seed": seed, "diverged": False,
-                 "score": float(np.clip(level + gain + 0.1 * rng.normal(), 0, 1))}
+                {
+                    "experiment": experiment,
+                    "objective": name,
+                    "seed": seed,
+                    "diverged": False,
+                    "score": float(np.clip(level + gain + 0.1 * rng.normal(), 0, 1)),
+                }
                 for seed in range(seeds)
-            ]  # fmt: skip
+            ]
     config = {e: {"objectives": {n: described(n) for n in names}} for e, names in arms.items()}
     return Frames(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"experiments": config})
 
@@ -87,8 +92,13 @@ def test_the_scorecard_shows_the_scores_of_the_records(frames, drawings):
     gppo = data[(data["kind"] == "IQM") & (data["objective"] == "gppo")].iloc[0]
     common = gppo["experiment"].split()
     assert common == [
-        "unsampled_shift", "forking_tokens", "entropy_null", "stress", "reward_shift", "rare_reward",
-    ]  # fmt: skip
+        "unsampled_shift",
+        "forking_tokens",
+        "entropy_null",
+        "stress",
+        "reward_shift",
+        "rare_reward",
+    ]
     pooled = runs[(runs.objective == "gppo") & runs.experiment.isin(common)]["score"]
     assert gppo["value"] == pytest.approx(interquartile_mean(pooled))
     assert gppo["low"] < gppo["value"] < gppo["high"]
@@ -96,8 +106,9 @@ def test_the_scorecard_shows_the_scores_of_the_records(frames, drawings):
 
 
 def test_the_tables_numbers_stand_in_the_figure(drawings):
-    texts = {t.get_text() for axes in drawings["fig9_scorecard"].figure.get_axes()
-             for t in axes.texts}  # fmt: skip
+    texts = {
+        t.get_text() for axes in drawings["fig9_scorecard"].figure.get_axes() for t in axes.texts
+    }
     for value in drawings["fig9_scorecard"].data["value"]:
         assert f"{value:.3f}" in texts
 

@@ -24,9 +24,15 @@ def whole(tmp_path_factory):
     """A real run of the smoke tier, a grid of two points among it."""
     out = tmp_path_factory.mktemp("records") / "r"
     return api.run(
-        "unsampled_shift", "forking_tokens", out=out, tier="smoke", seeds=2, workers=1,
-        objectives=("ppo-clip", "dapo", "erc-dapo"), progress=False,
-    )  # fmt: skip
+        "unsampled_shift",
+        "forking_tokens",
+        out=out,
+        tier="smoke",
+        seeds=2,
+        workers=1,
+        objectives=("ppo-clip", "dapo", "erc-dapo"),
+        progress=False,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,14 @@ from erc_bench.presentation.reporting.html import headlines
 from erc_bench.studies.records import InputError, Results
 
 DRAWN = {
-    "fig1_one_update", "fig2_entropy_gradient", "fig3_learning_curves", "fig4_clip_fractions",
-    "fig5_probability_entropy", "fig6_ratios", "fig11_profiles",
-}  # fmt: skip
+    "fig1_one_update",
+    "fig2_entropy_gradient",
+    "fig3_learning_curves",
+    "fig4_clip_fractions",
+    "fig5_probability_entropy",
+    "fig6_ratios",
+    "fig11_profiles",
+}
 
 
 @pytest.fixture(scope="module")
