@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -315,34 +315,34 @@ class Check:
             return as_extra(compare(loss, self.baseline, seeds=self.seeds, on_rollout=on_rollout))
 
 
-class _Group:
-    """A command that is followed by a command of its own."""
+@dataclass(frozen=True)
+class Llm:
+    """Language models: train one on this machine under our objectives, or import logs of others."""
 
-    what: Any
+    what: commands_llm.Demo | commands_import.Import
 
     def run(self) -> None:
         self.what.run()
 
 
 @dataclass(frozen=True)
-class Llm(_Group):
-    """Language models: train one on this machine under our objectives, or import logs of others."""
-
-    what: commands_llm.Demo | commands_import.Import
-
-
-@dataclass(frozen=True)
-class Sb3(_Group):
+class Sb3:
     """Stable-baselines3: PPO with and without the entropy-ratio band."""
 
     what: commands_sb3.Demo | commands_sb3.Redraw
 
+    def run(self) -> None:
+        self.what.run()
+
 
 @dataclass(frozen=True)
-class Repro(_Group):
+class Repro:
     """The paper's runs on verl or TRL: what to run, whether it is configured right, what came out."""
 
     what: repro.Plan | repro.Validate | repro.Compare
+
+    def run(self) -> None:
+        self.what.run()
 
 
 @dataclass(frozen=True)
@@ -374,7 +374,8 @@ class Explain:
             _tell("no browser found; open the file in one")
 
 
-Command = Run | List | Report | Figures | Claims | Check | Explain | Llm | Sb3 | Repro
+# A `Union`, because tyro 0.9 does not take `Run | List` where it expects a type.
+Command = Union[Run, List, Report, Figures, Claims, Check, Explain, Llm, Sb3, Repro]  # noqa: UP007
 #: Commands that can be interrupted and taken up again with --resume.
 RESUMABLE = (Run, commands_llm.Demo, commands_sb3.Demo)
 
