@@ -6,8 +6,7 @@ import os
 import warnings
 from importlib.util import find_spec
 
-import pytest
-import torch
+from torch_fixtures import one_thread  # noqa: F401
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -20,12 +19,3 @@ if find_spec("verl") is not None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import erc_bench.adapters.verl  # noqa: F401
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread():
-    """Tensors here are tiny: a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

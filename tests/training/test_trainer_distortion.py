@@ -21,7 +21,7 @@ from erc_bench.training.evaluation import pass_at_k
 @given(
     st.lists(
         st.sampled_from([-1.0, 0.0, 1.0]).flatmap(
-            lambda sign: st.floats(2**-9, 6e4, width=32).map(lambda size: sign * size)
+            lambda sign: st.floats(2**-10, 6e4, width=32).map(lambda size: sign * size)
         ),
         min_size=1,
     )
