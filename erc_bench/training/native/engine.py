@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from erc_bench.core import drift
-from erc_bench.core.batch import TokenBatch
 from erc_bench.core.metrics import BAND
 from erc_bench.objectives.base import Objective
 from erc_bench.training import optimizer
 from erc_bench.training.engine import Distort, Minibatch, Row
 from erc_bench.training.measure import sample_tokens
+from erc_bench.training.native.arm import Arm, MergedBatch
 from erc_bench.training.native.arrays import Buffers, Table, rows
 from erc_bench.training.native.library import Adam, Kernel, Limits, Network, Structure, Tokens
 from erc_bench.training.optimizer import Learner
@@ -86,47 +86,6 @@ def _tokens(state: Tensor, action: Tensor, mask: Tensor) -> Tokens:
     return Tokens(state[0].numel(), _stride(state, action, mask), *addresses)
 
 
-class MergedBatch(TokenBatch):
-    """A batch whose whole distributions are made when they are first read.
-
-    ``make(name)`` gives the field ``log_probs``, ``old_log_probs`` or ``ref_log_probs``.
-    """
-
-    make: Callable[[str], Tensor | None]
-
-    @classmethod
-    def made(cls, make: Callable[[str], Tensor | None], **fields: Tensor) -> MergedBatch:
-        """The batch of trusted fields and of distributions still to be made."""
-        new = cls.trusted(**fields)
-        for name in cls._WHOLE:
-            del new.__dict__[name]
-        new.__dict__["make"] = make
-        return new
-
-    @cached_property
-    def log_probs(self) -> Tensor | None:  # type: ignore[override]
-        """Whole distributions of the trained policy; gradients flow to them."""
-        return self.make("log_probs")
-
-    @cached_property
-    def old_log_probs(self) -> Tensor | None:  # type: ignore[override]
-        """Whole distributions of the old policy."""
-        return self.make("old_log_probs")
-
-    @cached_property
-    def ref_log_probs(self) -> Tensor | None:  # type: ignore[override]
-        """Whole distributions of the reference policy; None without one."""
-        return self.make("ref_log_probs")
-
-    def _map(self, function: Any) -> MergedBatch:
-        def make(name: str) -> Tensor | None:
-            whole = getattr(self, name)
-            return None if whole is None else function(whole)
-
-        given = {n: function(x) for n, x in self._given().items() if n not in self._WHOLE}
-        return self.made(make, **given)
-
-
 class NativeEngine:
     """Networks, softmax, entropy, drift, their gradients and Adam in one compiled loop per run.
 
@@ -141,10 +100,14 @@ class NativeEngine:
         kernel: the compiled functions.
         merge: whether tokens with equal observations are computed once; a measure for benchmarks.
         measure: whether drift is measured; not to measure it is a benchmark too.
+        repeat: whether objectives are recorded and repeated by the kernel; the same.
     """
 
-    def __init__(self, kernel: Kernel, *, merge: bool = True, measure: bool = True) -> None:
-        self._kernel, self._merge, self._measure = kernel, merge, measure
+    def __init__(
+        self, kernel: Kernel, *, merge: bool = True, measure: bool = True, repeat: bool = True
+    ) -> None:
+        self._kernel, self._merge, self._measure, self._repeat = kernel, merge, measure, repeat
+        self._arms: dict[int, Arm] = {}
         self._tables: dict[Any, Table] = {}
         self._buffers: dict[Any, Buffers] = {}
         self._structs: dict[Any, tuple[Any, Any]] = {}
@@ -340,37 +303,38 @@ class NativeEngine:
         told = means.data_ptr() if self._measure else None
         limits = ctypes.byref(self._limits(setup))
         self._kernel.forward(*where, limits, runs, out.data_ptr(), told)
-        logp, entropy = (x.requires_grad_() for x in out.unbind())
 
+        fields = {**minibatch.fixed, "logp": out[0], "entropy": out[1]}
         distributions = _Distributions(self, setup, minibatch)
-        fields = {**minibatch.fixed, "logp": logp, "entropy": entropy}
         if minibatch.reference is not None:
             whole = distributions.of_reference(slice(None), minibatch.reference)
             fields["ref_logp"] = at(whole, fields["action"])
         row = dict(zip(DRIFT, means.unbind(), strict=True)) if self._measure else {}
         losses, alone = [], len(objectives) == 1
-        for objective, part in zip(objectives, setup.slices, strict=True):
+        by_logp, by_entropy = torch.zeros(out.shape).unbind()
+        by_whole: Tensor | None = None
+        for number, (objective, part) in enumerate(zip(objectives, setup.slices, strict=True)):
             mine = fields if alone else {name: x[part] for name, x in fields.items()}
-            loss, measured = objective(MergedBatch.made(partial(distributions.make, part), **mine))
-            losses.append(loss)
+            make = partial(distributions.make, part)
+            arm = self._arms.setdefault(number, Arm(self._kernel, repeat=self._repeat))
+            found = arm(objective, mine, make, by_logp[part], by_entropy[part])
+            losses.append(found.loss)
+            if found.by_whole is not None:
+                if by_whole is None:
+                    by_whole = torch.zeros(*state.shape, setup.dynamics.num_actions)
+                by_whole[part] = found.by_whole
             if alone:
-                row |= measured
+                row |= found.metrics
                 continue
-            for name, value in measured.items():
+            for name, value in found.metrics.items():
                 row.setdefault(name, torch.full((runs,), torch.nan))[part] = value
         total = losses[0] if alone else torch.cat(losses)
-        by_logp, by_entropy, *by_whole = torch.autograd.grad(
-            total.sum(), [logp, entropy, *distributions.leaves], allow_unused=True
-        )
-        gradients = (by_logp, by_entropy, distributions.gathered(by_whole))
         recorded: Row = {}
         if minibatch.record is not None:
             batch = MergedBatch.made(partial(distributions.make, slice(None)), **fields)
             recorded = sample_tokens(batch, objectives, setup.slices, minibatch.record)
-        total = total.detach()
         policy, norm, adam = self._step(policy, setup.adam, total)
-        held = [None if g is None else g.contiguous() for g in gradients]
-        given = (None if g is None else g.data_ptr() for g in held)
+        given = (None if g is None else g.data_ptr() for g in (by_logp, by_entropy, by_whole))
         self._kernel.backward(*where, runs, *given, adam)
         return policy, row | {"loss/total": total, "grad/norm": norm}, recorded
 
@@ -460,12 +424,6 @@ class _Distributions:
 
     def __init__(self, engine: NativeEngine, setup: Setup, minibatch: Minibatch) -> None:
         self._engine, self._setup, self._minibatch = engine, setup, minibatch
-        self._made: list[tuple[slice, Tensor]] = []
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        """The trained policy's, to which gradients flow."""
-        return [leaf for _, leaf in self._made]
 
     def make(self, runs: slice, name: str) -> Tensor | None:
         """The field of a batch of these runs, ``(r, B, T, V)``; None: there is no reference policy."""
@@ -477,9 +435,7 @@ class _Distributions:
             return None if reference is None else self.of_reference(runs, reference)
         arrays = engine._buffers["policy", len(state)].arrays
         local = arrays["local"].flatten()[: state.numel()].view(state.shape)
-        leaf = self._at(arrays["log_probs"], local, runs).requires_grad_()
-        self._made.append((runs, leaf))
-        return leaf
+        return self._at(arrays["log_probs"], local, runs)
 
     def of_reference(self, runs: slice, reference: Params) -> Tensor:
         """The reference policy's, ``(r, B, T, V)``."""
@@ -489,12 +445,3 @@ class _Distributions:
     def _at(self, array: Tensor, index: Tensor, runs: slice) -> Tensor:
         found = rows(array[runs.start or 0 :], index[runs])
         return found[..., : self._setup.dynamics.num_actions]
-
-    def gathered(self, gradients: Sequence[Tensor | None]) -> Tensor | None:
-        """The gradients by all leaves as one array, ``(R, B, T, V)``; None: there are none."""
-        state, whole = self._minibatch.seen["state"], None
-        for (runs, leaf), gradient in zip(self._made, gradients, strict=True):
-            if gradient is not None:
-                whole = torch.zeros(*state.shape, leaf.shape[-1]) if whole is None else whole
-                whole[runs] += gradient
-        return whole

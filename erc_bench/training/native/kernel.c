@@ -167,8 +167,31 @@ typedef struct {
     const double *band_low, *band_high; /* (R) */
 } Limits;
 
+enum { LOAD, LOAD_BOOL, SPREAD, SUM, ADD, SUB, MUL, DIV, MAXIMUM, MINIMUM, LESS, LESS_EQUAL, EQUAL, CHOOSE, EXP, SIGMOID,
+       ABSOLUTE, SIGN };
+
+typedef struct {
+    int32_t op, out, a, b, c; /* out = op(a, b, c), numbers of registers; LOAD: a is an input */
+    int32_t n, wide;          /* numbers in `out`; SPREAD and SUM: n or wide of them become the other */
+    int32_t unused;
+} Operation;
+
+typedef struct {
+    int64_t operations, width; /* floats in a register, whole vectors */
+    const Operation *code;
+    float *registers;      /* constants are there already */
+    int64_t outputs;
+    const int32_t *output; /* registers that are read at the end */
+    const int64_t *counts; /* and how many numbers of each */
+} Tape;
+
+typedef struct {
+    const void *first;
+    int64_t stride; /* bytes from one run's numbers to the next run's */
+} Input;
+
 EXPORT int64_t layout(int64_t which) {
-    const int64_t sizes[] = {sizeof(Network), sizeof(States), sizeof(Pass), sizeof(Adam), sizeof(Tokens), sizeof(Limits)};
+    const int64_t sizes[] = {sizeof(Network), sizeof(States), sizeof(Pass), sizeof(Adam), sizeof(Tokens), sizeof(Limits), sizeof(Tape)};
     return sizes[which];
 }
 
@@ -675,5 +698,72 @@ EXPORT void regress(const Network *n, const States *t, Pass *p, const Tokens *k,
         }
         adam->loss[r] = (float)loss;
         descend(n, t, p, r, m, &s, adam);
+    }
+}
+
+/* ---- Objectives: a tape of elementwise operations, recorded by tape.py from torch ---- */
+
+/* For every run, read inputs, do the operations in turn, write outputs: output o of run r is at out[o] + r counts[o].
+ *
+ * All registers hold floats, truth values as 0 and 1; NaN goes through maxima and minima as torch has it. */
+EXPORT void play(const Tape *t, int64_t R, const Input *inputs, float *const *out) {
+    for (int64_t r = 0; r < R; r++) {
+        for (int64_t k = 0; k < t->operations; k++) {
+            Operation op = t->code[k];
+            float *o = t->registers + op.out * t->width;
+            const float *a = t->registers + op.a * t->width, *b = t->registers + op.b * t->width;
+            const float *c = t->registers + op.c * t->width;
+            int64_t n = (op.n + LANES - 1) / LANES * LANES;
+#define EACH(EXPRESSION)                                                                             \
+    _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) o[i] = (EXPRESSION);                        \
+    break;
+            switch (op.op) {
+            case LOAD:
+                memcpy(o, (const uint8_t *)inputs[op.a].first + r * inputs[op.a].stride, op.n * sizeof(float));
+                break;
+            case LOAD_BOOL: {
+                const uint8_t *x = (const uint8_t *)inputs[op.a].first + r * inputs[op.a].stride;
+                for (int64_t i = 0; i < op.n; i++) o[i] = x[i] != 0;
+                break;
+            }
+            case SPREAD: /* each number over op.wide of its own */
+                for (int64_t i = op.n / op.wide - 1; i >= 0; i--)
+                    for (int64_t j = 0; j < op.wide; j++) o[i * op.wide + j] = a[i];
+                break;
+            case SUM: /* op.wide neighbours at a time */
+                for (int64_t i = 0; i < op.n; i++) {
+                    const float *x = a + i * op.wide;
+                    vec s = all(0);
+                    int64_t j = 0;
+                    for (; j + LANES <= op.wide; j += LANES) s += load(x + j);
+                    float sum = total(s);
+                    for (; j < op.wide; j++) sum += x[j];
+                    o[i] = sum;
+                }
+                break;
+            case ADD: EACH(a[i] + b[i])
+            case SUB: EACH(a[i] - b[i])
+            case MUL: EACH(a[i] * b[i])
+            case DIV: EACH(a[i] / b[i])
+            case MAXIMUM: EACH(a[i] > b[i] || a[i] != a[i] ? a[i] : b[i])
+            case MINIMUM: EACH(a[i] < b[i] || a[i] != a[i] ? a[i] : b[i])
+            case LESS: EACH(a[i] < b[i] ? 1.0f : 0.0f)
+            case LESS_EQUAL: EACH(a[i] <= b[i] ? 1.0f : 0.0f)
+            case EQUAL: EACH(a[i] == b[i] ? 1.0f : 0.0f)
+            case CHOOSE: EACH(a[i] != 0 ? b[i] : c[i])
+            case ABSOLUTE: EACH(fabsf(a[i]))
+            case SIGN: EACH(a[i] > 0 ? 1.0f : a[i] < 0 ? -1.0f : a[i])
+            case EXP:
+                for (int64_t i = 0; i < n; i += LANES) store(o + i, exponential(load(a + i)));
+                break;
+            case SIGMOID:
+                for (int64_t i = 0; i < n; i += LANES) store(o + i, 1.0f / (1.0f + exponential(-load(a + i))));
+                break;
+            }
+        }
+        for (int64_t k = 0; k < t->outputs; k++) {
+            int64_t count = t->counts[k];
+            memcpy(out[k] + r * count, t->registers + t->output[k] * t->width, count * sizeof(float));
+        }
     }
 }

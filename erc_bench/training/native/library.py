@@ -17,7 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Adam", "Kernel", "Limits", "Network", "Pass", "States", "Structure", "Tokens", "kernel"]
+__all__ = [
+    "Adam",
+    "Kernel",
+    "Limits",
+    "Network",
+    "Pass",
+    "States",
+    "Structure",
+    "TapeStruct",
+    "Tokens",
+    "kernel",
+]
 
 #: Variants, the best first, with the vector instructions as torch names them.
 VARIANTS = {"avx2": ("AVX2", "AVX512"), "baseline": ()}
@@ -93,6 +104,15 @@ class Limits(Structure):
     ]
 
 
+class TapeStruct(Structure):
+    """An objective's operations."""
+
+    _fields_ = [
+        *_fields("operations width", "code registers"),
+        *_fields("outputs", "output counts"),
+    ]
+
+
 #: What the functions take: s a structure, i an integer, p an address.
 SIGNATURES = {
     "layout": "i",
@@ -106,6 +126,7 @@ SIGNATURES = {
     "imitate": "ssssips",
     "values": "ssssip",
     "regress": "ssssips",
+    "play": "sipp",
 }
 
 
@@ -129,7 +150,9 @@ class Kernel:
             function.argtypes = [kinds[kind] for kind in kinds_of]
             function.restype = ctypes.c_int64
             setattr(self, name, function)
-        for number, structure in enumerate((Network, States, Pass, Adam, Tokens, Limits)):
+        for number, structure in enumerate(
+            (Network, States, Pass, Adam, Tokens, Limits, TapeStruct)
+        ):
             if self.layout(number) != ctypes.sizeof(structure):
                 raise OSError(f"{path}: compiled from another kernel.c; install erc-bench again")
 
