@@ -144,6 +144,11 @@ class _Writer(TorchDispatchMode):
         self.alive: list[Any] = []  # so that no storage's address is used twice
         self.registers = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's hook: if this says True, torch's compiler is imported, for seconds, to skip the method."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
