@@ -291,11 +291,6 @@ class Check:
 
     def compared(self, loss: PolicyLoss, report: ConformanceReport) -> Extra | None:
         """The comparison with the baseline, unless it is not wanted or has nothing to compare."""
-        from rich.console import Console
-        from rich.progress import Progress
-
-        from erc_bench.analysis.comparison import as_extra, compare, total_rollouts
-
         broken = {r.property.name for r in report.results if r.status == "failed"}
         reasons = {
             "--no-drift": not self.drift,
@@ -306,6 +301,11 @@ class Check:
         if why is not None:
             _tell(f"no drift comparison ({why})")
             return None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from erc_bench.analysis.comparison import as_extra, compare, total_rollouts
+
         with Progress(console=Console(file=sys.stderr), transient=True) as bar:
             task = bar.add_task("training", total=total_rollouts())
 
