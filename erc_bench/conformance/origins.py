@@ -33,8 +33,9 @@ def computes_from(fields: Iterable[Tensor], call: Callable[[], object]) -> bool:
     >>> computes_from([x], lambda: (2 * x * torch.ones(3)).sum())
     False
     """
+    origins = _Origins(fields)
     try:
-        with _Origins(fields) as origins, torch.device("cpu"):  # every new tensor is asked for with it
+        with origins, torch.device("cpu"):  # so that every call that makes a tensor names a device
             return origins.own(call()) and origins.kept
     except Exception:  # the loss may be anyone's code
         return False

@@ -108,7 +108,7 @@ def stratified_bootstrap(
     >>> stratified_bootstrap([[0.25, 0.25], [0.75, 0.75]], replicates=100)
     Estimate(value=0.5, low=0.5, high=0.5)
     """
-    from scipy import stats  # half a second to import, and most commands resample nothing
+    from scipy import stats  # noqa: PLC0415 - half a second, and most commands resample nothing
 
     runs = checked(strata)
     value = float(statistic(*runs, axis=-1))
