@@ -20,7 +20,8 @@ from erc_bench.conformance.comparing import (
     token,
 )
 from erc_bench.conformance.losses import PolicyLoss
-from erc_bench.conformance.probes import CONSTANT
+from erc_bench.conformance.origins import computes_from
+from erc_bench.conformance.probes import CONSTANT, Fields
 from erc_bench.conformance.registry import NotApplicable, ViolationError, prop
 
 __all__: list[str] = []
@@ -350,12 +351,20 @@ def dtype_kept(loss: PolicyLoss) -> str:
 def device_kept(loss: PolicyLoss) -> str:
     """The loss lives where the batch does, and mixes in no tensor of another device.
 
-    It is tried on torch's meta device, which refuses such a mix as accelerators do. That device
-    computes no values, so a loss that reads one (``.item()``, ``if x.any()``) cannot be tried.
+    A loss that uses nothing but the batch and what it computes from it keeps the device. Any other is
+    tried on torch's meta device, which refuses such a mix as accelerators do. That device computes no
+    values, so a loss that reads one (``.item()``, ``if x.any()``) cannot be tried.
     """
-    fields = {name: value.to("meta") for name, value in probes.tokens().items()}
-    try:
+
+    def called(fields: Fields) -> object:
         found = loss.call(fields, None)
+        return found[0] if isinstance(found, tuple | list) else found
+
+    fields = probes.tokens()
+    if computes_from(fields.values(), lambda: called(fields)):
+        return "kept (every tensor comes from the batch)"
+    try:
+        found = called({name: value.to("meta") for name, value in probes.tokens().items()})
     except (RuntimeError, NotImplementedError) as error:
         text = " ".join(str(error).split())
         if "expected device" in text or "same device" in text:
@@ -363,8 +372,7 @@ def device_kept(loss: PolicyLoss) -> str:
         raise NotApplicable(
             f"it reads the values of tensors ({text[:80]}), which the meta device has not"
         ) from None
-    first = found[0] if isinstance(found, tuple | list) else found
-    place = getattr(first, "device", None)
+    place = getattr(found, "device", None)
     if place is not None and place.type != "meta":
         raise ViolationError(f"a batch on another device gives a loss on {place}")
     return "kept (meta device)"
