@@ -9,7 +9,9 @@ import pytest
 
 import erc_bench
 from erc_bench.conformance import PROPERTIES
-from erc_bench.conformance.signatures import ALIASES, ROW_COUNTS, TOKEN_COUNTS
+from erc_bench.conformance.profiles import PROFILES
+from erc_bench.conformance.signatures import ALIASES
+from erc_bench.conformance.sources import FORMS
 from tools.docs_pages.conformance import page
 
 ROOT = pathlib.Path(erc_bench.__file__).parents[1]
@@ -21,7 +23,7 @@ def test_the_page_has_every_property():
     for name, found in PROPERTIES.items():
         assert f"| [`{name}`](#{name}) |" in page()
         section = page().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-        for text in (found.rule, found.why, found.catches):
+        for text in (found.rule, found.why, found.catches, found.mend, found.level):
             assert text in section
 
 
@@ -30,9 +32,10 @@ def test_the_page_has_every_signature():
     rows = {
         line.split("|")[1].strip(): line for line in page().splitlines() if line.startswith("| ")
     }
+    counts = {"tokens": "tokens of the whole batch", "rows": "responses of the whole batch"}
     for alias, field in ALIASES.items():
-        assert f"`{alias}`" in rows[field]
-    assert all(f"`{name}`" in page() for name in TOKEN_COUNTS | ROW_COUNTS)
+        assert f"`{alias}`" in rows[counts.get(field, field)]
+    assert all(f"`{name}`" in rows for name in (*FORMS, *PROFILES))
 
 
 @pytest.fixture(scope="module")

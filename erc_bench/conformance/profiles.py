@@ -1,0 +1,166 @@
+"""How the frameworks of the field call a policy loss: names, forms and defaults, a few lines each.
+
+``erc-bench check my_loss.py:loss --like skyrl`` calls the loss as SkyRL does. A line is
+``parameter=source`` as after ``--bind``; parameters that a loss does not have are left out. verl's and
+TRL's are recognised by their names and need no ``--like``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["BY_NAME", "PROFILES", "Profile"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One framework's manner of calling a loss.
+
+    Attributes:
+        title: what reports call the signature.
+        source: the file of the framework that was read, with its date.
+        binds: ``parameter=source`` separated by blanks.
+        sets: constants by dotted path.
+        config: the parameter that takes the options which are no parameters.
+        types: the framework's own type of a parameter, as ``module:name``; used where it is loaded.
+        marks: parameters by which the signature is recognised.
+    """
+
+    title: str
+    source: str
+    binds: str
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    marks: frozenset[str] = frozenset()
+
+
+def _cached(data: Any, log_probs: Tensor) -> Any:
+    """ROLL's way to the old log-probabilities."""
+    return data.batch["old_log_probs"]
+
+
+def _compute(logits: Tensor, **_: object) -> Tensor:
+    """ROLL's op_compute_log_probs, here handed log-probabilities in place of logits."""
+    return logits
+
+
+def _ones(data: Any, response_mask: Tensor) -> Tensor:
+    """ROLL's sample weights where none are configured."""
+    return response_mask.new_ones(len(response_mask)).float()
+
+
+#: The signature of a loss that is recognised by the names of its parameters alone.
+BY_NAME = Profile("by name", "", "")
+
+PROFILES: Mapping[str, Profile] = {
+    "verl": Profile(
+        "verl",
+        "verl/trainer/ppo/core_algos.py, 2026-08-22",
+        "old_log_prob=old_logp log_prob=logp advantages=advantage response_mask=mask:int "
+        "rollout_is_weights=rollout_weight config.global_batch_info.batch_num_tokens=tokens "
+        "config.global_batch_info.global_batch_size=rows",
+        sets={
+            "config.clip_ratio": 0.2,
+            "config.clip_ratio_low": 0.2,
+            "config.clip_ratio_high": 0.2,
+            "config.clip_ratio_c": 3.0,
+            "config.loss_agg_mode": "token-mean",
+            "config.global_batch_info.dp_size": 1,
+        },
+        config="config",
+        types={"config": "verl.workers.config:ActorConfig"},
+        marks=frozenset({"old_log_prob", "log_prob", "response_mask"}),
+    ),
+    "trl": Profile(
+        "TRL-like",
+        "trl/trainer/grpo_trainer.py, 2026-07-24",
+        "advantages=advantage:rows completion_mask=mask:int",
+        marks=frozenset({"per_token_logps"}),
+    ),
+    "openrlhf": Profile(
+        "OpenRLHF",
+        "openrlhf/models/loss.py, 2026-08-13",
+        "log_probs=logp old_log_probs=old_logp advantages=advantage action_mask=mask:int "
+        "rollout_log_probs=rollout_logp batch_num_tokens=tokens global_batch_size=rows",
+    ),
+    "skyrl": Profile(
+        "SkyRL",
+        "skyrl/backends/skyrl_train/utils/ppo_utils.py, 2026-08-21",
+        "log_probs=logp old_log_probs=old_logp advantages=advantage loss_mask=mask:float "
+        "rollout_logprobs=rollout_logp",
+        sets={
+            "config.policy_loss_type": "regular",
+            "config.loss_reduction": "token_mean",
+            "config.eps_clip_low": 0.2,
+            "config.eps_clip_high": 0.2,
+            "config.clip_ratio_c": 3.0,
+            "config.off_policy_correction.tis_ratio_type": None,
+            "config.off_policy_correction.sequence_mask_metric": None,
+            "config.off_policy_correction.outlier_token_is_threshold_low": None,
+            "config.off_policy_correction.outlier_token_is_threshold_high": None,
+            "config.off_policy_correction.token_mask_is_threshold_low": None,
+            "config.off_policy_correction.token_mask_is_threshold_high": None,
+        },
+        config="config",
+    ),
+    "slime": Profile(
+        "slime",
+        "slime/utils/ppo_utils.py, 2026-08-21",
+        "ppo_kl=negative_log_ratio:packed log_probs=logp:packed advantages=advantage:packed",
+        sets={"eps_clip": 0.2, "eps_clip_high": 0.28},
+    ),
+    "prime-rl": Profile(
+        "prime-rl",
+        "src/prime_rl/trainer/rl/loss.py, 2026-08-21",
+        "inputs.trainer_logprobs=logp:each inputs.inference_logprobs=rollout_logp:each "
+        "inputs.ref_logprobs=ref_logp:each inputs.advantages=advantage:each "
+        "inputs.loss_mask=mask:each",
+        sets={"inputs.loss_weights": None},
+    ),
+    "areal": Profile(
+        "AReaL",
+        "areal/utils/functional/functional.py and areal/trainer/ppo/actor.py, 2026-05-21",
+        "logprobs=logp:packed proximal_logprobs=old_logp:packed old_logprobs=rollout_logp:packed "
+        "advantages=advantage:packed loss_mask=mask:packed entropy=entropy:packed "
+        "cu_seqlens=cu_seqlens input_data.logprobs=rollout_logp:packed "
+        "input_data.prox_logp=old_logp:packed input_data.advantages=advantage:packed "
+        "input_data.loss_mask=mask:packed input_data.cu_seqlens=cu_seqlens",
+        sets={"eps_clip": 0.2, "eps_clip_higher": None, "c_clip": None},
+    ),
+    "nemo-rl": Profile(
+        "NeMo-RL",
+        "nemo_rl/algorithms/loss/loss_functions.py, 2026-08-22",
+        "next_token_logprobs=logp data.token_mask=mask:shifted:int data.sample_mask=row_mask:int "
+        "data.advantages=advantage:shifted data.prev_logprobs=old_logp:shifted "
+        "data.generation_logprobs=rollout_logp:shifted "
+        "data.reference_policy_logprobs=ref_logp:shifted "
+        "global_valid_seqs=rows global_valid_toks=tokens",
+    ),
+    "roll": Profile(
+        "ROLL",
+        "roll/pipeline/rlvr/actor_worker.py, 2026-08-19",
+        "output_tensor=logp data.batch.response_mask=mask:shifted:int "
+        "data.batch.ref_log_probs=ref_logp data.batch.advantages=advantage "
+        "data.batch.old_log_probs=old_logp data.batch.infer_logprobs=rollout_logp "
+        "data.meta_info.batch_num_tokens.response_mask=tokens "
+        "data.meta_info.global_valid_samples.response_mask=rows",
+        sets={
+            "data.batch.input_ids": None,
+            "self.strategy.op_compute_log_probs": _compute,
+            "self.get_old_log_probs_with_cache": _cached,
+            "self.compute_sample_weights": _ones,
+        },
+    ),
+    "tinker": Profile(
+        "tinker",
+        "tinker_cookbook/preference/train_dpo.py (forward_backward_custom), 2026-08-19",
+        "logprobs=logp:list logprobs_list=logp:list data.*.loss_fn_inputs.logprobs=rollout_logp:datum "
+        "data.*.loss_fn_inputs.advantages=advantage:datum data.*.loss_fn_inputs.mask=mask:datum "
+        "data.*.loss_fn_inputs.target_tokens=labels:datum",
+    ),
+}
