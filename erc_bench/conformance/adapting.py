@@ -138,7 +138,10 @@ def adapt(
             if isinstance(adapted.call, Bound):
                 _require_effect(adapted, left, binds or {})
             return replace(adapted, takes_denominators=reduced_here or _takes_counts(adapted))
-    raise InputError(_refusal(errors[0])) from errors[0]
+    told = errors[
+        -1 if "jax" in sys.modules else 0
+    ]  # the first way is the likeliest, except for jax
+    raise InputError(_refusal(told)) from told
 
 
 def _built(

@@ -14,10 +14,22 @@ from torch import Tensor
 __all__ = ["of_jax"]
 
 
-def _to_jax(value: object) -> object:
-    if not isinstance(value, Tensor):
-        return value
-    return jax.numpy.asarray(value.detach().numpy())
+#: Computes in float64; older versions of jax have it among the experimental things.
+_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
+
+def _to_jax(value: Tensor) -> jax.Array:
+    if value.device.type == "meta":
+        raise NotImplementedError("jax computes on devices of its own")
+    half = value.dtype is torch.bfloat16  # which NumPy does not have
+    array = jax.numpy.asarray((value.float() if half else value).detach().numpy())
+    return array.astype("bfloat16") if half else array
+
+
+def _to_torch(array: jax.Array) -> Tensor:
+    half = array.dtype == "bfloat16"
+    value = torch.from_numpy(np.array(array.astype("float32") if half else array))
+    return value.bfloat16() if half else value
 
 
 class _Through(torch.autograd.Function):
@@ -40,15 +52,16 @@ class _Through(torch.autograd.Function):
             of_floats, *(a for a, live in zip(arrays, floats, strict=True) if live)
         )
         ctx.floats = floats
-        return torch.from_numpy(np.array(value))
+        return _to_torch(value)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        found = iter(ctx.pull(_to_jax(gradients[0])))
+        with _x64(True):
+            found = iter(ctx.pull(_to_jax(gradients[0])))
         return (
             None,
             None,
-            *(torch.from_numpy(np.array(next(found))) if live else None for live in ctx.floats),
+            *(_to_torch(next(found)) if live else None for live in ctx.floats),
         )
 
 
@@ -59,7 +72,7 @@ def of_jax(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(**arguments: Any) -> Tensor:
         tensors = {k: v for k, v in arguments.items() if isinstance(v, Tensor)}
         fixed = {k: v for k, v in arguments.items() if k not in tensors}
-        with jax.experimental.enable_x64():
+        with _x64(True):
             found: Tensor = _Through.apply(  # type: ignore[no-untyped-call]
                 functools.partial(function, **fixed), list(tensors), *tensors.values()
             )
