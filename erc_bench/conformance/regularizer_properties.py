@@ -42,8 +42,9 @@ def reference_penalty(loss: PolicyLoss) -> str:
     """A penalty on the distance to the reference pulls logp towards ref_logp, from either side.
 
     At A = 0 its gradient has the sign of logp - ref_logp and vanishes where they agree. The penalty
-    that is printed is a mean of estimates; only the gradient says what is optimised. One that is
-    weighted by the ratio may have a constant there, which is zero on average.
+    that is printed is a mean of estimates; only the gradient says what is optimised. k1 as a score
+    function, r k1, has the gradient beta (1 + d) with d = logp - ref_logp, whose constant is zero on
+    average.
     """
     require_given(loss, "ref_logp", "reference")
     fields = probes.references(DISTANCES)
@@ -66,20 +67,14 @@ def reference_penalty(loss: PolicyLoss) -> str:
         )
     if not bool((slope[DISTANCES != 0] > 0).all()):
         raise ViolationError("at A = 0 some distances to the reference have no gradient")
-    if bool(nonzero(loss, constant, pull).any()) and not _weighted_by_ratio(loss):
+    score = constant * (1 + DISTANCES)  # k1 under a score function: beta (1 + d), on average beta d
+    if bool(nonzero(loss, constant, pull).any()) and _differ(loss, pull, score, pull):
         raise ViolationError(
             f"at A = 0 and logp = ref_logp the gradient is {float(constant[0]):.4g}, not zero"
         )
     unit = loss.push_of_advantage(probes.rows(probes.ratios(torch.ones(7)), torch.arange(7)))
     steepness = (pull[4] - pull[2]) / (DISTANCES[4] - DISTANCES[2]) / unit.abs()[0, 0]
     return f"pulls towards ref_logp from both sides, coefficient {float(steepness):.3g} near it"
-
-
-def _weighted_by_ratio(loss: PolicyLoss) -> bool:
-    """Whether the gradient where the policies agree is a constant times r: on average it is zero."""
-    ratios = torch.tensor([0.9, 1.0, 1.1])
-    at = [loss.push(probes.references(torch.zeros(1), float(r)))[0, 0] / r for r in ratios]
-    return not _differ(loss, torch.stack(at), at[1], at[1])
 
 
 @prop(
@@ -147,7 +142,7 @@ def rollout_weight(loss: PolicyLoss) -> str:
 
     Tokens that the engine drew too rarely must count more. At r = 1 the second derivative of the loss
     by logp is then its first one, or zero; a weight with a gradient adds to it. Where the weight is
-    truncated or the token dropped, that is reported.
+    truncated, the token dropped, or the weight smooth and falling at one sign of A, that is reported.
     """
     require_given(loss, "rollout_logp", "sampler's log-probabilities")
     grid = torch.linspace(-4, 4, 161, dtype=torch.float64)
@@ -160,19 +155,18 @@ def rollout_weight(loss: PolicyLoss) -> str:
             raise ViolationError("rollout_logp changes the loss's value, and no gradient")
         raise NotApplicable("rollout_logp makes no difference")
     near = grid.abs() < 0.1
-    told = []
+    falling, told = [], []
     for sign, strength in (("A > 0", push[: len(grid)]), ("A < 0", push[len(grid) :])):
-        rise = strength[near].diff()
-        falls = rise < -loss.precision.same * strength.abs().max()
-        if bool((falls & (strength[near][1:] != 0)).any()):
-            raise ViolationError(
-                f"at {sign} the gradient is {float(strength[near][0]):.4g} where pi_old / pi_rollout = "
-                f"{float(grid[near][0].exp()):.3g} and {float(strength[near][-1]):.4g} where it is "
-                f"{float(grid[near][-1].exp()):.3g}: the weight is upside down"
-            )
-        told.append(f"{sign} {_bounds(grid.exp(), strength)}")
+        first, last = float(strength[near][0]), float(strength[near][-1])
+        falls = 0 < last < first * (1 - loss.precision.same)
+        told.append(f"{sign} {_bounds(grid.exp(), strength)}{', falling near 1' if falls else ''}")
+        falling += [f"{sign} {first:.4g} at 0.905 and {last:.4g} at 1.11"] if falls else []
+    if len(falling) == 2:
+        raise ViolationError(
+            f"the weight is upside down: the gradient by pi_old / pi_rollout is, {'; '.join(falling)}"
+        )
     _require_detached(loss)
-    return f"grows with pi_old / pi_rollout; {', '.join(told)}"
+    return f"grows with pi_old / pi_rollout; {'; '.join(told)}"
 
 
 def _bounds(weight: Tensor, strength: Tensor) -> str:
