@@ -136,6 +136,9 @@ def adapt(
                 errors.append(error)
                 continue
             if isinstance(adapted.call, Bound):
+                if not (reduced_here or adapted.call.masked):
+                    told = "no parameter takes mask, and the loss is one number"
+                    raise InputError(f"loss: {told}; use {SUPPORTED}")
                 _require_effect(adapted, left, binds or {})
             return replace(adapted, takes_denominators=reduced_here or _takes_counts(adapted))
     told = errors[

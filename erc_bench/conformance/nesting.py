@@ -58,8 +58,12 @@ class Box(dict[str, Any]):
         except KeyError:
             return default
 
+    def __iter__(self) -> Iterator[str]:
+        self._read.update(super().keys())
+        return super().__iter__()
+
     def keys(self) -> Any:
-        """As a dict's; everything counts as read."""
+        """As a dict's; everything counts as read, as it does where ``**`` unpacks it."""
         self._read.update(super().keys())
         return super().keys()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["BY_NAME", "PROFILES", "Profile"]
@@ -147,6 +148,7 @@ PROFILES: Mapping[str, Profile] = {
         "output_tensor=logp data.batch.response_mask=mask:shifted:int "
         "data.batch.ref_log_probs=ref_logp data.batch.advantages=advantage "
         "data.batch.old_log_probs=old_logp data.batch.infer_logprobs=rollout_logp "
+        "data.batch.train_infer_is_weight=rollout_weight "
         "data.meta_info.batch_num_tokens.response_mask=tokens "
         "data.meta_info.global_valid_samples.response_mask=rows",
         sets={
@@ -154,6 +156,17 @@ PROFILES: Mapping[str, Profile] = {
             "self.strategy.op_compute_log_probs": _compute,
             "self.get_old_log_probs_with_cache": _cached,
             "self.compute_sample_weights": _ones,
+            "self.pipeline_config.enable_old_logprobs_recompute": True,
+            "self.pipeline_config.train_infer_correction.is_weight.enabled": False,
+            "self.pipeline_config.loss_agg_mode": "seq-mean-token-mean",
+            "self.pipeline_config.importance_sampling": "token",
+            "self.pipeline_config.use_pg_clip_range": False,
+            "self.pipeline_config.pg_clip": 0.2,
+            "self.pipeline_config.dual_clip_loss": False,
+            "self.pipeline_config.use_kl_loss": False,
+            "self.pipeline_config.kl_loss_coef": 0.0,
+            "self.pipeline_config.rl_loss_coef": 1.0,
+            "self.pipeline_config.entropy_loss_coef": 0.0,
         },
     ),
     "tinker": Profile(
@@ -161,6 +174,13 @@ PROFILES: Mapping[str, Profile] = {
         "tinker_cookbook/preference/train_dpo.py (forward_backward_custom), 2026-08-19",
         "logprobs=logp:list logprobs_list=logp:list data.*.loss_fn_inputs.logprobs=rollout_logp:datum "
         "data.*.loss_fn_inputs.advantages=advantage:datum data.*.loss_fn_inputs.mask=mask:datum "
+        "data.*.loss_fn_inputs.weights=mask:float:datum "
         "data.*.loss_fn_inputs.target_tokens=labels:datum",
+    ),
+    "torchrl": Profile(
+        "torchrl",
+        "torchrl/objectives/llm/grpo.py (_compute_policy_objective), 2026-08-22",
+        "log_weight=log_ratio:last advantage=advantage:last",
+        sets={"self._clip_bounds": (torch.tensor(0.8).log(), torch.tensor(1.2).log())},
     ),
 }

@@ -170,15 +170,16 @@ def rollout_weight(loss: PolicyLoss) -> str:
 
 
 def _bounds(weight: Tensor, strength: Tensor) -> str:
-    """What happens to large and small weights, in words."""
-    middle, found = len(weight) // 2, []
+    """Where large and small weights are truncated or their tokens dropped, in words."""
+    one, found = float(strength[len(weight) // 2]), []
     for edge, way, word in ((-1, 1, "above"), (0, -1, "below")):
         end = float(strength[edge])
-        same = (strength - end).abs() <= 1e-9 * strength.abs().max()
-        inner = int((~same).nonzero()[-1 if way == 1 else 0]) + way
-        if 0 <= inner < len(weight) and abs(inner - middle) < middle:
-            edge_at = float(weight[inner]) if end == 0 else end / float(strength[middle])
-            found.append(f"{'truncated' if end else 'dropped'} {word} {edge_at:.3g}")
+        inner = ((strength - end).abs() > 1e-9 * strength.abs().max()).nonzero()
+        last = int(inner[-1 if way == 1 else 0]) + way
+        if end == 0 and 0 <= last < len(weight):
+            found.append(f"dropped {word} {float(weight[last]):.3g}")
+        elif last not in (edge, len(weight) - 1) and (end - one) * way > 0:
+            found.append(f"truncated {word} {end / one:.3g}")
     return " and ".join(found) or "without a bound"
 
 

@@ -55,7 +55,7 @@ ALIASES: dict[str, str] = {
         "ref_logits": "ref_logits reference_logits",
         "labels": "labels actions action target_ids targets completion_ids response_ids",
         "cu_seqlens": "cu_seqlens",
-        "lengths": "response_lengths seq_lens",
+        "lengths": "lengths response_lengths seq_lens",
         "tokens": "num_items_in_batch batch_num_tokens num_tokens total_tokens",
         "rows": "global_batch_size num_sequences total_rows",
     }.items()
@@ -128,6 +128,12 @@ class Bound:
     def reads(self) -> frozenset[str]:
         """The fields of the batch that it is given."""
         return frozenset().union(*(source.reads for source in self.sources.values()))
+
+    @cached_property
+    def masked(self) -> bool:
+        """Whether it is given the mask, or only tokens that count."""
+        packed = {"packed", "list", "each", "datum"}
+        return "mask" in self.reads or any(packed & {*s.forms} for s in self.sources.values())
 
     @cached_property
     def each(self) -> bool:
@@ -289,10 +295,8 @@ def _require_tokens(bound: Bound, matched: Mapping[str, str], told: str) -> None
     Raises:
         InputError: names what is missing, or given twice.
     """
-    packed = {"packed", "list", "each", "datum"}
-    reads = {"mask"} if any(packed & {*s.forms} for s in bound.sources.values()) else set()
-    for name in ("logp", "advantage", "mask"):
-        if name not in reads | bound.reads:
+    for name in ("logp", "advantage"):
+        if name not in bound.reads:
             raise InputError(f"loss: no parameter of {told} takes {name}; use {SUPPORTED}")
     for name, count in Counter(matched.values()).items():
         if count > 1:

@@ -25,6 +25,7 @@ FORMS: Mapping[str, str] = {
     "list": "a list with a tensor for each response, without padding",
     "each": "the loss is called once for each response, (T,) without padding; the results are added",
     "shifted": "one slot more in front, (B, T + 1), as if a prompt token stood there",
+    "last": "with an axis of one at the end, (B, T, 1)",
     "datum": "as list, with .to_torch(), as tinker's loss_fn_inputs",
     "int": "as int64",
     "float": "in the type of logp",
@@ -161,6 +162,8 @@ class View:
                 value = _per_row(value, self.part["mask"])
             elif form == "shifted":
                 value = torch.cat([torch.zeros_like(value[:, :1]), value], dim=1)
+            elif form == "last":
+                value = value[..., None]
             elif form == "packed":
                 value = value[self.slots]
             elif form == "each":
@@ -172,7 +175,9 @@ class View:
         return value
 
     def unpacked(self, result: Tensor) -> Tensor:
-        """A result ``(N,)`` for packed slots as ``(B, T)``; others as they are."""
+        """A result ``(N,)`` for packed slots, or ``(B, T, 1)``, as ``(B, T)``; others as they are."""
+        if result.ndim == 3 and result.shape[-1] == 1:
+            return result.squeeze(-1)
         if result.ndim != 1 or len(result) == len(self.slots) or len(result) != self.slots.sum():
             return result
         return result.new_zeros(self.slots.shape).masked_scatter(self.slots, result)
