@@ -141,10 +141,9 @@ def adapt(
                     raise InputError(f"loss: {told}; use {SUPPORTED}")
                 _require_effect(adapted, left, binds or {})
             return replace(adapted, takes_denominators=reduced_here or _takes_counts(adapted))
-    told = errors[
-        -1 if "jax" in sys.modules else 0
-    ]  # the first way is the likeliest, except for jax
-    raise InputError(_refusal(told)) from told
+    # The first way is the likeliest, except that jax's come last.
+    refused = errors[-1 if "jax" in sys.modules else 0]
+    raise InputError(_refusal(refused)) from refused
 
 
 def _built(
