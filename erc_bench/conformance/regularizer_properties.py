@@ -177,7 +177,7 @@ def _bounds(weight: Tensor, strength: Tensor) -> str:
         inner = ((strength - end).abs() > 1e-9 * strength.abs().max()).nonzero()
         last = int(inner[-1 if way == 1 else 0]) + way
         if end == 0 and 0 <= last < len(weight):
-            found.append(f"dropped {word} {float(weight[last]):.3g}")
+            found.append(f"dropped {word} about {float(weight[last]):.2g}")
         elif last not in (edge, len(weight) - 1) and (end - one) * way > 0:
             found.append(f"truncated {word} {end / one:.3g}")
     return " and ".join(found) or "without a bound"
