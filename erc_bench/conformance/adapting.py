@@ -17,7 +17,7 @@ from erc_bench.conformance import probes
 from erc_bench.conformance.exemptions import exemptions_of
 from erc_bench.conformance.loading import load
 from erc_bench.conformance.losses import AGGREGATES, AggregateName, PolicyLoss
-from erc_bench.conformance.nesting import build, tree, types_of
+from erc_bench.conformance.nesting import build, built, types_of
 from erc_bench.conformance.probes import Fields, tokens
 from erc_bench.conformance.signatures import (
     ALIASES,
@@ -178,12 +178,7 @@ def _built(
         require_parameters(options, parameters)
     types = types_of(loss)
     try:
-        arguments = {
-            p: build(p, value, types.get(p), {})
-            if any(k.startswith(f"{p}.") for k in own)
-            else value
-            for p, value in tree(own).items()
-        }
+        arguments = built(own, types, {})
         for p in parameters.values():
             if p.default is p.empty and p.name not in arguments and types.get(p.name) is not None:
                 arguments[p.name] = build(p.name, {}, types[p.name], {})

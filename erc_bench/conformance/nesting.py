@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from erc_bench.core.errors import InputError
 
-__all__ = ["Box", "Tree", "build", "tree", "types_of"]
+__all__ = ["Box", "Tree", "build", "built", "tree", "types_of"]
 
 #: Values by name; a nested mapping is an argument with parts.
 Tree: TypeAlias = Mapping[str, Any]
@@ -127,6 +127,21 @@ def types_of(function: Callable[..., Any]) -> Mapping[str, Any]:
         return typing.get_type_hints(target)
     except Exception:  # names that only a type checker can resolve
         return {}
+
+
+def built(
+    paths: Mapping[str, Any], types: Mapping[str, Any], stands_for: Mapping[str, str]
+) -> dict[str, Any]:
+    """Arguments by name from values by dotted path; those with parts are made by :func:`build`.
+
+    Raises:
+        InputError: as :func:`tree` and :func:`build` do.
+    """
+    nested = {path.partition(".")[0] for path in paths if "." in path}
+    return {
+        name: build(name, value, types.get(name), stands_for) if name in nested else value
+        for name, value in tree(paths).items()
+    }
 
 
 def build(path: str, values: Tree, annotation: Any, stands_for: Mapping[str, str]) -> Any:

@@ -64,7 +64,8 @@ def tokens(
     """A float64 batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
 
     Advantages have both signs in every batch and differ between tokens; at either sign some ratios
-    are beyond the usual clips, on both sides of 1. The second token of the longest responses is
+    are beyond the usual clips, on both sides of 1, and some weights of the sampler beyond the usual
+    truncation. The second token of the longest responses is
     masked, as if a tool had written it. B and T differ, so that no wrong broadcast goes unnoticed.
     """
     draw = torch.Generator().manual_seed(0)
@@ -84,6 +85,7 @@ def tokens(
     sign = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0)[:, None]
 
     rollout = at_action(old, action) + 0.02 * normal(count, width)
+    rollout[::3, 0] -= 1.5  # drawn too rarely: a sampler's weight of 4.5 is truncated
     return {
         "logp": at_action(new, action),
         "old_logp": at_action(old, action),

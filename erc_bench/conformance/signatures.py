@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from erc_bench.conformance.nesting import Box, build, tree, types_of
+from erc_bench.conformance.nesting import Box, build, built, types_of
 from erc_bench.conformance.probes import Fields
 from erc_bench.conformance.profiles import BY_NAME, PROFILES, Profile
 from erc_bench.conformance.sources import Source, View
@@ -159,22 +159,24 @@ class Bound:
         """The arguments for a micro-batch ``part`` of ``whole``."""
         view = self._view(part, whole)
         given = dict(self.values)
-        parameters = parameters_of(self.function)
         for path, source in self.sources.items():
             if source.is_count and whole is None:  # no counts are known
-                if path in parameters and parameters[path].default is not inspect.Parameter.empty:
+                if path in self._optional:
                     continue
                 if "." in path and self.profile.config == path.partition(".")[0]:
                     given[path] = None
                     continue
             given[path] = view.take(source, row)
-        types = types_of(getattr(self.function, "forward", self.function))
-        return {
-            name: build(name, value, types.get(name), self.profile.types)
-            if isinstance(value, dict) and any(path.startswith(f"{name}.") for path in given)
-            else value
-            for name, value in tree(given).items()
-        }
+        return built(given, self._types, self.profile.types)
+
+    @cached_property
+    def _optional(self) -> frozenset[str]:
+        parameters = parameters_of(self.function).values()
+        return frozenset(p.name for p in parameters if p.default is not p.empty)
+
+    @cached_property
+    def _types(self) -> Mapping[str, Any]:
+        return types_of(getattr(self.function, "forward", self.function))
 
     def _view(self, part: Fields, whole: Fields | None) -> View:
         return View(part, whole, masked=any(s.field == "mask" for s in self.sources.values()))
