@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from erc_bench.conformance import probes
+from erc_bench.conformance.declarations import declared_band, declared_clip, defaults, numbers
 from erc_bench.conformance.exemptions import exemptions_of
 from erc_bench.conformance.loading import load
 from erc_bench.conformance.losses import AGGREGATES, AggregateName, PolicyLoss
@@ -35,26 +36,6 @@ from erc_bench.objectives import Objective
 __all__ = ["adapt", "load_loss"]
 
 _BATCH_FIELDS = frozenset(f.name for f in fields(TokenBatch))
-
-#: Parameters ``<prefix>_low`` and ``<prefix>_high`` declare a band on the entropy ratio.
-_BANDS = [(f"{p}_low", f"{p}_high") for p in ("band", "beta", "erc", "rho", "entropy")]
-#: Pairs of parameters that declare a clip on the ratio; a missing second one is as the first.
-_CLIPS = [
-    (prefix + low, prefix + high)
-    for low, high in (
-        ("_low", "_high"),
-        ("_lo", "_hi"),
-        ("_min", "_max"),
-        ("_lower", "_upper"),
-        ("", "_higher"),
-        ("", "_high"),
-        ("", ""),
-    )
-    for prefix in (
-        *("clip", "clip_ratio", "ratio_clip", "clip_eps", "eps_clip", "clip_epsilon", "clip_range"),
-        *("cliprange", "pg_clip", "clip_param", "epsilon", "eps"),
-    )
-]
 
 
 def load_loss(
@@ -123,7 +104,7 @@ def adapt(
                 raise InputError(f"{option}: {edge} is not allowed; must be greater than 0")
     errors = []
     with torch.random.fork_rng(devices=[]):  # the trial calls leave the caller's random state alone
-        made, left = _built(loss, title, options or {}, like)
+        made, left = _built(loss, title, options or {})
         own = [vars(made)] if made is not loss and hasattr(made, "__dict__") else []
         for way in _ways(made, left, binds or {}, like, title, own):
             adapted = replace(
@@ -140,14 +121,15 @@ def adapt(
                     told = "no parameter takes mask, and the loss is one number"
                     raise InputError(f"loss: {told}; use {SUPPORTED}")
                 _require_effect(adapted, left, binds or {})
-            return replace(adapted, takes_denominators=reduced_here or _takes_counts(adapted))
+                adapted = replace(adapted, takes_denominators=adapted.call.takes_counts(tokens()))
+            return replace(adapted, takes_denominators=reduced_here or adapted.takes_denominators)
     # The first way is the likeliest, except that jax's come last.
     refused = errors[-1 if "jax" in sys.modules else 0]
     raise InputError(_refusal(refused)) from refused
 
 
 def _built(
-    loss: object, name: str, options: Mapping[str, Any], like: str | None
+    loss: object, name: str, options: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], Mapping[str, Any]]:
     """The loss that a class or a builder makes with the options, and the options that are left.
 
@@ -217,8 +199,8 @@ def _ways(
         "TokenBatch",
         lambda part, _: loss(TokenBatch(**part), **options),
         reads=_BATCH_FIELDS,
-        band=_declared(_BANDS, _defaults(parameters), options),
-        clip=_clip(_defaults(parameters), options, *own),
+        band=declared_band(defaults(parameters), options),
+        clip=declared_clip(defaults(parameters), options, *own),
     )
 
 
@@ -234,8 +216,8 @@ def _objective(objective: Objective, name: str) -> PolicyLoss:
         call,
         takes_denominators=True,
         reads=_BATCH_FIELDS,
-        band=_numbers(bands[0]) if len(bands) == 1 else None,
-        clip=_numbers(objective.surrogate.clip_range or ()),
+        band=numbers(bands[0]) if len(bands) == 1 else None,
+        clip=numbers(objective.surrogate.clip_range or ()),
         exemptions=exemptions_of(objective),
         objective=objective,
     )
@@ -259,7 +241,7 @@ def _by_name(
     own: Sequence[Mapping[str, Any]],
 ) -> Iterator[PolicyLoss]:
     """The function itself; where its module has imported jax, as a function of jax arrays too."""
-    names = _defaults(parameters_of(function)), *own
+    names = defaults(parameters_of(function)), *own
     functions = [function]
     if "jax" in sys.modules:
         from erc_bench.conformance.jax_bridge import of_jax  # noqa: PLC0415  # jax is optional
@@ -278,19 +260,9 @@ def _by_name(
                 kind,
                 way,
                 reads=way.reads,
-                band=_declared(_BANDS, *names, values),
-                clip=_clip(*names, values, *parts),
+                band=declared_band(*names, values),
+                clip=declared_clip(*names, values, *parts),
             )
-
-
-def _takes_counts(loss: PolicyLoss) -> bool:
-    """Whether the whole batch's counts can be given to it: an own parameter, or parts that it reads."""
-    if not isinstance(loss.call, Bound):
-        return loss.takes_denominators
-    counts = {path for path, source in loss.call.sources.items() if source.is_count}
-    if any("." not in path for path in counts):
-        return True
-    return bool(counts) and not counts <= loss.call.unread(tokens())
 
 
 def _require_effect(loss: PolicyLoss, options: Mapping[str, Any], binds: Mapping[str, str]) -> None:
@@ -304,9 +276,7 @@ def _require_effect(loss: PolicyLoss, options: Mapping[str, Any], binds: Mapping
     parameters = parameters_of(bound.function)
     named = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
     config = bound.profile.config
-    unread = (
-        bound.unread(tokens()) if any("." in p for p in (*bound.values, *bound.sources)) else set()
-    )
+    unread = bound.unread(tokens())
     for path in (*options, *binds):
         inner = path if path in {*bound.values, *bound.sources} else f"{config}.{path}"
         option = "bind" if path in binds else "set"
@@ -339,36 +309,6 @@ def _same_everywhere(first: PolicyLoss, second: PolicyLoss) -> bool:
     except Exception:  # without the option it cannot be called
         return False
     return True
-
-
-def _defaults(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    return {name: p.default for name, p in parameters.items()}
-
-
-def _declared(
-    pairs: list[tuple[str, str]], *names: Mapping[str, Any]
-) -> tuple[float, float] | None:
-    """The first pair of numbers that the parameters declare; later mappings take precedence."""
-    values = {name: value for mapping in names for name, value in mapping.items()}
-    for low, high in pairs:
-        if low in values and high in values:
-            lower, upper = values[low], values[high]
-            if found := _numbers((lower, lower if upper is None else upper)):
-                return found
-    return None
-
-
-def _clip(*names: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The clip that the parameters declare; numbers as small as 1e-6 keep a division from failing."""
-    found = _declared(_CLIPS, *names)
-    return found if found and min(found) > 1e-5 else None
-
-
-def _numbers(edges: tuple[object, ...]) -> tuple[float, float] | None:
-    match edges:
-        case (float() | int() as low, float() | int() as high):
-            return float(low), float(high)
-    return None
 
 
 def _refusal(error: Exception) -> str:

@@ -160,7 +160,7 @@ def clip_bounds(loss: PolicyLoss) -> str:
     """A clip on the ratio lies where the loss's own parameters, or those of --clip, say.
 
     The bounds are 1 - low and 1 + high; e^-low and e^high where the log-ratio is clipped; low and
-    high themselves where they are ratios. Recipes are compared by these numbers.
+    high themselves where they are ratios. Runs are planned and compared by these numbers.
     """
     if loss.clip is None:
         raise NotApplicable("no parameter declares a clip; give its bounds with --clip LOW HIGH")
@@ -172,12 +172,15 @@ def clip_bounds(loss: PolicyLoss) -> str:
     )
     if up is None and down is None:
         raise NotApplicable("no clip that ends the gradient")
-    likely = _clip(loss, LIKELY)
-    close = 1e-5 + loss.precision.same
-    for here, there in zip(found, likely, strict=True):
-        reachable = here is None or here < 1 / LIKELY
-        if reachable and here != there and (not here or not there or abs(here - there) > close):
-            raise NotApplicable(f"{told} at old probability 0.04: the clip is not on r alone")
+    close, farthest = 1e-5 + loss.precision.same, float(_wide(LIKELY)[-1])
+    near = [
+        [edge for edge in edges if edge and edge < farthest]
+        for edges in (found, _clip(loss, LIKELY))
+    ]
+    if len(near[0]) != len(near[1]) or any(
+        abs(here - there) > close for here, there in zip(*near, strict=True)
+    ):
+        raise NotApplicable(f"{told} at old probability 0.04: the clip is not on r alone")
     low, high = loss.clip
     ways = {"": (1 - low, 1 + high), " in log r": (math.exp(-low), math.exp(high))}
     if 0 < low < 1 < high:

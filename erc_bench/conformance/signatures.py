@@ -194,10 +194,17 @@ class Bound:
 
     def unread(self, part: Fields) -> set[str]:
         """The paths of parts of arguments that a call does not read."""
+        if not any("." in path for path in (*self.values, *self.sources)):
+            return set()
         arguments = self.arguments(part, part, 0)
         self.function(**arguments)
         boxes = [value for value in arguments.values() if isinstance(value, Box)]
         return {path for box in boxes for path in box.unread()}
+
+    def takes_counts(self, part: Fields) -> bool:
+        """Whether the whole batch's counts can be given: an own parameter, or parts that it reads."""
+        counts = {path for path, source in self.sources.items() if source.is_count}
+        return any("." not in path for path in counts) or bool(counts - self.unread(part))
 
 
 def _first(result: Any) -> Any:

@@ -5,10 +5,17 @@ Every loss is right at the level robustness, so that a verdict is about what its
 
 from __future__ import annotations
 
+import random
+import re
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from erc_bench.conformance import adapt, check
+from erc_bench.conformance.checking import check_property
 from erc_bench.core.errors import InputError
 
 
@@ -221,3 +228,84 @@ def test_a_configuration_is_made_of_its_parts():
     assert found["clip_bounds"].message.endswith(
         "clipped from r = 1.28, A < 0 up to r = 0.8, as declared"
     )
+
+
+FEW = settings(max_examples=12, deadline=None, derandomize=True)
+DISTANCES = st.floats(0.02, 0.6).map(lambda x: round(x, 3))
+
+
+@FEW
+@given(low=DISTANCES, high=DISTANCES, wide=st.booleans())
+def test_any_clip_is_measured_and_any_other_is_seen(low, high, wide):
+    """Whatever the bounds, as distances from 1 or of the log-ratio."""
+
+    def loss(logp, old_logp, advantage, mask, clip_low=low, clip_high=high, turn=False):
+        r, a = log_ratio(logp, old_logp, mask).exp(), data(advantage, mask)
+        below, above = (clip_high, clip_low) if turn else (clip_low, clip_high)
+        if wide:
+            below, above = 1 - np.exp(-below), np.exp(above) - 1
+        return mean(clipped(r, a, below, above), mask)
+
+    right = check_property(adapt(loss), "clip_bounds")
+    assert (right.status, "as declared" in right.message) == ("passed", True), right.message
+    turned = check_property(adapt(loss, options={"turn": True}), "clip_bounds")
+    assert turned.status == ("passed" if low == high else "failed"), turned.message
+
+
+@FEW
+@given(beta=st.floats(1e-3, 1.0), bonus=st.floats(1e-3, 0.5), cap=st.floats(1.2, 20.0))
+def test_coefficients_and_truncations_are_those_that_were_put_in(beta, bonus, cap):
+    """Of the penalty, the bonus and the sampler's weight, to three digits."""
+
+    def loss(logp, old_logp, advantage, mask, ref_logp, entropy, rollout_logp):
+        w = log_ratio(old_logp.detach(), rollout_logp, mask).exp().clamp(max=cap)
+        losses = w * surrogate(logp, old_logp, advantage, mask)
+        losses = losses + beta * log_ratio(logp, ref_logp, mask) ** 2 / 2
+        return mean(losses - bonus * filled(entropy, mask), mask)
+
+    found = outcomes(loss)
+    for name, pattern, value in (
+        ("reference_penalty", r"coefficient ([\d.e-]+) near", beta),
+        ("entropy_gradient", r"coefficient ([\d.e-]+): raises", bonus),
+        ("rollout_weight", r"A > 0 truncated above ([\d.e-]+);", cap),
+    ):
+        told = re.search(pattern, found[name].message)
+        assert told, found[name].message
+        assert float(told[1]) == pytest.approx(value, rel=5e-3)
+
+
+@pytest.mark.parametrize("size", [1e-17, 1e-3])
+def test_rounding_is_no_gradient(size):
+    """A gradient through old_logp counts beside the largest one."""
+
+    def loss(logp, old_logp, advantage, mask):
+        return mean(
+            surrogate(logp, old_logp, advantage, mask) + size * filled(old_logp, mask), mask
+        )
+
+    assert outcomes(loss)["old_quantities"].status == ("passed" if size < 1e-9 else "failed")
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-7])
+def test_no_message_has_two_equal_numbers(size):
+    """Where a difference is too small for the digits, it is told."""
+
+    def loss(logp, old_logp, advantage, mask):
+        losses = surrogate(logp, old_logp, advantage, mask)
+        return mean(losses, mask) + size * losses.mean()
+
+    message = outcomes(loss)["padding_columns"].message
+    found, expected, gap = re.search(r"is (\S+) instead of (\S+)(.*)", message).groups()
+    assert found != expected or re.fullmatch(r" \(\S+ (more|less)\)", gap)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: float(torch.rand(()))])
+def test_whoever_draws_is_seen(draw):
+    """Python's, NumPy's and torch's generators; that the number is not used is no excuse."""
+
+    def loss(logp, old_logp, advantage, mask):
+        draw()
+        return mean(surrogate(logp, old_logp, advantage, mask), mask)
+
+    found = outcomes(loss)["determinism"]
+    assert (found.status, "draws random numbers" in found.message) == ("failed", True)
