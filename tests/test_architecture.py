@@ -12,10 +12,10 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imported_by(statement: str) -> set[str]:
-    """Top-level packages loaded after a statement in a fresh interpreter."""
-    code = f"{statement}\nimport sys\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
+    """Modules loaded after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_the_command_lines_help_waits_for_nothing():
@@ -34,6 +34,20 @@ def test_the_command_lines_help_waits_for_nothing():
         "verl",
         "ray",
     }
+
+
+def test_a_check_of_a_recipe_waits_for_no_compiler_and_no_tables():
+    """Two seconds of imports that it does not need: torch's compiler, statistics, tables and plots."""
+    loaded = imported_by("import erc_bench.cli; erc_bench.cli.main(['check', 'dapo'])")
+    assert "torch" in loaded
+    assert not loaded & {"torch._dynamo", "scipy.stats", "pandas", "matplotlib"}
+
+
+def test_an_interval_over_seeds_waits_for_no_bootstrap():
+    """Student-t intervals are one special function; the half second of scipy.stats is for resampling."""
+    loaded = imported_by("from erc_bench.analysis import summary")
+    assert "pandas" in loaded
+    assert "scipy.stats" not in loaded
 
 
 def test_a_public_name_is_never_hidden_by_a_module_of_that_name():

@@ -14,7 +14,7 @@ import pandas as pd
 
 from erc_bench.analysis.numbers import ends, number
 from erc_bench.analysis.scores import Scores
-from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference, ratio_interval
+from erc_bench.analysis.statistics import Interval, mean_interval, ratio_interval
 from erc_bench.core.metrics import METRICS, Metric
 from erc_bench.studies.arms import gated_pairs, stored_arms
 from erc_bench.studies.records import KEYS, Results
@@ -137,31 +137,39 @@ def _columns(name: str, interval: Interval) -> dict[str, float]:
     return {f"{name}/{end}": getattr(interval, end) for end in ("mean", "low", "high", "n")}
 
 
-def paired(results: Results, base: str, other: str) -> pd.DataFrame:
+def paired(runs: pd.DataFrame, base: str, other: str) -> pd.DataFrame:
     """``other - base`` on the same seeds: one row per measure and experiment that ran both.
 
     Columns: ``experiment``, ``measure``, ``base/mean``, ``other/mean``, ``difference/mean``,
     ``/low``, ``/high``, ``/n``, and ``verdict``: "better" or "worse" if the measure has a direction
     and the interval excludes 0, "unclear" if the interval includes 0, and "" without a direction.
 
+    Args:
+        runs: the table that :func:`per_seed` makes.
+        base: label of an arm.
+        other: label of the arm that is compared with it.
+
     Raises:
         LookupError: no experiment ran both.
     """
     rows = []
-    for experiment, runs in per_seed(results).groupby("experiment", sort=False):
-        a = runs[runs["objective"] == base].set_index("seed")
-        b = runs[runs["objective"] == other].set_index("seed")
+    both = runs[runs["objective"].isin((base, other))]
+    for experiment, here in both.groupby("experiment", sort=False):
+        a = here[here["objective"] == base].set_index("seed")
+        b = here[here["objective"] == other].set_index("seed")
         shared = a.index.intersection(b.index)
         if shared.empty:
             continue
+        a, b = a.loc[shared], b.loc[shared]
         for measure in MEASURES:
-            difference = paired_difference(a[measure.key], b[measure.key])
+            before, after = a[measure.key], b[measure.key]
+            difference = mean_interval(after - before)
             rows.append(
                 {
                     "experiment": experiment,
                     "measure": measure.key,
-                    "base/mean": mean_interval(a.loc[shared, measure.key]).mean,
-                    "other/mean": mean_interval(b.loc[shared, measure.key]).mean,
+                    "base/mean": mean_interval(before).mean,
+                    "other/mean": mean_interval(after).mean,
                     **_columns("difference", difference),
                     "verdict": _verdict(measure, difference),
                 }

@@ -16,7 +16,8 @@ from erc_bench.conformance.comparing import (
     token,
 )
 from erc_bench.conformance.losses import Evaluation, PolicyLoss
-from erc_bench.conformance.probes import CONSTANT
+from erc_bench.conformance.origins import computes_from
+from erc_bench.conformance.probes import CONSTANT, Fields
 from erc_bench.conformance.registry import NotApplicable, ViolationError, prop
 
 __all__: list[str] = []
@@ -118,7 +119,7 @@ def degenerate_batches(loss: PolicyLoss) -> str:
     return "finite: one token, an empty row, no token at all"
 
 
-def _one_extreme(fields: probes.Fields, row: int, log_ratio: float) -> probes.Fields:
+def _one_extreme(fields: Fields, row: int, log_ratio: float) -> Fields:
     """The same batch with |A| = 0.1 everywhere and the first token of one row at the log-ratio."""
     old_logp, new_logp = fields["old_logp"].clone(), fields["logp"].clone()
     new_logp[row, 0], old_logp[row, 0] = min(0.0, log_ratio), min(0.0, -log_ratio)
@@ -200,12 +201,20 @@ def dtype_kept(loss: PolicyLoss) -> str:
 def device_kept(loss: PolicyLoss) -> str:
     """The loss lives where the batch does, and mixes in no tensor of another device.
 
-    It is tried on torch's meta device, which refuses such a mix as accelerators do. That device
-    computes no values, so a loss that reads one (``.item()``, ``if x.any()``) cannot be tried.
+    A loss that uses nothing but the batch and what it computes from it keeps the device. Any other is
+    tried on torch's meta device, which refuses such a mix as accelerators do. That device computes no
+    values, so a loss that reads one (``.item()``, ``if x.any()``) cannot be tried.
     """
-    fields = {name: value.to("meta") for name, value in probes.tokens().items()}
-    try:
+
+    def called(fields: Fields) -> object:
         found = loss.call(fields, None)
+        return found[0] if isinstance(found, tuple | list) else found
+
+    fields = probes.tokens()
+    if computes_from(fields.values(), lambda: called(fields)):
+        return "kept (every tensor comes from the batch)"
+    try:
+        found = called({name: value.to("meta") for name, value in fields.items()})
     except (RuntimeError, NotImplementedError) as error:
         text = " ".join(str(error).split())
         if "expected device" in text or "same device" in text:
@@ -213,8 +222,7 @@ def device_kept(loss: PolicyLoss) -> str:
         raise NotApplicable(
             f"it reads the values of tensors ({text[:80]}), which the meta device has not"
         ) from None
-    first = found[0] if isinstance(found, tuple | list) else found
-    place = getattr(first, "device", None)
+    place = getattr(found, "device", None)
     if place is not None and place.type != "meta":
         raise ViolationError(f"a batch on another device gives a loss on {place}")
     return "kept (meta device)"

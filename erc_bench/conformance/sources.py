@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -130,12 +131,16 @@ class View:
     """
 
     def __init__(self, part: Fields, whole: Fields | None, *, masked: bool) -> None:
-        self.part, self.whole = part, part if whole is None else whole
-        mask = part["mask"].bool()
-        width = mask.shape[-1]
-        last = torch.where(mask, torch.arange(1, width + 1, device=mask.device), 0).amax(-1)
-        within = torch.arange(width, device=mask.device) < last[:, None]
-        self.slots = within if masked else mask
+        self.part, self.whole, self.masked = part, part if whole is None else whole, masked
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """The slots of packed responses, bool ``(B, T)``."""
+        mask = self.part["mask"].bool()
+        if not self.masked:
+            return mask
+        places = torch.arange(1, mask.shape[-1] + 1, device=mask.device)
+        return places <= torch.where(mask, places, 0).amax(-1, keepdim=True)
 
     def take(self, source: Source, row: int | None = None) -> object:
         """The value of a source; of one response where its form is ``each``."""
@@ -178,7 +183,9 @@ class View:
         """A result ``(N,)`` for packed slots, or ``(B, T, 1)``, as ``(B, T)``; others as they are."""
         if result.ndim == 3 and result.shape[-1] == 1:
             return result.squeeze(-1)
-        if result.ndim != 1 or len(result) == len(self.slots) or len(result) != self.slots.sum():
+        if result.ndim != 1 or len(result) == len(self.part["mask"]):
+            return result
+        if len(result) != self.slots.sum():
             return result
         return result.new_zeros(self.slots.shape).masked_scatter(self.slots, result)
 

@@ -117,7 +117,7 @@ class TokenBatch:
 
     def _given(self) -> dict[str, Tensor]:
         """The fields that are not None."""
-        values = ((name, self.__dict__[name]) for name in _FIELDS)
+        values = ((name, self.__dict__.get(name)) for name in _FIELDS)
         return {name: value for name, value in values if value is not None}
 
     @classmethod
@@ -221,9 +221,13 @@ class TokenBatch:
 
     def _map(self, function: Any) -> Self:
         """Slice every field. A part of a batch that was checked and cleaned needs no further check."""
-        new = object.__new__(type(self))
-        new.__dict__.update(dict.fromkeys(_FIELDS))
-        new.__dict__.update({name: function(value) for name, value in self._given().items()})
+        return self.trusted(**{name: function(value) for name, value in self._given().items()})
+
+    @classmethod
+    def trusted(cls, **fields: Tensor) -> Self:
+        """The batch of fields that are known to fit each other, detached, and 0 where masked."""
+        new = object.__new__(cls)
+        new.__dict__.update(dict.fromkeys(_FIELDS), **fields)
         return new
 
 

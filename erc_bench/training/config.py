@@ -164,6 +164,13 @@ class TrainConfig:
         Positive, Doc("Exact KL, in nats, above which a token counts as outside the trust region.")
     ] = 0.01
     network: Network = Network()
+    engine: Annotated[
+        Literal["native", "torch"],
+        Doc(
+            "What evaluates and trains the networks: compiled code where it is installed and can (MLP "
+            "and tabular policies, float32), or torch."
+        ),
+    ] = "native"
 
     def __init__(self, **settings: Any) -> None:
         for f in fields(self):

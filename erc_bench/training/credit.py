@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from erc_bench.core.advantages import GROUP_ADVANTAGES, gae, overlong_penalty, whiten
+from erc_bench.training.engine import Engine
 from erc_bench.training.rollout import Rollout
 from erc_bench.training.state import Setup, State
 
@@ -23,7 +24,7 @@ class Credit:
 
 
 @torch.no_grad()
-def assign_credit(setup: Setup, state: State, rollout: Rollout) -> Credit:
+def assign_credit(setup: Setup, engine: Engine, state: State, rollout: Rollout) -> Credit:
     """Advantages of every arm by its own estimator.
 
     Group estimators see the episode's return, with the soft overlong penalty where the arm asks for
@@ -44,8 +45,7 @@ def assign_credit(setup: Setup, state: State, rollout: Rollout) -> Credit:
         if number in state.critics:
             last = (lengths - 1).clamp(min=0).unsqueeze(-1)
             reward = reward.scatter_add(-1, last, penalty.unsqueeze(-1))
-            params = state.critics[number].params
-            values = setup.value.forward(params, rollout.obs[runs]).squeeze(-1)
+            values = engine.values(setup, state.critics[number].params, rollout, runs)
             raw, target[runs] = gae(reward, values, mask, gamma=1.0, lam=config.gae_lambda)
             advantage[runs] = whiten(raw, mask)
         else:

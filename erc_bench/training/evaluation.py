@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from erc_bench.core import drift
 from erc_bench.core.numerics import masked_mean
-from erc_bench.training.rollout import respond
+from erc_bench.training.engine import Engine
 from erc_bench.training.state import Setup, State
 from erc_bench.training.streams import Purpose
 
@@ -36,7 +35,9 @@ def pass_at_k(solved: Tensor, answers: int, k: int) -> Tensor:
     return 1 - torch.where(counted, missed, torch.ones_like(missed)).prod(-1)
 
 
-def evaluate(setup: Setup, state: State, when: Literal["initial", "final"]) -> dict[str, Tensor]:
+def evaluate(
+    setup: Setup, engine: Engine, state: State, when: Literal["initial", "final"]
+) -> dict[str, Tensor]:
     """Mean return and token entropy ``(R,)`` in fresh episodes of the held-out task, undistorted.
 
     With several answers per prompt also pass@1, 2, 4 ...; an answer is right if its return is 1 (or
@@ -47,11 +48,11 @@ def evaluate(setup: Setup, state: State, when: Literal["initial", "final"]) -> d
     prompts = asked.evaluation_episodes // answers
     task = setup.dynamics.at(float(last)).held_out()
     place = (Purpose.EVALUATION, int(last))
-    rollout = respond(setup, state.policy.params, task, place, prompts, answers)
+    rollout = engine.respond(setup, state.policy.params, task, place, prompts, answers)
     returns = rollout.returns
     values = {
         f"reward/{when}": returns.mean(-1),
-        f"entropy/{when}": masked_mean(drift.entropy(rollout.log_probs), rollout.mask),
+        f"entropy/{when}": masked_mean(rollout.old_entropy, rollout.mask),
     }
     solved = (returns > 1 - 1e-6).view(len(returns), -1, answers).sum(-1)
     k = 1

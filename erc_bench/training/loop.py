@@ -21,26 +21,25 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erc_bench.core import drift
-from erc_bench.core.batch import TokenBatch
-from erc_bench.core.numerics import masked_mean
-from erc_bench.objectives.base import Objective
 from erc_bench.training import checkpoint
 from erc_bench.training.config import TrainConfig
 from erc_bench.training.credit import Credit, assign_credit
 from erc_bench.training.distortion import distortion
+from erc_bench.training.engine import Engine, Minibatch, Row
 from erc_bench.training.evaluation import evaluate
-from erc_bench.training.measure import sample_tokens
-from erc_bench.training.optimizer import Adam, Learner
-from erc_bench.training.population import leaves, take
-from erc_bench.training.rollout import Rollout, at, log_probs, respond
+from erc_bench.training.native.engine import NativeEngine
+from erc_bench.training.native.library import kernel
+from erc_bench.training.optimizer import Learner
+from erc_bench.training.population import take
+from erc_bench.training.rollout import Rollout
 from erc_bench.training.sampling import fill_with_informative_groups
 from erc_bench.training.state import Arm, Setup, State
 from erc_bench.training.streams import Purpose, stream, uniforms
+from erc_bench.training.torch_engine import TorchEngine
 from erc_bench.training.warmstart import warm_started
 from erc_envs.base import Dynamics
 
-__all__ = ["Minibatch", "TrainResult", "Trainer", "Update"]
+__all__ = ["TrainResult", "Trainer"]
 
 #: Seconds between checkpoints of one population.
 CHECKPOINT_SECONDS = 20.0
@@ -48,11 +47,20 @@ CHECKPOINT_SECONDS = 20.0
 #: rollouts every staleness has its turn.
 TOKEN_STRIDE = 4
 
-Row = dict[str, Tensor]
-"""Named measurements of one update, one for each run: ``(R,)``, or ``(R, S, ...)`` for S tokens."""
+
+def engine_of(setup: Setup) -> Engine:
+    """The engine that the configuration asks for; torch's where the native one cannot serve.
+
+    That is where it was not compiled, and for transformers and float64.
+    """
+    network, compiled = setup.config.network, kernel()
+    serves = network.policy in ("mlp", "tabular") and network.dtype == "float32"
+    if setup.config.engine == "native" and serves and compiled is not None:
+        return NativeEngine(compiled)
+    return TorchEngine()
 
 
-def begin(setup: Setup) -> State:
+def begin(setup: Setup, engine: Engine) -> State:
     """The state before the first rollout: warm-started networks, the same for equal seed indices."""
 
     def seeded(indices: Sequence[int], purpose: Purpose) -> list[int]:
@@ -60,7 +68,7 @@ def begin(setup: Setup) -> State:
 
     unique, of_run = torch.unique(setup.seeds, return_inverse=True)
     started = setup.policy.start(seeded(unique.tolist(), Purpose.WEIGHTS))
-    params = take(warm_started(setup, started, unique.tolist()), of_run)
+    params = take(warm_started(setup, engine, started, unique.tolist()), of_run)
     critics = {
         number: Learner.start(setup.value.start(seeded(arm.seeds, Purpose.CRITIC)))
         for number, arm in enumerate(setup.arms)
@@ -76,14 +84,15 @@ def begin(setup: Setup) -> State:
     )
 
 
-def train_on_one_rollout(setup: Setup, state: State, update: Update) -> State:
+def train_on_one_rollout(setup: Setup, engine: Engine, state: State) -> State:
     """Collect a rollout, give credit for it, update on each of its minibatches, adapt objectives."""
     number = state.rollouts_done
-    state, rollout, mean_return = collect(setup, state)
-    credit = assign_credit(setup, state, rollout)
+    state, rollout, mean_return = collect(setup, engine, state)
+    credit = assign_credit(setup, engine, state, rollout)
     for staleness, minibatch in enumerate(minibatches(setup, state, rollout, credit)):
-        policy, row, tokens = update(setup, state.policy, minibatch, state.objectives)
-        state = replace(state, policy=policy, critics=update_critics(setup, state, minibatch))
+        policy, row, tokens = engine.update(setup, state.policy, minibatch, state.objectives)
+        critics = update_critics(setup, engine, state, minibatch)
+        state = replace(state, policy=policy, critics=critics)
         row["reward/mean"] = mean_return
         if not bool(policy.alive.all()):
             row = {name: torch.where(policy.alive, x, torch.nan) for name, x in row.items()}
@@ -94,7 +103,7 @@ def train_on_one_rollout(setup: Setup, state: State, update: Update) -> State:
             done = number * setup.config.updates_per_rollout + staleness
             tokens |= _numbers(tokens["action"], update=done, staleness=staleness)
             state.log.append("tokens", tokens)
-    return replace(adapt(setup, state, rollout), rollouts_done=number + 1)
+    return replace(adapt(setup, engine, state, rollout), rollouts_done=number + 1)
 
 
 def _numbers(like: Tensor, **values: int) -> Row:
@@ -102,17 +111,24 @@ def _numbers(like: Tensor, **values: int) -> Row:
     return {name: torch.full_like(like, value) for name, value in values.items()}
 
 
-def collect(setup: Setup, state: State) -> tuple[State, Rollout, Tensor]:
+def collect(setup: Setup, engine: Engine, state: State) -> tuple[State, Rollout, Tensor]:
     """One rollout of every run, and its mean return before any dynamic sampling, ``(R,)``."""
     config, number = setup.config, state.rollouts_done
     task = setup.dynamics.at(number / config.rollouts)
     generated = state.generated.clone()
 
     def one(round_: int, runs: Tensor | slice) -> Rollout:
-        place = (Purpose.ROLLOUT, number, round_)
-        distort = distortion(setup, number, round_, runs)
-        shape = (config.prompts, config.group_size)
-        rollout = respond(setup, state.policy.params, task, place, *shape, runs, distort)
+        rollout = engine.respond(
+            setup,
+            state.policy.params,
+            task,
+            (Purpose.ROLLOUT, number, round_),
+            config.prompts,
+            config.group_size,
+            runs,
+            distort=distortion(setup, number, round_, runs),
+            further=round_ > 0,
+        )
         generated[runs] += rollout.mask.sum((1, 2))
         return rollout
 
@@ -125,23 +141,6 @@ def collect(setup: Setup, state: State) -> tuple[State, Rollout, Tensor]:
     return replace(state, generated=generated), rollout, mean_return
 
 
-@dataclass(frozen=True)
-class Minibatch:
-    """What one update is made from; B responses of T tokens.
-
-    Attributes:
-        obs: observations, ``(R, B, T, F)``.
-        fixed: the fields of :class:`TokenBatch` that the trained parameters do not move.
-        value_target: what value heads are fitted to, ``(R, B, T)``.
-        record: uniforms in [0, 1) that choose S tokens to be recorded whole, ``(R, S)``; None: none.
-    """
-
-    obs: Tensor
-    fixed: dict[str, Tensor]
-    value_target: Tensor
-    record: Tensor | None
-
-
 def minibatches(
     setup: Setup, state: State, rollout: Rollout, credit: Credit
 ) -> Iterator[Minibatch]:
@@ -149,116 +148,52 @@ def minibatches(
     config, number = setup.config, state.rollouts_done
     fixed = {
         "old_logp": rollout.old_logp,
-        "old_entropy": drift.entropy(rollout.log_probs),
-        "old_log_probs": rollout.log_probs,
+        "old_entropy": rollout.old_entropy,
         "action": rollout.action,
         "mask": rollout.mask,
         "advantage": credit.advantage,
-        "reward": rollout.returns,
     }
     if config.sampler.old_policy == "trainer" and setup.distorted:
         fixed["rollout_logp"] = rollout.acted_logp
+    if not bool(rollout.mask.all()):
+        fixed = {name: x.masked_fill(~rollout.mask, 0) for name, x in fixed.items()}
+    fixed["reward"] = rollout.returns
     shape = (config.updates_per_rollout, TOKEN_STRIDE * config.token_samples)
     seeds = setup.seeds.tolist()
     chosen = uniforms(setup.seed, seeds, Purpose.TOKEN_SAMPLE, number, shape=shape)
     rows = config.prompts * config.group_size // config.minibatches
+
+    def cut(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        columns = (x.split(rows, dim=1) for x in tensors.values())
+        return [dict(zip(tensors, parts, strict=True)) for parts in zip(*columns, strict=True)]
+
+    parts = list(
+        zip(cut(fixed), cut(rollout.seen), credit.value_target.split(rows, 1), strict=True)
+    )
     for staleness in range(config.updates_per_rollout):
-        first = staleness % config.minibatches * rows
-        part = slice(first, first + rows)
-        obs, cut = rollout.obs[:, part], {name: x[:, part] for name, x in fixed.items()}
-        if state.reference is not None:
-            with torch.no_grad():
-                reference = setup.policy.forward(state.reference, obs)
-                cut["ref_log_probs"] = log_probs(reference, setup.temperature)
-            cut["ref_logp"] = at(cut["ref_log_probs"], cut["action"])
         recorded = config.token_samples and (staleness + number) % TOKEN_STRIDE == 0
         record = torch.from_numpy(chosen[:, staleness]) if recorded else None
-        yield Minibatch(obs, cut, credit.value_target[:, part], record)
+        yield Minibatch(*parts[staleness % config.minibatches], state.reference, record)
 
 
-Update = Callable[[Setup, Learner, Minibatch, Sequence[Objective]], tuple[Learner, Row, Row]]
-"""One optimiser step of every run, the seam behind which another engine can stand.
-
-It takes what :func:`update` takes and returns what that returns: every parameter and metric agrees to
-1e-5.
-"""
-
-
-def update(
-    setup: Setup, policy: Learner, minibatch: Minibatch, objectives: Sequence[Objective]
-) -> tuple[Learner, Row, Row]:
-    """One optimiser step of every run, by torch's autograd, for every kind of network and objective.
-
-    Args:
-        setup: who is trained, and with which step size, temperature and measures.
-        policy: parameters and the optimiser's state before the step; its arrays are reused.
-        minibatch: what the step is made from.
-        objectives: of every arm; each reads the arm's slice of the runs.
-
-    Returns:
-        The learner after the step; what was measured before it, NaN where a metric means nothing for
-        a run; and the columns of the tokens table, if the minibatch asks for them.
-    """
-    params = leaves(policy.params)
-    whole = log_probs(setup.policy.forward(params, minibatch.obs), setup.temperature)
-    batch = TokenBatch(
-        logp=at(whole, minibatch.fixed["action"]),
-        entropy=drift.entropy(whole),
-        log_probs=whole,
-        **minibatch.fixed,
-    )
-    row = drift.measure(
-        batch,
-        clip_low=setup.clip[0],
-        clip_high=setup.clip[1],
-        band_low=setup.band[0],
-        band_high=setup.band[1],
-        delta=setup.config.violation_delta,
-    )
-    losses = []
-    for objective, runs in zip(objectives, setup.slices, strict=True):
-        loss, measured = objective(batch[runs])
-        losses.append(loss)
-        for name, value in measured.items():
-            row.setdefault(name, torch.full_like(setup.adam.learning_rate, torch.nan))[runs] = value
-    total = torch.cat(losses)
-    gradients = torch.autograd.grad(total.sum(), list(params.values()))
-    policy, norm = setup.adam.step(policy, gradients, total.detach())
-    row |= {"loss/total": total.detach(), "grad/norm": norm}
-    if minibatch.record is None:
-        return policy, row, {}
-    return policy, row, sample_tokens(batch, objectives, setup.slices, minibatch.record)
+def update_critics(
+    setup: Setup, engine: Engine, state: State, minibatch: Minibatch
+) -> dict[int, Learner]:
+    """Value heads after one step, by the number of their arm."""
+    return {
+        number: engine.fit_values(setup, critic, minibatch, setup.slices[number])
+        for number, critic in state.critics.items()
+    }
 
 
-def update_critics(setup: Setup, state: State, minibatch: Minibatch) -> dict[int, Learner]:
-    """Value heads after one step on the mean squared error over unmasked tokens."""
-    critics = {}
-    for number, critic in state.critics.items():
-        runs = setup.slices[number]
-        params, mask = leaves(critic.params), minibatch.fixed["mask"][runs]
-        values = setup.value.forward(params, minibatch.obs[runs]).squeeze(-1)
-        error = (values - minibatch.value_target[runs]).square()
-        losses = (error * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-        gradients = torch.autograd.grad(losses.sum(), list(params.values()))
-        adam = Adam(setup.adam.learning_rate[runs], max_grad_norm=1.0)
-        critics[number], _ = adam.step(critic, gradients, losses.detach())
-    return critics
-
-
-@torch.no_grad()
-def adapt(setup: Setup, state: State, rollout: Rollout) -> State:
+def adapt(setup: Setup, engine: Engine, state: State, rollout: Rollout) -> State:
     """Tell adaptive objectives how far the rollout's updates led: mean exact KL, ``(len(arm),)``."""
-
-    def adapted(objective: Objective, runs: slice) -> Objective:
-        if not objective.adaptive:
-            return objective
-        logits = setup.policy.forward(take(state.policy.params, runs), rollout.obs[runs])
-        new = log_probs(logits, setup.per_run["temperature"][runs])
-        moved = drift.kl_exact(rollout.log_probs[runs], new)
-        return objective.adapted({"drift/kl_exact": masked_mean(moved, rollout.mask[runs])})
-
+    if not any(objective.adaptive for objective in state.objectives):
+        return state
+    moved = engine.moved(setup, state.policy.params, rollout)
     pairs = zip(state.objectives, setup.slices, strict=True)
-    return replace(state, objectives=[adapted(objective, runs) for objective, runs in pairs])
+    adapted = [objective.adapted({"drift/kl_exact": moved[runs]}) for objective, runs in pairs]
+    return replace(state, objectives=adapted)
 
 
 @dataclass(frozen=True)
@@ -281,7 +216,8 @@ class Trainer:
 
     Args:
         config, dynamics, space, arms, seed, clip: see :class:`erc_bench.training.state.Setup`.
-        update: makes the optimiser steps.
+        engine: evaluates the networks and makes the optimiser steps; None: the one that the
+            configuration asks for.
     """
 
     def __init__(
@@ -293,11 +229,11 @@ class Trainer:
         *,
         seed: int,
         clip: tuple[float, float] = (0.2, 0.2),
-        update: Update = update,
+        engine: Engine | None = None,
     ) -> None:
         self.setup = Setup(config, dynamics, space, tuple(arms), seed, clip)
-        self.state = begin(self.setup)
-        self.update = update
+        self.engine = engine_of(self.setup) if engine is None else engine
+        self.state = begin(self.setup, self.engine)
 
     def run(
         self,
@@ -318,17 +254,18 @@ class Trainer:
         on_rollout(state.rollouts_done)
         saved = time.monotonic()
         if not state.evaluations:
-            state = replace(state, evaluations=evaluate(setup, state, "initial"))
+            first = evaluate(setup, self.engine, state, "initial")
+            state = replace(state, evaluations=first)
         self.state = state
         while state.rollouts_done < setup.config.rollouts:
-            self.state = state = train_on_one_rollout(setup, state, self.update)
+            self.state = state = train_on_one_rollout(setup, self.engine, state)
             if checkpoint_path is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 checkpoint.save_state(checkpoint_path, setup, state)
                 saved = time.monotonic()
             on_rollout(state.rollouts_done)
         runs = {
             **state.evaluations,
-            **evaluate(setup, state, "final"),
+            **evaluate(setup, self.engine, state, "final"),
             "tokens": state.generated,
             "diverged": ~state.policy.alive,
         }

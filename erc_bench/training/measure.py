@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,19 +23,19 @@ class Log:
     """Named arrays that grow by one row per update."""
 
     def __init__(self) -> None:
-        self.tables: dict[str, dict[str, list[NDArray[Any]]]] = {"metrics": {}, "tokens": {}}
+        self.tables: dict[str, dict[str, list[Tensor]]] = {"metrics": {}, "tokens": {}}
 
     def append(self, table: str, row: Mapping[str, Tensor]) -> None:
-        """Add one row; every row of a table has the same names."""
+        """Add one row; every row of a table has the same names, and its arrays do not change."""
         columns = self.tables[table]
         if columns and columns.keys() != row.keys():
             raise KeyError(f"{table}: columns differ by {sorted(columns.keys() ^ row.keys())}")
         for name, value in row.items():
-            columns.setdefault(name, []).append(value.detach().numpy().copy())
+            columns.setdefault(name, []).append(value)
 
     def stacked(self, table: str) -> dict[str, NDArray[Any]]:
         """All rows, stacked along a new first axis."""
-        return {name: np.stack(rows) for name, rows in self.tables[table].items()}
+        return {name: torch.stack(rows).numpy() for name, rows in self.tables[table].items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """All tables as ``table.name``, for a checkpoint."""
@@ -52,7 +51,7 @@ class Log:
         log = cls()
         for key, rows in tensors.items():
             table, _, name = key.partition(".")
-            log.tables[table][name] = list(rows.numpy())
+            log.tables[table][name] = list(rows.unbind())
         return log
 
 

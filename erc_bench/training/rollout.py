@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erc_bench.training.population import Params, take
-from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, uniforms
 from erc_envs.base import Dynamics
 
-__all__ = ["Noise", "Rollout", "at", "concatenate", "generate", "log_probs", "respond", "sample"]
+__all__ = ["Noise", "Place", "Rollout", "at", "concatenate", "log_probs", "play", "sample"]
 
-Distort = Callable[[Tensor, int], Tensor]
-"""Logits ``(R, N, V)`` of step t as the engine that samples has them."""
+Place = tuple[Purpose, *tuple[int, ...]]
+"""Purpose and position of random numbers, see :mod:`erc_bench.training.streams`."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,14 @@ class Noise:
         transition = drawn[:, prompts + n :].reshape(runs, responses, horizon)
         return cls(drawn[:, :prompts], torch.from_numpy(action), transition)
 
-    @staticmethod
-    def size(prompts: int, responses: int, horizon: int) -> int:
-        """Uniforms needed per run."""
-        return prompts + 2 * responses * horizon
+    @classmethod
+    def draw(
+        cls, seed: int, indices: list[int], place: Place, prompts: int, group: int, horizon: int
+    ) -> Noise:
+        """For ``group`` responses to each of P prompts, by every run with one of these seed indices."""
+        responses = prompts * group
+        drawn = uniforms(seed, indices, *place, shape=(prompts + 2 * responses * horizon,))
+        return cls.split(drawn, prompts, responses, horizon)
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,25 @@ class Rollout:
     """Responses of R runs to B = P * G prompts, a group's responses side by side.
 
     Attributes:
-        obs: ``(R, B, T, F)``.
         action: ``(R, B, T)`` int64.
         mask: ``(R, B, T)`` bool; False after the episode's end.
         reward: ``(R, B, T)`` rewards as the environment paid them.
-        log_probs: ``(R, B, T, V)`` of the old policy, which the objectives compare with.
+        old_logp: ``(R, B, T)`` log-probabilities of the actions under the old policy, which the
+            objectives compare with.
+        old_entropy: ``(R, B, T)`` its entropies, nats.
         acted_logp: ``(R, B, T)`` log-probabilities of the actions under the policy that acted: the
             old policy's, unless rollouts are distorted.
+        seen: by name, ``(R, B, T, ...)``, what the engine that made the rollout keeps of every token's
+            observation and distribution.
     """
 
-    obs: Tensor
     action: Tensor
     mask: Tensor
     reward: Tensor
-    log_probs: Tensor
+    old_logp: Tensor
+    old_entropy: Tensor
     acted_logp: Tensor
+    seen: dict[str, Tensor]
 
     @property
     def returns(self) -> Tensor:
@@ -77,24 +83,31 @@ class Rollout:
         return self.reward.sum(-1)
 
     @property
-    def old_logp(self) -> Tensor:
-        """Log-probabilities of the actions under the old policy, ``(R, B, T)``."""
-        return at(self.log_probs, self.action)
-
-    @property
     def lengths(self) -> Tensor:
         """Tokens per episode, ``(R, B)``."""
         return self.mask.sum(-1)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything by name."""
+        fields = {name: x for name, x in vars(self).items() if name != "seen"}
+        return fields | {f"seen.{name}": x for name, x in self.seen.items()}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Rollout:
+        """The rollout whose :attr:`tensors` these are."""
+        seen = {k.removeprefix("seen."): x for k, x in tensors.items() if k.startswith("seen.")}
+        return cls(**{k: x for k, x in tensors.items() if not k.startswith("seen.")}, seen=seen)
+
     def map(self, f: Callable[[Tensor], Tensor]) -> Rollout:
         """Apply ``f`` to every tensor."""
-        return Rollout(*(f(getattr(self, field.name)) for field in fields(self)))
+        return Rollout.of({name: f(x) for name, x in self.tensors.items()})
 
 
 def concatenate(parts: list[Rollout]) -> Rollout:
     """Join rollouts of the same runs along the batch axis."""
-    names = [field.name for field in fields(Rollout)]
-    return Rollout(*(torch.cat([getattr(p, name) for p in parts], dim=1) for name in names))
+    names = parts[0].tensors
+    return Rollout.of({n: torch.cat([p.tensors[n] for p in parts], dim=1) for n in names})
 
 
 def sample(log_probs: Tensor, uniform: Tensor) -> Tensor:
@@ -123,100 +136,51 @@ def as_observation(observation: NDArray[np.generic], runs: int, dtype: torch.dty
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def respond(
-    setup: Setup,
-    params: Params,
-    task: Dynamics,
-    place: tuple[Purpose, *tuple[int, ...]],
-    prompts: int,
-    group: int,
-    runs: Tensor | slice = slice(None),
-    distort: Distort | None = None,
-) -> Rollout:
-    """Let some of the runs answer prompts, ``group`` times each.
-
-    Args:
-        setup: who is trained on what.
-        params: of all runs.
-        task: the environment as it is now.
-        place: purpose and position of the random numbers, see :mod:`erc_bench.training.streams`.
-        prompts: P.
-        group: G.
-        runs: which answer.
-        distort: what the sampling engine makes of their logits; None: nothing.
-    """
-    size = Noise.size(prompts, prompts * group, task.horizon)
-    drawn = uniforms(setup.seed, setup.seeds[runs].tolist(), *place, shape=(size,))
-    return generate(
-        setup.policy.decoder(take(params, runs)),
-        task,
-        Noise.split(drawn, prompts, prompts * group, task.horizon),
-        group_size=group,
-        temperature=None if setup.temperature is None else setup.temperature[runs],
-        dtype=setup.dtype,
-        distort=distort,
-        old_is_distorted=setup.config.sampler.old_policy == "rollout",
-    )
-
-
 @torch.no_grad()
-def generate(
-    forward: Callable[[Tensor], Tensor],
+def play(
+    act: Callable[[NDArray[Any], int], Tensor],
     dynamics: Dynamics,
     noise: Noise,
     *,
     group_size: int,
-    temperature: Tensor | None,
     dtype: torch.dtype,
-    distort: Distort | None = None,
-    old_is_distorted: bool = False,
-) -> Rollout:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Let every run answer its prompts, ``group_size`` times each.
 
     Args:
-        forward: observations ``(R, N, F)`` to logits ``(R, N, V)``, called once per step.
+        act: observations ``(R * B, F)`` of step t, and t, to actions ``(R, B)``; called once per step,
+            until all episodes have ended.
         dynamics: the environment.
         noise: for R runs, P prompts, B = P * group_size responses of at most T = horizon tokens.
         group_size: G.
-        temperature: ``(R,)``; None: every run's is 1.
-        dtype: of log-probabilities and rewards.
-        distort: what the sampling engine makes of the logits; None: nothing.
-        old_is_distorted: whether the objectives' old policy is the engine's, or the trained one.
+        dtype: of rewards.
+
+    Returns:
+        Actions, mask and rewards, ``(R, B, T)`` each.
     """
     runs, prompts = noise.prompt.shape
     responses, horizon = prompts * group_size, dynamics.horizon
     prompt = (noise.prompt * dynamics.num_prompts).astype(np.int64)
     state = dynamics.initial_state(np.repeat(prompt.reshape(-1), group_size))
 
-    actions = torch.zeros((runs, responses, horizon), dtype=torch.int64)
-    rewards = torch.zeros((runs, responses, horizon), dtype=dtype)
-    mask = torch.zeros((runs, responses, horizon), dtype=torch.bool)
-    old = torch.empty((runs, responses, horizon, dynamics.num_actions), dtype=dtype)
-    acted_logp = torch.zeros((runs, responses, horizon), dtype=dtype)
-    observations: list[Tensor] = []
-    running = np.ones(runs * responses, dtype=np.bool_)
+    steps = (horizon, runs * responses)
+    actions, rewards = np.zeros(steps, dtype=np.int64), np.zeros(steps)
+    mask = np.zeros(steps, dtype=np.bool_)
+    noise_of = np.ascontiguousarray(noise.transition.reshape(-1, horizon).T)
+    running, everyone = np.ones(runs * responses, dtype=np.bool_), True
     for t in range(horizon):
-        obs = as_observation(dynamics.observe(state), runs, dtype)
-        observations.append(obs)
-        logits = forward(obs)
-        trained = acting = log_probs(logits, temperature)
-        if distort is not None:
-            acting = log_probs(distort(logits, t), temperature)
-        action = sample(acting, noise.action[..., t])
-        following, reward, terminated = dynamics.step(
-            state, action.view(-1).numpy(), noise.transition[..., t].reshape(-1)
-        )
-        actions[..., t] = action
-        old[..., t, :] = acting if old_is_distorted else trained
-        acted_logp[..., t] = at(acting, action)
-        mask[..., t] = torch.from_numpy(running).view(runs, responses)
-        paid = reward if running.all() else np.where(running, reward, 0.0)
-        rewards[..., t] = torch.from_numpy(paid).view(runs, responses)
+        actions[t] = act(dynamics.observe(state), t).reshape(-1).numpy()
+        following, reward, terminated = dynamics.step(state, actions[t], noise_of[t])
+        mask[t] = running
+        rewards[t] = reward if everyone else np.where(running, reward, 0.0)
         # The state of a finished episode stays as it is: its remaining tokens are masked.
-        state = following if running.all() else np.where(running[:, None], following, state)
+        state = following if everyone else np.where(running[:, None], following, state)
         running = running & ~terminated
+        everyone = everyone and bool(running.all())
         if not running.any():
             break
-    old[:, :, len(observations) :] = 0.0
-    observations += [observations[-1]] * (horizon - len(observations))
-    return Rollout(torch.stack(observations, dim=2), actions, mask, rewards, old, acted_logp)
+
+    def by_response(x: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x.T)).view(runs, responses, horizon)
+
+    return by_response(actions), by_response(mask), by_response(rewards).to(dtype)

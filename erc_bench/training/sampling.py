@@ -60,6 +60,6 @@ def fill_with_informative_groups(
         if len(runs) == len(dynamic):
             rollout = chosen
             continue
-        for whole, new in zip(vars(rollout).values(), vars(chosen).values(), strict=True):
-            whole[runs] = new
+        for name, whole in rollout.tensors.items():
+            whole[runs] = chosen.tensors[name]
     return rollout

@@ -11,8 +11,9 @@ import torch
 
 from erc_bench.core.storage import cache_folder
 from erc_bench.training import tensorfile
+from erc_bench.training.engine import Engine
 from erc_bench.training.optimizer import Adam, Learner
-from erc_bench.training.population import Params, leaves, take
+from erc_bench.training.population import Params, take
 from erc_bench.training.rollout import as_observation
 from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, stream
@@ -29,7 +30,7 @@ FORMAT = 2
 FIRST_STEPS = 2
 
 
-def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
+def warm_started(setup: Setup, engine: Engine, params: Params, seeds: Sequence[int]) -> Params:
     """The networks of these seeds after the warm start that the configuration asks for.
 
     A transformer's takes long, and is the same for every arm: its networks are kept on disk, and
@@ -43,7 +44,7 @@ def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
     if steps == 0:
         return params
     if network.policy != "transformer":
-        return warm_start(setup, params, seeds=seeds, steps=steps)
+        return warm_start(setup, engine, params, seeds=seeds, steps=steps)
     rate = asked.warm_start_learning_rate
     kind = (network.policy, network.hidden, network.dtype)
     shared = (
@@ -57,13 +58,13 @@ def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
     )
     for run, index in enumerate(seeds):
         alone = take(params, slice(run, run + 1))
-        begun = warm_start(setup, alone, seeds=[index], steps=FIRST_STEPS)
+        begun = warm_start(setup, engine, alone, seeds=[index], steps=FIRST_STEPS)
         key = repr((*shared, index, digest(take(begun, 0))))
         path = cache_folder() / f"warm-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
         try:
             known = tensorfile.read(path, of=path.name)
         except tensorfile.DamagedError:
-            known = take(warm_start(setup, alone, seeds=[index], steps=steps), 0)
+            known = take(warm_start(setup, engine, alone, seeds=[index], steps=steps), 0)
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tensorfile.write(path, known, of=path.name)
@@ -72,7 +73,9 @@ def warm_started(setup: Setup, params: Params, seeds: Sequence[int]) -> Params:
     return params
 
 
-def warm_start(setup: Setup, start: Params, *, seeds: Sequence[int], steps: int) -> Params:
+def warm_start(
+    setup: Setup, engine: Engine, start: Params, *, seeds: Sequence[int], steps: int
+) -> Params:
     """The networks after each was fitted to its own sample of the corpus.
 
     Minimises ``E_s[-sum_a p(a|s) log pi(a|s)]`` over the states ``s`` of episodes drawn from the
@@ -95,14 +98,10 @@ def warm_start(setup: Setup, start: Params, *, seeds: Sequence[int], steps: int)
         episodes = (len(seeds), EPISODES, dynamics.horizon)
         contexts = as_observation(obs.reshape(-1, obs.shape[-1]), len(seeds), dtype)
         contexts = contexts.view(*episodes, -1)
-        weight = torch.from_numpy(mask).view(episodes).to(dtype)
         wanted = torch.from_numpy(target).view(*episodes, -1).to(dtype)
-        params = leaves(learner.params)
-        log_probs = torch.log_softmax(setup.policy.forward(params, contexts), dim=-1)
-        losses = -((wanted * log_probs).sum(-1) * weight).sum((1, 2)) / weight.sum((1, 2))
-        gradients = torch.autograd.grad(losses.sum(), list(params.values()))
         adam = Adam(full_rate * (1 - step / steps), max_grad_norm=1.0)
-        learner, _ = adam.step(learner, gradients, losses.detach())
+        counted = torch.from_numpy(mask).view(episodes)
+        learner = engine.imitate(setup, learner, contexts, wanted, counted, adam)
     return learner.params
 
 

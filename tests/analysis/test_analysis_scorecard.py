@@ -110,7 +110,7 @@ def test_share_of_an_optimum_that_is_not_positive_is_unknown(tmp_path):
 
 
 def test_paired_finds_the_known_difference_and_its_sign(results):
-    table = paired(results, "dapo", "erc-dapo")
+    table = paired(per_seed(results), "dapo", "erc-dapo")
     reward = row(table, experiment="unsampled_shift", measure="final_reward")
     differences = [0.85 - (0.7 + 0.02 * s) for s in range(4)]
     assert reward["difference/mean"] == pytest.approx(np.mean(differences))
@@ -119,10 +119,10 @@ def test_paired_finds_the_known_difference_and_its_sign(results):
     spread = row(table, experiment="unsampled_shift", measure="grad_norm_spread")
     assert spread["difference/mean"] < 0
     assert spread["verdict"] == "better"  # lower is better
-    back = paired(results, "erc-dapo", "dapo")
+    back = paired(per_seed(results), "erc-dapo", "dapo")
     assert row(back, experiment="unsampled_shift", measure="final_reward")["verdict"] == "worse"
     with pytest.raises(LookupError, match="gspo"):
-        paired(results, "dapo", "gspo")
+        paired(per_seed(results), "dapo", "gspo")
 
 
 def test_the_papers_contrast_with_its_known_ratio(results):

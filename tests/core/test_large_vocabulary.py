@@ -284,10 +284,10 @@ def extra_chunks(
 
 
 def test_the_memory_measurement_sees_a_whole_softmax():
-    """log_softmax, its bounded copy, exponential and product are four times the logits."""
+    """log_softmax, its bounded copy, exponential, that without the likeliest, and product: five times."""
     logits = torch.zeros(64, 4096)
     peak = peak_bytes(lambda: entropy(torch.log_softmax(logits, -1)))
-    assert 3.9 < peak / (logits.numel() * 4) < 4.1
+    assert 4.9 < peak / (logits.numel() * 4) < 5.1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -42,9 +42,9 @@ def test_what_is_measured_is_the_updated_policy_on_the_rollouts_tokens(monkeypat
     rollouts = []
     collect = loop.collect
     monkeypatch.setattr(loop, "collect", lambda *a: rollouts.append(collect(*a)) or rollouts[-1])
-    after = loop.train_on_one_rollout(t.setup, t.state, t.update)
+    after = loop.train_on_one_rollout(t.setup, t.engine, t.state)
     _, rollout, _ = rollouts[0]
-    logits = [t.setup.policy.forward(p, rollout.obs) for p in (before, after.policy.params)]
+    logits = [t.setup.policy.forward(p, rollout.seen["obs"]) for p in (before, after.policy.params)]
     old, new = (torch.log_softmax(x, dim=-1) for x in logits)
     expected = masked_mean(drift.kl_exact(old, new), rollout.mask)[1:]
     assert (expected > 0).all()

@@ -33,6 +33,7 @@ PERTURBED = {
     "policy": ("tabular", {}),
     "hidden": (8, {}),
     "dtype": ("float32", {}),
+    "engine": ("torch", {"dtype": "float32"}),
 }
 
 

@@ -5,15 +5,14 @@ from trainer_runs import StopToken, arm, assert_same_result, trainer
 
 from erc_bench.core.advantages import GROUP_ADVANTAGES, gae, overlong_penalty, whiten
 from erc_bench.training.credit import assign_credit
-from erc_bench.training.rollout import respond
 from erc_bench.training.streams import Purpose
 
 
 def _credit(t):
-    rollout = respond(
+    rollout = t.engine.respond(
         t.setup, t.state.policy.params, t.setup.dynamics, (Purpose.ROLLOUT, 0, 0), 4, 4
     )
-    return rollout, assign_credit(t.setup, t.state, rollout)
+    return rollout, assign_credit(t.setup, t.engine, t.state, rollout)
 
 
 def _values(t, obs):
@@ -50,7 +49,7 @@ def test_the_overlong_penalty_reaches_arms_that_ask_and_no_others(name):
     else:
         last = torch.zeros_like(rollout.reward)
         last.scatter_(-1, rollout.lengths.unsqueeze(-1) - 1, penalty.unsqueeze(-1))
-        values = _values(t, rollout.obs[:2])
+        values = _values(t, rollout.seen["obs"][:2])
         raw, target = gae(rollout.reward[:2] + last[:2], values, rollout.mask[:2])
         torch.testing.assert_close(credit.advantage[:2], whiten(raw, rollout.mask[:2]))
         torch.testing.assert_close(credit.value_target[:2], target)
@@ -84,7 +83,7 @@ def test_the_critic_learns_a_constant_return(lam):
     )
     t.run()
     rollout, _ = _credit(t)
-    values = _values(t, rollout.obs)[rollout.mask]
+    values = _values(t, rollout.seen["obs"])[rollout.mask]
     assert (values - 0.7).abs().mean() < 0.02
     assert (values - 0.7).abs().max() < 0.2
 

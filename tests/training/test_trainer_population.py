@@ -68,8 +68,8 @@ def test_arms_with_the_same_seed_share_weights_prompts_and_random_numbers():
         for x, y in zip(parameters(t, a), parameters(t, b), strict=True):
             assert torch.equal(x, y)
     assert not torch.equal(parameters(t, 0)[0], parameters(t, 1)[0])
-    _, rollout, mean_return = loop.collect(t.setup, t.state)
-    for name, value in vars(rollout).items():
+    _, rollout, mean_return = loop.collect(t.setup, t.engine, t.state)
+    for name, value in rollout.tensors.items():
         assert torch.equal(value[0], value[3]), name
         assert torch.equal(value[1], value[2]), name
     assert not torch.equal(rollout.action[0], rollout.action[1])

@@ -4,7 +4,7 @@ import scipy.stats
 import torch
 from trainer_runs import StopToken, arm, forks, trainer
 
-from erc_bench.training.rollout import Noise, concatenate, generate, sample
+from erc_bench.training.rollout import Noise, Rollout, concatenate, log_probs, play, sample
 
 
 def test_sample_frequencies_are_the_probabilities():
@@ -43,7 +43,7 @@ def test_sample_is_the_inverse_cdf():
 
 def _generate(dynamics, *, runs=2, prompts=3, group=4, seed=0, forward=None, temperature=None):
     rng = np.random.default_rng(seed)
-    size = Noise.size(prompts, prompts * group, dynamics.horizon)
+    size = prompts + 2 * prompts * group * dynamics.horizon
     drawn = rng.random((runs, size), dtype=np.float32)
     noise = Noise.split(drawn, prompts, prompts * group, dynamics.horizon)
     weights = torch.as_tensor(rng.normal(size=(runs, 3, dynamics.num_actions)))
@@ -52,17 +52,26 @@ def _generate(dynamics, *, runs=2, prompts=3, group=4, seed=0, forward=None, tem
         return obs[..., :3].double() @ weights
 
     heat = torch.ones(runs, dtype=torch.float64) if temperature is None else temperature
-    forward = forward or linear
-    rollout = generate(
-        forward, dynamics, noise, group_size=group, temperature=heat, dtype=torch.float64
-    )
+    forward, seen = forward or linear, []
+
+    def act(observation, t):
+        obs = torch.as_tensor(observation).view(runs, -1, observation.shape[-1])
+        seen.append((obs, log_probs(forward(obs), heat)))
+        return sample(seen[-1][1], noise.action[..., t].double())
+
+    action, mask, reward = play(act, dynamics, noise, group_size=group, dtype=torch.float64)
+    unseen = [seen[-1]] * (dynamics.horizon - len(seen))
+    obs, whole = (torch.stack(x, dim=2) for x in zip(*seen, *unseen, strict=True))
+    logp = whole.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    fields = {"old_logp": logp, "old_entropy": logp, "acted_logp": logp}
+    kept = {"obs": obs, "log_probs": whole}
+    rollout = Rollout(action=action, mask=mask, reward=reward, **fields, seen=kept)
     return rollout, forward, heat, noise
 
 
 def test_noise_split_uses_every_number_once():
     """The block of uniforms is cut into prompts, actions and transitions without overlap."""
-    size = Noise.size(3, 6, 5)
-    assert size == 3 + 2 * 6 * 5
+    size = 3 + 2 * 6 * 5
     drawn = np.arange(2 * size, dtype=np.float32).reshape(2, size)
     noise = Noise.split(drawn, 3, 6, 5)
     parts = [
@@ -75,7 +84,7 @@ def test_noise_split_uses_every_number_once():
         np.testing.assert_array_equal(used, drawn[run])
 
 
-def test_generate_agrees_with_stepping_each_episode_alone():
+def test_play_agrees_with_stepping_each_episode_alone():
     """Masks, rewards, actions and observations with early endings, against a plain Python loop."""
     dynamics = StopToken(constant=0.25)
     rollout, forward, _, noise = _generate(dynamics)
@@ -91,10 +100,10 @@ def test_generate_agrees_with_stepping_each_episode_alone():
                     assert rollout.reward[r, b, t] == 0
                     continue
                 obs = torch.as_tensor(dynamics.observe(state))
-                np.testing.assert_array_equal(rollout.obs[r, b, t], obs[0])
+                np.testing.assert_array_equal(rollout.seen["obs"][r, b, t], obs[0])
                 logits = forward(obs.expand(2, 1, -1))[r, 0]
                 log_probs = logits.log_softmax(-1)
-                torch.testing.assert_close(rollout.log_probs[r, b, t], log_probs)
+                torch.testing.assert_close(rollout.seen["log_probs"][r, b, t], log_probs)
                 action = sample(log_probs, noise.action[r, b, t].double())
                 assert rollout.action[r, b, t] == action
                 state, reward, over = dynamics.step(
@@ -113,14 +122,14 @@ def test_a_group_shares_its_prompt_and_the_temperature_is_applied():
     """G responses side by side start alike; log-probabilities are of the policy that acted."""
     heat = torch.tensor([0.5, 3.0], dtype=torch.float64)
     rollout, forward, _, _ = _generate(StopToken(), temperature=heat)
-    first = rollout.obs[:, :, 0].view(2, 3, 4, -1)
+    first = rollout.seen["obs"][:, :, 0].view(2, 3, 4, -1)
     assert (first == first[:, :, :1]).all()
-    logits = forward(rollout.obs.view(2, -1, 3)).view(rollout.log_probs.shape)
+    logits = forward(rollout.seen["obs"].view(2, -1, 3)).view(rollout.seen["log_probs"].shape)
     wanted = (logits / heat.view(2, 1, 1, 1)).log_softmax(-1)
-    torch.testing.assert_close(rollout.log_probs[rollout.mask], wanted[rollout.mask])
+    torch.testing.assert_close(rollout.seen["log_probs"][rollout.mask], wanted[rollout.mask])
 
 
-def test_generate_stops_when_all_episodes_have_ended():
+def test_play_stops_when_all_episodes_have_ended():
     """All arrays still have the full horizon; what was never generated is masked and worth nothing."""
     dynamics = StopToken(constant=1.0)
     calls = []
@@ -131,7 +140,7 @@ def test_generate_stops_when_all_episodes_have_ended():
 
     rollout, *_ = _generate(dynamics, forward=always_stop)
     assert len(calls) == 1
-    assert rollout.obs.shape == (2, 12, 6, 3)
+    assert rollout.seen["obs"].shape == (2, 12, 6, 3)
     assert rollout.mask[..., 0].all()
     assert not rollout.mask[..., 1:].any()
     assert (rollout.returns == 1).all()
@@ -143,11 +152,11 @@ def test_concatenate_and_map():
     a, *_ = _generate(StopToken(), seed=0)
     b, *_ = _generate(StopToken(), seed=1)
     both = concatenate([a, b])
-    for name, value in vars(both).items():
-        assert torch.equal(value[:, :12], getattr(a, name))
-        assert torch.equal(value[:, 12:], getattr(b, name))
-    for name, value in vars(both.map(lambda x: x[:1])).items():
-        assert torch.equal(value, getattr(both, name)[:1])
+    for name, value in both.tensors.items():
+        assert torch.equal(value[:, :12], a.tensors[name])
+        assert torch.equal(value[:, 12:], b.tensors[name])
+    for name, value in both.map(lambda x: x[:1]).tensors.items():
+        assert torch.equal(value, both.tensors[name][:1])
 
 
 @pytest.mark.parametrize("dynamics", [forks(), StopToken()], ids=["forks", "stop"])

@@ -14,13 +14,15 @@ def synthetic(returns: torch.Tensor, tag: int) -> Rollout:
     runs, prompts, _ = returns.shape
     born = (tag * 100 + torch.arange(prompts)).repeat_interleave(G).expand(runs, -1)
     reward = torch.stack([returns.flatten(1) * 0.25, returns.flatten(1) * 0.75], dim=-1)
+    token = born[..., None].expand(-1, -1, 2)
     return Rollout(
-        obs=born[..., None, None].expand(-1, -1, 2, 3).clone(),
-        action=born[..., None].expand(-1, -1, 2).clone(),
+        action=token.clone(),
         mask=torch.ones(runs, prompts * G, 2, dtype=torch.bool),
         reward=reward,
-        log_probs=born[..., None, None].expand(-1, -1, 2, 4).double().clone(),
-        acted_logp=born[..., None].expand(-1, -1, 2).double().clone(),
+        old_logp=token.double(),
+        old_entropy=token.double(),
+        acted_logp=token.double(),
+        seen={"obs": token[..., None].expand(-1, -1, -1, 3).clone()},
     )
 
 
@@ -82,10 +84,9 @@ def test_informative_groups_in_the_order_they_were_generated(case):
         kept = groups[:, 0].tolist()
         assert kept[: len(births)] == births[:prompts]
         assert len(set(kept)) == prompts
-        for name, value in vars(result).items():
-            if name in ("obs", "action", "log_probs"):
-                tokens = value[run].reshape(prompts * G, -1)
-                assert (tokens == groups.reshape(-1, 1)).all(), name
+        for name in ("seen.obs", "action", "old_logp"):
+            tokens = result.tensors[name][run].reshape(prompts * G, -1)
+            assert (tokens == groups.reshape(-1, 1)).all(), name
 
 
 def test_without_dynamic_arms_nothing_is_generated():

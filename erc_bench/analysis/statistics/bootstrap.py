@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from erc_bench.analysis.statistics.aggregates import interquartile_mean
 from erc_bench.core.errors import InputError
@@ -109,6 +108,8 @@ def stratified_bootstrap(
     >>> stratified_bootstrap([[0.25, 0.25], [0.75, 0.75]], replicates=100)
     Estimate(value=0.5, low=0.5, high=0.5)
     """
+    from scipy import stats  # noqa: PLC0415 - half a second, and most commands resample nothing
+
     runs = checked(strata)
     value = float(statistic(*runs, axis=-1))
     if min(len(r) for r in runs) < 2:

@@ -52,17 +52,20 @@ def performance_profile(
     """
     runs = checked(strata)
     taus = np.asarray(taus, dtype=np.float64)
-    above = [(r[:, None] > taus).astype(np.float64) for r in runs]
-    share = np.mean([a.mean(0) for a in above], axis=0)
+    # Thresholds between the same two scores have the same share; it is resampled once.
+    below = np.searchsorted(np.sort(np.concatenate(runs)), taus, side="right")
+    _, first, place = np.unique(below, return_index=True, return_inverse=True)
+    above = [(r[:, None] > taus[first]).astype(np.float64) for r in runs]
+    share = np.mean([a.mean(0) for a in above], axis=0)[place]
     if min(len(r) for r in runs) < 2:
         unknown = np.full(share.shape, math.nan)
         return Profile(taus, share, unknown, unknown)
     rng = np.random.default_rng(seed)
-    total = np.zeros((replicates, len(taus)))
+    total = np.zeros((replicates, len(first)))
     for a in above:
         total += resampling_counts(len(a), replicates, rng) @ a / len(a)
     low, high = ends(total / len(above), level)
-    return Profile(taus, share, low, high)
+    return Profile(taus, share, low[place], high[place])
 
 
 def probability_of_improvement(

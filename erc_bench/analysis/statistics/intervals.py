@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 __all__ = ["Interval", "mean_interval", "mean_intervals", "paired_difference", "ratio_interval"]
 
@@ -62,7 +62,7 @@ def mean_intervals(values: ArrayLike, level: float = 0.95) -> tuple[Array, Array
         mean = np.where(n > 0, x.sum(0) / n, math.nan)
         squares = (np.where(known, x - mean, 0.0) ** 2).sum(0)
         error = np.where(n > 1, np.sqrt(squares / (n - 1) / n), math.nan)
-    half = stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * error
+    half = stdtrit(np.maximum(n - 1, 1), (1 + level) / 2) * error
     return mean, mean - half, mean + half, n
 
 

@@ -29,17 +29,20 @@ OUTSIDE_BAND = ("outside band only", "outside both")
 OUTSIDE_CLIP = ("outside clip only", "outside both")
 
 
-def _stale(frames: Frames) -> pd.DataFrame:
+#: Columns of the tokens that are drawn.
+COLUMNS = ["experiment", "objective", "seed", "staleness", "log_ratio", "log_entropy_ratio"]
+
+
+def _stale(frames: Frames, experiment: str) -> pd.DataFrame:
     """Tokens on which a rule can act: at least one update after the rollout, ratios finite."""
-    tokens = frames.tokens
+    tokens = frames.tokens.loc[frames.tokens["experiment"] == experiment, COLUMNS]
     finite = np.isfinite(tokens[["log_ratio", "log_entropy_ratio"]]).all(axis=1)
     return tokens[(tokens["staleness"] > 0) & finite]
 
 
 def _shown(frames: Frames, experiment: str) -> str | None:
     """The arm whose tokens neither rule has shaped: the first of ``BASES``, else one without gates."""
-    tokens = _stale(frames)
-    present = set(tokens.loc[tokens["experiment"] == experiment, "objective"])
+    present = {*_stale(frames, experiment)["objective"].unique()}
     arms = {name: arm for name, arm in frames.arms(experiment).items() if name in present}
     plain = [name for name, arm in arms.items() if not arm.gates]
     return next(iter([*(name for name in BASES if name in arms), *plain, *arms]), None)
@@ -51,10 +54,9 @@ def _log_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
 
 def table(frames: Frames) -> pd.DataFrame:
     """The tokens of one arm per experiment, with the region that both rules put them in."""
-    tokens = _stale(frames)
     tables = []
     for experiment in frames.panels:
-        here = tokens[tokens["experiment"] == experiment]
+        here = _stale(frames, experiment)
         here = here[here["objective"] == _shown(frames, experiment)]
         settings = frames.settings(experiment)
         rho = np.exp(here["log_entropy_ratio"])
@@ -65,9 +67,7 @@ def table(frames: Frames) -> pd.DataFrame:
     data = pd.concat(tables, ignore_index=True)
     if data.empty:
         raise NothingToDraw("no sampled token with staleness of at least 1")
-    return data[
-        ["experiment", "objective", "seed", "staleness", "log_ratio", "log_entropy_ratio", "region"]
-    ]
+    return data
 
 
 def frame_of(here: pd.DataFrame, settings: Settings) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def beyond_frame(here: pd.DataFrame, settings: Settings) -> float:
 
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """Importance ratio against entropy ratio of the same tokens, with both rules' bounds."""
-    experiments = list(dict.fromkeys(data["experiment"]))
+    experiments = data["experiment"].unique().tolist()
     count = len(experiments)
     width, legend = (COLUMN * 1.25, 0.5) if count == 1 else (WIDE, 0.7)
     figure = layout.new_figure(width, 2.75 * math.ceil(count / 3) + legend)
@@ -107,7 +107,8 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
 
 def draw_regions(axes: Axes, here: pd.DataFrame, settings: Settings) -> Axes:
     """The tokens of one arm, coloured by region, with the regions' shares above the panel."""
-    layers = here.sort_values("region", key=lambda n: n.map([*REGIONS].index), kind="stable")
+    layers = here.assign(region=pd.Categorical(here["region"], [*REGIONS]))
+    layers = layers.sort_values("region", kind="stable")
     place = {"x": "log_ratio", "y": "log_entropy_ratio", "ax": axes}
     sns.scatterplot(layers, hue="region", palette=REGIONS, zorder=2, **place, **CLOUD)
     for value in _log_bounds(settings.clip):

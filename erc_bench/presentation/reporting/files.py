@@ -39,16 +39,20 @@ def figure_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def settle(figure: Figure) -> None:
-    """Keep a solved layout, without the last digits of places: they differ between processes.
+    """Solve the layout once, for all formats, and keep it without the last digits of places.
 
-    Marks of an objective, which share an id, get a number behind it: ids in a file are distinct.
+    Those digits differ between processes. Marks of an objective, which share an id, get a number behind
+    it: ids in a file are distinct.
     """
+    with rc():
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)  # draws nothing
+        figure.set_layout_engine(None)  # with any engine, even "none", each saving draws twice
     count: Counter[str] = Counter()
     for mark in figure.findobj(lambda part: str(part.get_gid() or "").startswith(GROUP)):
         group = str(mark.get_gid())
         count[group] += 1
         mark.set_gid(f"{group}.{count[group]}")
-    figure.set_layout_engine("none")
     for part in figure.subfigs:
         part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), PLACE_DIGITS))
     for axes in figure.get_axes():
@@ -57,7 +61,7 @@ def settle(figure: Figure) -> None:
 
 
 class Gallery:
-    """Every figure the records allow, drawn once; its bytes are made once for each format.
+    """Every figure the records allow, drawn once; the bytes of its files are made once each.
 
     Attributes:
         frames: what they are drawn from.
@@ -70,11 +74,15 @@ class Gallery:
         drawings, self.skipped = draw_all(self.frames)
         self.drawings = [captioned(drawing, self.frames) for drawing in drawings]
         for drawing in self.drawings:
-            # Solve the layout here, once: it takes half the time, and every format then shows the same.
-            with rc():
-                drawing.figure.draw_without_rendering()
             settle(drawing.figure)
         self._bytes: dict[tuple[str, str], bytes] = {}
+        self._tables: dict[str, tuple[str, bytes]] = {}
+
+    def table(self, drawing: Plate) -> tuple[str, bytes]:
+        """A drawing's data, see :func:`table_bytes`."""
+        if drawing.name not in self._tables:
+            self._tables[drawing.name] = table_bytes(drawing.data)
+        return self._tables[drawing.name]
 
     def bytes(self, drawing: Plate, kind: str) -> bytes:
         """A drawing as png or svg."""
@@ -116,7 +124,7 @@ def write_figures(
     files: dict[str, list[str]] = {}
     for drawing in gallery.drawings:
         contents = {kind: gallery.bytes(drawing, kind) for kind in ("png", "svg")}
-        table, content = table_bytes(drawing.data)
+        table, content = gallery.table(drawing)
         contents[table] = content
         files[drawing.name] = [f"{drawing.name}.{kind}" for kind in contents]
         for kind, content in contents.items():

@@ -45,9 +45,10 @@ def findings(results: Results, summary: pd.DataFrame) -> Findings:
     contrasts = _contrasts(results, summary)
     plain = [c for c in contrasts if not (arms[c.base].overrides or arms[c.other].overrides)]
     details = [c.sentence() for c in contrasts if c not in plain]
+    runs = analysis.per_seed(results)
     about_pairs: list[str] = []
     for base, gated in gated_pairs(arms.values()):
-        if sentence := _pair(results, base, gated):
+        if sentence := _pair(runs, base, gated):
             folded = arms[base].overrides or arms[gated].overrides
             (details if folded else about_pairs).append(sentence)
     lead, first = _lead(plain), [c.sentence() for c in plain]
@@ -91,14 +92,14 @@ def _lead(contrasts: list[Contrast]) -> str:
 def headlines(results: Results, summary: pd.DataFrame) -> list[str]:
     """The findings first: each sentence computed from the records."""
     sentences = [contrast.sentence() for contrast in _contrasts(results, summary)]
-    pairs = gated_pairs(known_arms(results, summary).values())
-    sentences += [_pair(results, base, gated) for base, gated in pairs]
+    pairs, runs = gated_pairs(known_arms(results, summary).values()), analysis.per_seed(results)
+    sentences += [_pair(runs, base, gated) for base, gated in pairs]
     return [sentence for sentence in sentences if sentence]
 
 
-def _pair(results: Results, base: str, erc: str) -> str:
+def _pair(runs: pd.DataFrame, base: str, erc: str) -> str:
     try:
-        table = analysis.paired(results, base, erc)
+        table = analysis.paired(runs, base, erc)
     except LookupError:
         return ""
     return _verdicts(base, erc, table)

@@ -22,7 +22,7 @@ from erc_bench.analysis.tables import GROUPS, RUNS
 from erc_bench.core.storage import atomic_write
 from erc_bench.presentation.plots import arm_style
 from erc_bench.presentation.reporting.captions import Plate
-from erc_bench.presentation.reporting.files import Gallery, table_bytes
+from erc_bench.presentation.reporting.files import Gallery
 from erc_bench.presentation.reporting.findings import (
     counts,
     findings,
@@ -138,7 +138,7 @@ def visible(value: Any) -> Any:
 
 def _figure(drawing: Plate, gallery: Gallery, numbers: dict[str, int]) -> Figure:
     svg, shown = inline_svg(gallery.bytes(drawing, "svg"), f"{drawing.name}-", numbers)
-    kind, table = table_bytes(drawing.data)
+    kind, table = gallery.table(drawing)
     small = kind == "csv" and len(table) < DATA_BYTES
     return Figure(
         name=drawing.name,

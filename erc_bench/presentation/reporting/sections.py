@@ -125,7 +125,7 @@ def sections(
 ) -> Iterator[Section]:
     """One section per experiment; ``numbers`` are those of recipes."""
     every = frames.looks(summary["objective"].unique())
-    comparisons = _comparisons(results, every, numbers)
+    comparisons = _comparisons(analysis.per_seed(results), every, numbers)
     for experiment, rows in summary.groupby("experiment", sort=False):
         entry, arms = frames.about(str(experiment)), frames.arms(str(experiment))
         by_name = {str(r["objective"]): r for _, r in rows.iterrows()}
@@ -178,13 +178,13 @@ def _best(measure: Measure, rows: pd.DataFrame) -> Interval | None:
 
 
 def _comparisons(
-    results: Results, arms: Mapping[str, StoredArm], numbers: Mapping[str, int]
+    runs: pd.DataFrame, arms: Mapping[str, StoredArm], numbers: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     labels = {m.key: m for m in MEASURES}
     rows: list[dict[str, Any]] = []
     for base, gated in gated_pairs(arms.values()):
         try:
-            table = analysis.paired(results, base, gated)
+            table = analysis.paired(runs, base, gated)
         except LookupError:
             continue
         for _, row in table[table["verdict"] != ""].iterrows():

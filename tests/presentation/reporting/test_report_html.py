@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -11,6 +12,7 @@ import matplotlib.image
 import pandas as pd
 import pytest
 from analysis.synthetic import ARMS, make_results
+from matplotlib.figure import Figure
 
 from erc_bench.analysis import MEASURES, interval_text, scores, summary
 from erc_bench.analysis.tables import interval_of
@@ -165,6 +167,22 @@ def test_every_figure_stands_in_the_page_with_a_text_alternative(page):
         for key, least in (("labelledby", 8), ("describedby", 60)):
             named = re.search(rf'aria-{key}="([^"]*)"', image[0])[1]
             assert len(re.search(rf'id="{named}">(.*?)</(?:div|h3)>', figure, re.DOTALL)[1]) > least
+
+
+def test_a_figure_is_drawn_once_for_each_picture_of_it(results, tmp_path, monkeypatch):
+    """Half of what a small run takes is drawing: the layout, the other format and the report draw none."""
+    drawn, draw = Counter(), Figure.draw
+
+    def counted(figure, renderer):
+        drawn[figure] += 1
+        draw(figure, renderer)
+
+    monkeypatch.setattr(Figure, "draw", counted)
+    gallery = Gallery(results)
+    assert not drawn
+    write_figures(results, tmp_path / "figures", gallery)
+    write_report(results, tmp_path / "report.html", gallery)
+    assert drawn == {drawing.figure: 2 for drawing in gallery.drawings}  # a PNG and an SVG
 
 
 def test_a_figure_has_the_number_that_claims_and_files_call_it_by(page, results):

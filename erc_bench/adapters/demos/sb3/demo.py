@@ -126,9 +126,10 @@ def _train(out: Path, environments: Mapping[str, int], seeds: int, workers: int)
 
 def _present(out: Path, runs: pd.DataFrame) -> list[Path]:
     from erc_bench.adapters.demos.sb3.figure import compared, draw  # noqa: PLC0415
-    from erc_bench.presentation.reporting.files import figure_bytes  # noqa: PLC0415
+    from erc_bench.presentation.reporting.files import figure_bytes, settle  # noqa: PLC0415
 
     drawing, table = draw(runs), compared(runs)
+    settle(drawing.figure)
     files = {
         f"{drawing.name}.{kind}": figure_bytes(drawing.figure, kind) for kind in ("png", "svg")
     }
