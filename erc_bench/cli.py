@@ -220,7 +220,7 @@ class Check:
     Example: erc-bench check my_package.losses:my_loss --set clip=0.2 --junit results.xml
     """
 
-    losses: Positional[tuple[str, ...]]
+    losses: Annotated[Positional[tuple[str, ...]], arg(metavar="LOSS [LOSS ...]")]
     """Each a recipe (see: erc-bench list objectives), module:function, or path/to/file.py:function."""
     like: str | None = None
     """Call the losses as a framework does: verl, trl, openrlhf, skyrl, slime, prime-rl, areal, nemo-rl,

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 __all__ = ["BY_NAME", "PROFILES", "Profile"]
 
@@ -38,21 +37,6 @@ class Profile:
     config: str | None = None
     types: Mapping[str, str] = field(default_factory=dict)
     marks: frozenset[str] = frozenset()
-
-
-def _cached(data: Any, log_probs: Tensor) -> Any:
-    """ROLL's way to the old log-probabilities."""
-    return data.batch["old_log_probs"]
-
-
-def _compute(logits: Tensor, **_: object) -> Tensor:
-    """ROLL's op_compute_log_probs, here handed log-probabilities in place of logits."""
-    return logits
-
-
-def _ones(data: Any, response_mask: Tensor) -> Tensor:
-    """ROLL's sample weights where none are configured."""
-    return response_mask.new_ones(len(response_mask)).float()
 
 
 #: The signature of a loss that is recognised by the names of its parameters alone.
@@ -150,12 +134,12 @@ PROFILES: Mapping[str, Profile] = {
         "data.batch.old_log_probs=old_logp data.batch.infer_logprobs=rollout_logp "
         "data.batch.train_infer_is_weight=rollout_weight "
         "data.meta_info.batch_num_tokens.response_mask=tokens "
-        "data.meta_info.global_valid_samples.response_mask=rows",
+        "data.meta_info.global_valid_samples.response_mask=rows "
+        "self.strategy.op_compute_log_probs=logp:call "
+        "self.get_old_log_probs_with_cache=old_logp:call "
+        "self.compute_sample_weights=row_ones:call",
         sets={
             "data.batch.input_ids": None,
-            "self.strategy.op_compute_log_probs": _compute,
-            "self.get_old_log_probs_with_cache": _cached,
-            "self.compute_sample_weights": _ones,
             "self.pipeline_config.enable_old_logprobs_recompute": True,
             "self.pipeline_config.train_infer_correction.is_weight.enabled": False,
             "self.pipeline_config.loss_agg_mode": "seq-mean-token-mean",

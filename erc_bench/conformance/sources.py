@@ -28,6 +28,7 @@ FORMS: Mapping[str, str] = {
     "shifted": "one slot more in front, (B, T + 1), as if a prompt token stood there",
     "last": "with an axis of one at the end, (B, T, 1)",
     "datum": "as list, with .to_torch(), as tinker's loss_fn_inputs",
+    "call": "a function that returns it, whatever it is given",
     "int": "as int64",
     "float": "in the type of logp",
     "bool": "as bool",
@@ -78,6 +79,7 @@ _DERIVED: Mapping[str, _Derived] = {
     "ref_logits": _Derived(("ref_logp",), _logits("ref_logp", "ref_log_probs")),
     "labels": _Derived((), lambda f: f["action"]),
     "row_mask": _Derived((), lambda f: f["mask"].any(-1)),
+    "row_ones": _Derived((), lambda f: torch.ones_like(f["logp"][:, 0])),
 }
 #: The counts by which sums are divided, and where responses begin and end.
 _COUNTS = ("tokens", "rows", "lengths", "cu_seqlens")
@@ -171,6 +173,8 @@ class View:
                 value = value[..., None]
             elif form == "packed":
                 value = value[self.slots]
+            elif form == "call":
+                return lambda *_, kept=value, **__: kept
             elif form == "each":
                 assert row is not None
                 value = value[row][self.slots[row]] if value.ndim > 1 else value[row]

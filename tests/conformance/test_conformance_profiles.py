@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from erc_bench import cli
 from erc_bench.conformance import adapt, check
 from erc_bench.conformance.profiles import PROFILES
 from erc_bench.core.errors import InputError
@@ -200,6 +202,15 @@ def test_every_profile_has_a_loss():
     """And its source, with the date on which it was read."""
     assert set(LOSSES) == set(PROFILES)
     assert all(p.source.rpartition(", ")[2].startswith("2026-") for p in PROFILES.values())
+
+
+def test_the_command_names_every_profile(capsys):
+    """In its help."""
+    with pytest.raises(SystemExit):
+        cli.main(["check", "--help"])
+    told = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    listed = re.search(r"as a framework does: ([\w, -]+)\.", told)[1]
+    assert set(listed.split(", ")) == set(PROFILES)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -136,6 +136,8 @@ def test_every_form_can_be_taken(form, name):
     if form in ("list", "datum"):
         tensors = [v.to_torch() if form == "datum" else v for v in value]
         assert [len(t) for t in tensors] == [5, 3, 4, 1, 5, 2]
+    elif form == "call":
+        assert value(1, a=2).shape == (6, 5)
     else:
         assert value.shape == shapes.get(form, (6, 5))
 
