@@ -161,7 +161,7 @@ def build(path: str, values: Tree, annotation: Any, stands_for: Mapping[str, str
     inner = types_of(made) if made else {}
     parts = {
         name: build(f"{path}.{name}", value, inner.get(name), stands_for)
-        if isinstance(value, dict) and not isinstance(value, Box)
+        if type(value) is dict  # made by :func:`tree`
         else value
         for name, value in values.items()
     }

@@ -7,11 +7,13 @@ TRL's are recognised by their names and need no ``--like``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 __all__ = ["BY_NAME", "PROFILES", "Profile"]
 
@@ -39,6 +41,11 @@ class Profile:
     marks: frozenset[str] = frozenset()
 
 
+def _alone(value: Tensor, **_: object) -> Tensor:
+    """What a gather or a reduction gives where there is one process."""
+    return value
+
+
 #: The signature of a loss that is recognised by the names of its parameters alone.
 BY_NAME = Profile("by name", "", "")
 
@@ -64,7 +71,40 @@ PROFILES: Mapping[str, Profile] = {
     "trl": Profile(
         "TRL-like",
         "trl/trainer/grpo_trainer.py, 2026-07-24",
-        "advantages=advantage:rows completion_mask=mask:int",
+        "advantages=advantage:rows completion_mask=mask:int "
+        "self._get_per_token_logps_and_entropies=logp,entropy,none:call inputs.prompt_ids=labels "
+        "inputs.prompt_mask=mask:int inputs.completion_ids=labels inputs.completion_mask=mask:int "
+        "inputs.advantages=advantage:rows inputs.old_per_token_logps=old_logp "
+        "inputs.ref_per_token_logps=ref_logp inputs.sampling_per_token_logps=rollout_logp "
+        "inputs.importance_sampling_ratio=rollout_weight inputs.num_items_in_batch=tokens",
+        sets={
+            "model": None,
+            "self.model.training": True,
+            "self.loss_type": "dapo",
+            "self.importance_sampling_level": "token",
+            "self.epsilon_low": 0.2,
+            "self.epsilon_high": 0.2,
+            "self.beta": 0.0,
+            "self.top_entropy_quantile": 1.0,
+            "self.off_policy_mask_threshold": None,
+            "self.use_vllm": False,
+            "self.vllm_importance_sampling_correction": False,
+            "self._entropy_bonus_enabled": False,
+            "self.use_adaptive_entropy": False,
+            "self.entropy_coef": 0.0,
+            "self.aux_loss_enabled": False,
+            "self.current_gradient_accumulation_steps": 1,
+            "self.max_completion_length": 5,
+            "self.args.delta": None,
+            "self.args.use_bias_correction_kl": False,
+            "self.args.sapo_temperature_pos": 1.0,
+            "self.args.sapo_temperature_neg": 1.05,
+            "self.accelerator.num_processes": 1,
+            "self.accelerator.sync_gradients": False,
+            "self.accelerator.gather": _alone,
+            "self.accelerator.reduce": _alone,
+            "self._metrics": defaultdict(lambda: defaultdict(list)),
+        },
         marks=frozenset({"per_token_logps"}),
     ),
     "openrlhf": Profile(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,8 +82,8 @@ _DERIVED: Mapping[str, _Derived] = {
     "row_mask": _Derived((), lambda f: f["mask"].any(-1)),
     "row_ones": _Derived((), lambda f: torch.ones_like(f["logp"][:, 0])),
 }
-#: The counts by which sums are divided, and where responses begin and end.
-_COUNTS = ("tokens", "rows", "lengths", "cu_seqlens")
+#: The counts by which sums are divided, where responses begin and end, and nothing.
+_COUNTS = ("tokens", "rows", "lengths", "cu_seqlens", "none")
 
 SOURCES = (*(f.name for f in fields(TokenBatch)), *_DERIVED, *_COUNTS)
 
@@ -95,7 +96,7 @@ class Source(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """From ``field`` or ``field:form``.
+        """From ``field`` or ``field:form``; several fields, with commas between, become a tuple.
 
         Raises:
             InputError: there is no such field or form.
@@ -103,13 +104,14 @@ class Source(NamedTuple):
         >>> Source.parse("mask:int")
         Source(field='mask', forms=('int',))
         """
-        name, *forms = text.split(":")
-        if name not in SOURCES:
-            raise unknown("bind: field", name, SOURCES)
+        names, *forms = text.split(":")
+        for name in names.split(","):
+            if name not in SOURCES:
+                raise unknown("bind: field", name, SOURCES)
         for form in forms:
             if form not in FORMS:
                 raise unknown("bind: form", form, FORMS)
-        return cls(name, tuple(forms))
+        return cls(names, tuple(forms))
 
     @property
     def is_count(self) -> bool:
@@ -119,7 +121,9 @@ class Source(NamedTuple):
     @property
     def reads(self) -> frozenset[str]:
         """The fields of the batch that it depends on."""
-        return frozenset(_DERIVED[self.field].needs if self.field in _DERIVED else (self.field,))
+        names = self.field.split(",")
+        needs = (_DERIVED[name].needs if name in _DERIVED else (name,) for name in names)
+        return frozenset(chain.from_iterable(needs))
 
 
 class View:
@@ -146,7 +150,12 @@ class View:
 
     def take(self, source: Source, row: int | None = None) -> object:
         """The value of a source; of one response where its form is ``each``."""
+        value: Any
         match source.field:
+            case "none":
+                return None
+            case names if "," in names:
+                value = tuple(self.take(Source(name), row) for name in names.split(","))
             case "tokens":
                 value = self.whole["mask"].sum()
             case "rows":
@@ -160,7 +169,7 @@ class View:
                 value = _DERIVED[name].make(self.part) if name in _DERIVED else self.part[name]
         return self._in_form(value, source.forms, row)
 
-    def _in_form(self, value: Tensor, forms: tuple[str, ...], row: int | None) -> object:
+    def _in_form(self, value: Any, forms: tuple[str, ...], row: int | None) -> object:
         types = {"int": torch.int64, "bool": torch.bool, "float": self.part["logp"].dtype}
         for form in forms:
             if form in types:

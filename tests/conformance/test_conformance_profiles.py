@@ -234,6 +234,36 @@ def test_a_wrong_loss_in_a_framework_s_signature_does_not_pass(name, monkeypatch
     assert outcomes(name)["on_policy_gradient"].status == "failed"
 
 
+def compute_loss(self, model, inputs):
+    """As a subclass of TRL's GRPOTrainer overrides _compute_loss."""
+    mask, advantages = inputs["completion_mask"], inputs["advantages"].unsqueeze(1)
+    logps, entropies, _ = self._get_per_token_logps_and_entropies(
+        model, inputs["completion_ids"], mask, mask.size(1), compute_entropy=True
+    )
+    losses = clipped(
+        logps, inputs["old_per_token_logps"], advantages, self.epsilon_low, self.epsilon_high
+    )
+    mode = "train" if self.model.training else "eval"
+    self._metrics[mode]["entropy"].append(self.accelerator.gather(entropies.mean()))
+    return mean(losses, mask, inputs["num_items_in_batch"].clamp(min=1))
+
+
+def test_a_method_of_a_trainer_is_called_with_a_stand_in(monkeypatch):
+    """TRL's losses are methods; what they read of the trainer comes from the profile."""
+    how = {"like": "trl", "options": {"self.epsilon_high": 0.28}}
+    found = {r.property.name: r for r in check(adapt(compute_loss, **how)).results}
+    wrong = {n for n, r in found.items() if r.status == "failed"}
+    assert not {n for n in wrong if found[n].property.level == "objective"}
+    assert found["clip_bounds"].message.startswith(
+        "A > 0 clipped from r = 1.28, A < 0 up to r = 0.8"
+    )
+    assert "given the whole batch's counts" in found["micro_batches"].message
+    right = clipped
+    monkeypatch.setitem(globals(), "clipped", lambda *given: -right(*given))
+    turned = {r.property.name: r.status for r in check(adapt(compute_loss, **how)).results}
+    assert turned["on_policy_gradient"] == "failed"
+
+
 def test_an_unknown_framework_is_named_with_the_nearest():
     """In one line."""
     with pytest.raises(InputError, match=r"like: 'skyrll' is unknown; did you mean skyrl\?"):

@@ -144,8 +144,11 @@ def test_every_form_can_be_taken(form, name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_can_be_taken(name):
-    """Each is a tensor."""
-    assert isinstance(View(probes.tokens(), None, masked=True).take(Source(name)), torch.Tensor)
+    """Each is a tensor, or nothing; several make a tuple."""
+    view = View(probes.tokens(), None, masked=True)
+    kind = type(None) if name == "none" else torch.Tensor
+    assert isinstance(view.take(Source(name)), kind)
+    assert isinstance(view.take(Source.parse(f"logp,{name}"))[1], kind)
 
 
 # Arguments with parts.
