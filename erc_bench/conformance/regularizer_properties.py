@@ -201,9 +201,10 @@ def _require_detached(loss: PolicyLoss) -> None:
             return
         found.append((first.detach(), torch.zeros_like(first) if second is None else second))
     first, second = (with_a - without for with_a, without in zip(*found, strict=True))
-    share = float((second / first)[0, 0])
-    if min(abs(share), abs(share - 1)) > max(1e-6, loss.precision.same):
+    share = (second / first)[nonzero(loss, first)]
+    off = torch.minimum(share.abs(), (share - 1).abs()) > max(1e-6, loss.precision.same)
+    if bool(off.any()):
         raise ViolationError(
-            f"at r = 1 the second derivative by logp is {share:.4g} times the first, not 1 or 0: the "
-            "weight carries a gradient"
+            f"at r = 1 the second derivative by logp is {float(share[off][0]):.4g} times the first, not "
+            "1 or 0: the weight carries a gradient"
         )

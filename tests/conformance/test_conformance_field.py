@@ -138,6 +138,13 @@ def weight_of_value(logp, old_logp, advantage, mask, rollout_logp):
     return mean(losses + (w - 1) * losses.detach(), mask)
 
 
+def weight_with_gradient(logp, old_logp, advantage, mask, rollout_logp):
+    """Only where the advantage is negative."""
+    w = log_ratio(logp, rollout_logp, mask).exp()
+    w = torch.where(data(advantage, mask) < 0, w, w.detach())
+    return mean(w * surrogate(logp, old_logp, advantage, mask), mask)
+
+
 def clamp_at_20(logp, old_logp, advantage, mask):
     """Right: float32 inside. At log r = 20 the true gradient is beyond float16."""
     r, a = log_ratio(logp, old_logp, mask, limit=20.0).exp(), wide(data(advantage, mask))
@@ -168,6 +175,7 @@ WRONG = {
     clipped_leave_mean: ("clip_denominator", "moved to r = 4.48"),
     exchanged: ("clip_bounds", "low and high are exchanged"),
     weight_turned: ("rollout_weight", "upside down"),
+    weight_with_gradient: ("rollout_weight", "is 2 times the first"),
     weight_of_value: ("rollout_weight", "value, and no gradient"),
 }
 RIGHT = {

@@ -7,6 +7,8 @@ from typing import TypedDict
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from erc_bench.conformance import adapt, check, probes
@@ -262,3 +264,32 @@ def test_a_count_that_is_given_and_not_read():
 
     assert "which make no difference" in failures(ignores)["micro_batches"]
     assert "micro_batches" not in failures(of_verl)
+
+
+def of_anything(log_probs, old_log_probs, advantages, config, loss_mask, scale=1.0, **kwargs):
+    config.get("low", 0.2)
+    return mean(clipped(log_probs, old_log_probs, advantages), loss_mask)
+
+
+WORDS = st.sampled_from(["config", "low", "scale", "old_log_probs", "logp", "*", "", "x", "packed"])
+PATHS = st.lists(WORDS, min_size=1, max_size=3).map(".".join)
+FIELDS = st.sampled_from([*SOURCES, "nothing", "", "logp,entropy"])
+TEXTS = st.tuples(FIELDS, st.lists(st.sampled_from([*FORMS, "nothing"]), max_size=2))
+VALUES = st.none() | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    options=st.dictionaries(PATHS, VALUES, max_size=3),
+    binds=st.dictionaries(PATHS, TEXTS.map(lambda t: ":".join([t[0], *t[1]])), max_size=2),
+    like=st.sampled_from([None, "skyrl", "verl", "prime-rl", "roll"]),
+)
+def test_whatever_is_set_and_bound_ends_in_a_loss_or_in_one_line(options, binds, like):
+    """Of a message that names what is wrong; nothing else is raised."""
+    text = "a loss"
+    try:
+        adapt(of_anything, options=options, binds=binds, like=like)
+    except InputError as refused:
+        text = str(refused)
+    assert 0 < len(text) < 3000
+    assert "\n" not in text
