@@ -4,6 +4,7 @@ import xml.dom.minidom
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from planted_faults import built
 
 from erc_bench import cli
@@ -200,6 +201,20 @@ def test_the_three_files_are_written(folder, capfd):
     # the same loss as the baseline's, written by hand and called run by run: no difference
     for row in found["drift"]["rows"]:
         assert abs(row["difference"]) <= 1e-3 * abs(row["baseline"]), row
+
+
+def test_a_loss_that_asks_for_a_sampler_and_a_reference_can_be_trained():
+    """Both are the old policy; with those the loss is the baseline's."""
+
+    def loss(logp, old_logp, advantages, mask, ref_logp, rollout_logp):
+        far = (rollout_logp - old_logp).abs().sum() + (ref_logp - old_logp).abs().sum()
+        r = (logp - old_logp).exp()
+        losses = -torch.minimum(r * advantages, r.clamp(0.8, 1.28) * advantages)
+        return (losses * mask).sum() / mask.sum() + far
+
+    found = comparison.compare(adapt(loss), "dapo", seeds=2)
+    for row in found.rows:
+        assert abs(row.difference.mean) <= 1e-3 * abs(row.baseline), row
 
 
 def test_a_loss_with_another_clip_differs_from_the_baseline():
