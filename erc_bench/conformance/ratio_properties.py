@@ -203,22 +203,24 @@ def clip_bounds(loss: PolicyLoss) -> str:
     mend="divide by the count of the mask; a clipped token loses its gradient, not its place",
 )
 def clip_denominator(loss: PolicyLoss) -> str:
-    """How far a token has moved does not change the gradient of other responses.
+    """How far a token has moved raises no other token's gradient, and changes none of other responses.
 
     A token that is clipped, masked or truncated away still counts in the denominator. Otherwise the
-    step of all others grows with every token that has drifted.
+    step of all others grows with every token that has drifted. A response may be dropped as a whole
+    because of one token; where ratios are those of responses, only other responses are compared.
     """
     fields = probes.row_advantage(probes.tokens(spread=0.01))
-    before = loss.push(fields)
+    before, coupled = loss.push(fields), couples_tokens(loss)
     for row, log_ratio in ((0, 1.5), (0, -1.5), (1, 3.5), (1, -1.5)):
         old_logp, rollout = fields["old_logp"].clone(), fields["rollout_logp"].clone()
         old_logp[row, 0] = rollout[row, 0] = fields["logp"][row, 0] - log_ratio
-        moved = probes.changed(fields, old_logp=old_logp, rollout_logp=rollout)
-        others = torch.arange(len(before)) != row
+        after = loss.push(probes.changed(fields, old_logp=old_logp, rollout_logp=rollout))
+        own = (torch.arange(len(before)) == row)[:, None].expand_as(before).clone()
+        lower = own & (coupled | (after.abs() <= before.abs()))
+        lower[row, 0] = True
         what = f"row {row}, token 0 moved to r = {math.exp(log_ratio):.3g}"
-        after = torch.where(others[:, None], loss.push(moved), before)
-        require_same(loss, what, before, after, fields)
-    return "the gradient of other responses stays"
+        require_same(loss, what, before, torch.where(lower, before, after), fields)
+    return "the gradient of other tokens stays"
 
 
 @prop(

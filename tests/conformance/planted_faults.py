@@ -225,6 +225,12 @@ def _clipped_leave_the_mean(losses, mask, num_tokens):
     return torch.where(kept, losses, 0.0).sum() / kept.sum().clamp(min=1)
 
 
+def _clipped_leave_the_mean_of_a_row(losses, mask, num_tokens):
+    kept = mask & (losses.abs() > 0.02)
+    means = torch.where(kept, losses, 0.0).sum(-1) / kept.sum(-1).clamp(min=1)
+    return means.sum() / mask.any(-1).sum().clamp(min=1)
+
+
 def _scaled_by_the_largest(losses, mask, num_tokens):
     return token_mean(losses / losses.detach().abs().amax().clamp(min=1e-3), mask, num_tokens)
 
@@ -310,6 +316,15 @@ FAULTS = {
         {
             "surrogate": _unclipped,
             "reduce": _clipped_leave_the_mean,
+            "penalty": lambda *_: 0.0,
+            "bonus": lambda _: 0.0,
+        },
+    ),
+    "clipped tokens leave their response's mean": (
+        "clip_denominator",
+        {
+            "surrogate": _unclipped,
+            "reduce": _clipped_leave_the_mean_of_a_row,
             "penalty": lambda *_: 0.0,
             "bonus": lambda _: 0.0,
         },
