@@ -210,11 +210,12 @@ def clip_denominator(loss: PolicyLoss) -> str:
     because of one token; where ratios are those of responses, only other responses are compared.
     """
     fields = probes.row_advantage(probes.tokens(spread=0.01))
+    fields = probes.changed(fields, rollout_logp=fields["old_logp"])  # a sampler's weights stay 1
     before, coupled = loss.push(fields), couples_tokens(loss)
     for row, log_ratio in ((0, 1.5), (0, -1.5), (1, 3.5), (1, -1.5)):
-        old_logp, rollout = fields["old_logp"].clone(), fields["rollout_logp"].clone()
-        old_logp[row, 0] = rollout[row, 0] = fields["logp"][row, 0] - log_ratio
-        after = loss.push(probes.changed(fields, old_logp=old_logp, rollout_logp=rollout))
+        old_logp = fields["old_logp"].clone()
+        old_logp[row, 0] = fields["logp"][row, 0] - log_ratio
+        after = loss.push(probes.changed(fields, old_logp=old_logp, rollout_logp=old_logp))
         own = (torch.arange(len(before)) == row)[:, None].expand_as(before).clone()
         lower = own & (coupled | (after.abs() <= before.abs()))
         lower[row, 0] = True

@@ -132,6 +132,13 @@ def weight(logp, old_logp, advantage, mask, rollout_logp):
     return mean(w * surrogate(logp, old_logp, advantage, mask), mask)
 
 
+def weight_of_response(logp, old_logp, advantage, mask, rollout_logp):
+    """Right: a response's weight is the geometric mean of its tokens'."""
+    d = filled(log_ratio(old_logp.detach(), rollout_logp, mask), mask)
+    w = (d.sum(-1) / mask.sum(-1).clamp(min=1)).exp().clamp(max=2.0)
+    return mean(w[:, None] * surrogate(logp, old_logp, advantage, mask), mask)
+
+
 def weight_of_value(logp, old_logp, advantage, mask, rollout_logp):
     losses = surrogate(logp, old_logp, advantage, mask)
     w = log_ratio(old_logp.detach(), rollout_logp, mask).exp().clamp(max=2.0)
@@ -184,6 +191,7 @@ RIGHT = {
     kl_k2: ("reference_penalty", "coefficient 0.05"),
     kl_k1_weighted: ("reference_penalty", "from both sides"),
     weight: ("rollout_weight", "truncated above 2"),
+    weight_of_response: ("clip_denominator", "stays"),
     in_float32: ("advantage_scale", "difference"),
     clamp_at_20: ("half_precision", "finite"),
 }
