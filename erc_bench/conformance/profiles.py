@@ -96,6 +96,7 @@ PROFILES: Mapping[str, Profile] = {
             "self.current_gradient_accumulation_steps": 1,
             "self.max_completion_length": 5,
             "self.args.delta": None,
+            "self.args.steps_per_generation": 1,
             "self.args.use_bias_correction_kl": False,
             "self.args.sapo_temperature_pos": 1.0,
             "self.args.sapo_temperature_neg": 1.05,
