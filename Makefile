@@ -8,13 +8,16 @@ export MPLBACKEND := Agg
 help:  ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-$(BIN)/erc-bench: pyproject.toml constraints.txt
+# what an installation is made from
+SOURCES := pyproject.toml constraints.txt erc_bench/training/native/kernel.c
+
+$(BIN)/erc-bench: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/dev-installed: pyproject.toml constraints.txt
+$(VENV)/dev-installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'

@@ -67,6 +67,7 @@ class Run(Choices):
         from erc_bench.analysis import as_rich, scores, scores_as_rich
         from erc_bench.studies import grid_axis, setting
         from erc_bench.training.memory import keep_freed_memory
+        from erc_bench.training.native.library import variant
 
         keep_freed_memory()
         if self.verify is not None:
@@ -86,6 +87,8 @@ class Run(Choices):
         with suppress(LookupError):
             _console().print(scores_as_rich(scores(results)))
         print(f"records  {results.path}")
+        if variant() is None:
+            print("engine   torch; the native one takes a C compiler when erc-bench is installed")
         if self.report:
             drawn, page = api.present(results)
             pictures = sum(path.suffix == ".png" for path in drawn)

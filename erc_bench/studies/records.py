@@ -42,6 +42,7 @@ from erc_bench.core.storage import (
     write_text,
 )
 from erc_bench.studies.digests import Key, run_digests
+from erc_bench.training.native.library import variant
 
 __all__ = [
     "KEYS",
@@ -162,6 +163,7 @@ def provenance() -> dict[str, Any]:
             "architecture": platform.machine(),
             "processor": _processor(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
+            "native_engine": variant() or "not compiled",
             "cpus": os.cpu_count(),
         },
         "arguments": sys.argv[1:],

@@ -184,7 +184,7 @@ def _causes(results: Results, plan: Plan) -> tuple[str, ...]:
     """What changed since: packages, interpreter, machine, configuration and code."""
     then, now = results.provenance, provenance()
     packages, machine = then.get("packages") or {}, then.get("machine") or {}
-    told = ("system", "architecture", "processor", "instructions")
+    told = ("system", "architecture", "processor", "instructions", "native_engine")
     compared = [
         *((k, packages.get(k), v) for k, v in now["packages"].items() if k != "erc-bench"),
         ("Python", then.get("python"), now["python"]),

@@ -164,11 +164,16 @@ def minibatches(
     rows = config.prompts * config.group_size // config.minibatches
 
     def cut(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        columns = (x.split(rows, dim=1) for x in tensors.values())
+        columns = (torch.split(x, rows, dim=1) for x in tensors.values())
         return [dict(zip(tensors, parts, strict=True)) for parts in zip(*columns, strict=True)]
 
     parts = list(
-        zip(cut(fixed), cut(rollout.seen), credit.value_target.split(rows, 1), strict=True)
+        zip(
+            cut(fixed),
+            cut(rollout.seen),
+            torch.split(credit.value_target, rows, dim=1),
+            strict=True,
+        )
     )
     for staleness in range(config.updates_per_rollout):
         recorded = config.token_samples and (staleness + number) % TOKEN_STRIDE == 0

@@ -123,6 +123,7 @@ BAD = [
     ("policy", 3),
     ("dtype", "float16"),
     ("dtype", None),
+    ("engine", "jax"),
     ("minibatches", 3),
     ("minibatches", 64),
 ]

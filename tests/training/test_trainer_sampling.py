@@ -67,8 +67,8 @@ def test_informative_groups_in_the_order_they_were_generated(case):
         rounds_made = 1 + sum(run in chosen for _, chosen in asked)
         if not dynamic[run]:
             assert rounds_made == 1
-            for name, value in vars(result).items():
-                assert torch.equal(value[run], getattr(untouched, name)[run])
+            for name, value in result.tensors.items():
+                assert torch.equal(value[run], untouched.tensors[name][run])
             continue
         have = [int(informative[k][run].sum()) for k in range(rounds)]
         needed = next((k + 1 for k in range(rounds) if sum(have[: k + 1]) >= prompts), rounds)

@@ -45,7 +45,7 @@ class MergedBatch(TokenBatch):
         return new
 
     @cached_property
-    def log_probs(self) -> Tensor | None:  # type: ignore[override]
+    def log_probs(self) -> Tensor | None:
         """Whole distributions of the trained policy."""
         whole = self.make("log_probs")
         if whole is not None and not whole.requires_grad:
@@ -53,12 +53,12 @@ class MergedBatch(TokenBatch):
         return whole
 
     @cached_property
-    def old_log_probs(self) -> Tensor | None:  # type: ignore[override]
+    def old_log_probs(self) -> Tensor | None:
         """Whole distributions of the old policy."""
         return self.make("old_log_probs")
 
     @cached_property
-    def ref_log_probs(self) -> Tensor | None:  # type: ignore[override]
+    def ref_log_probs(self) -> Tensor | None:
         """Whole distributions of the reference policy; None without one."""
         return self.make("ref_log_probs")
 

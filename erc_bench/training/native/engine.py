@@ -74,9 +74,9 @@ def _coded(setup: Setup) -> bool:
 
 def _stride(*arrays: Tensor) -> int:
     """Numbers from one run's first token to the next run's, in arrays that are cut alike."""
-    strides = {x.stride(0) for x in arrays}
-    assert len(strides) == 1, strides
     assert all(x[0].is_contiguous() for x in arrays)
+    strides = {x.stride(0) if len(x) > 1 else x.numel() for x in arrays}
+    assert len(strides) == 1, strides
     return strides.pop()
 
 
@@ -130,7 +130,7 @@ class NativeEngine:
             if len(self._structs) > KEPT:
                 self._structs.clear()
             known = self._structs[id(of)] = (of, build())
-        return known[1]  # type: ignore[no-any-return]
+        return known[1]
 
     def _network(self, setup: Setup, params: Params, *, temper: bool = True) -> Network:
         """The networks with these parameters; their logits are divided by the temperatures, or not."""

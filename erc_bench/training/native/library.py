@@ -28,6 +28,7 @@ __all__ = [
     "TapeStruct",
     "Tokens",
     "kernel",
+    "variant",
 ]
 
 #: Variants, the best first, with the vector instructions as torch names them.
@@ -158,6 +159,12 @@ class Kernel:
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         raise AttributeError(f"kernel.c has no function {name!r}")
+
+
+def variant() -> str | None:
+    """Which variant of the kernel runs here; None: none was compiled, and torch trains everything."""
+    found = kernel()
+    return None if found is None else found.variant
 
 
 @functools.cache

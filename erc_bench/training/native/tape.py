@@ -125,7 +125,7 @@ class _Step:
     input: int = 0
 
 
-class _Writer(TorchDispatchMode):
+class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Lets torch work, and writes its operations down as the kernel's, on registers.
 
     A register holds the numbers of one run: B T, B, or one. A value is known by its storage: views that
@@ -133,7 +133,7 @@ class _Writer(TorchDispatchMode):
     """
 
     def __init__(self, fields: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.runs, self.responses, self.horizon = fields["logp"].shape
         self.fields = {_storage(x): (name, x) for name, x in fields.items()}
         self.steps: list[_Step] = []
