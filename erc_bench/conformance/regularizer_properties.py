@@ -149,19 +149,22 @@ def rollout_weight(loss: PolicyLoss) -> str:
     fields = probes.samplers(grid)
     push = -(loss.push_of_advantage(fields) * fields["advantage"]).squeeze(-1)
     if not _differ(loss, push, push[len(grid) // 2], push):
-        rising = probes.rows(fields, torch.arange(len(grid)))  # A = 1 only, so that nothing cancels
-        still = probes.changed(rising, rollout_logp=rising["old_logp"])
-        if _differ(loss, loss(rising), loss(still), push):
+        half = probes.rows(fields, torch.arange(len(grid)))  # A = 1 only, so that nothing cancels
+        still = probes.changed(half, rollout_logp=half["old_logp"])
+        if _differ(loss, loss(half), loss(still), push):
             raise ViolationError("rollout_logp changes the loss's value, and no gradient")
         raise NotApplicable("rollout_logp makes no difference")
-    near = grid.abs() < 0.1
-    falling, told = [], []
+    near, told = grid.abs() < 0.1, list[str]()
+    falling, rising = list[str](), list[str]()
     for sign, strength in (("A > 0", push[: len(grid)]), ("A < 0", push[len(grid) :])):
+        if not _differ(loss, strength, strength[0], push):
+            told.append(f"{sign} not weighted")
+            continue
         first, last = float(strength[near][0]), float(strength[near][-1])
         falls = 0 < last < first * (1 - loss.precision.same)
         told.append(f"{sign} {_bounds(grid.exp(), strength)}{', falling near 1' if falls else ''}")
-        falling += [f"{sign} {first:.4g} at 0.905 and {last:.4g} at 1.11"] if falls else []
-    if len(falling) == 2:
+        (falling if falls else rising).append(f"{sign} {first:.4g} at 0.905 and {last:.4g} at 1.11")
+    if not rising:
         raise ViolationError(
             f"the weight is upside down: the gradient by pi_old / pi_rollout is, {'; '.join(falling)}"
         )

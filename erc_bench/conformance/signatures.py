@@ -208,12 +208,10 @@ class Bound:
 
 
 def _first(result: Any) -> Any:
-    """The loss in what a function returns: alone, first in a tuple, or under ``loss``."""
+    """The loss in what a function returns: alone, first in a tuple, one for each response, or ``loss``."""
+    if isinstance(result, list) and result and all(getattr(x, "ndim", 0) == 1 for x in result):
+        return torch.cat(result)
     if isinstance(result, tuple | list) and result:
-        if all(isinstance(part, torch.Tensor) and part.ndim == 1 for part in result) and isinstance(
-            result, list
-        ):
-            return torch.cat(result)
         return result[0]
     if isinstance(result, Mapping):
         return result.get("loss")

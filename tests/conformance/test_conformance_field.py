@@ -139,6 +139,17 @@ def weight_of_response(logp, old_logp, advantage, mask, rollout_logp):
     return mean(w[:, None] * surrogate(logp, old_logp, advantage, mask), mask)
 
 
+def weight_of_punished(logp, old_logp, advantage, mask, rollout_logp, turn=False):
+    """Right: only what is punished is corrected."""
+    w = log_ratio(old_logp.detach(), rollout_logp, mask).exp().clamp(max=1.0)
+    w = torch.where(data(advantage, mask) < 0, 1 / w if turn else w, 1.0)
+    return mean(w * surrogate(logp, old_logp, advantage, mask), mask)
+
+
+def weight_of_punished_turned(logp, old_logp, advantage, mask, rollout_logp):
+    return weight_of_punished(logp, old_logp, advantage, mask, rollout_logp, turn=True)
+
+
 def weight_of_value(logp, old_logp, advantage, mask, rollout_logp):
     losses = surrogate(logp, old_logp, advantage, mask)
     w = log_ratio(old_logp.detach(), rollout_logp, mask).exp().clamp(max=2.0)
@@ -182,6 +193,7 @@ WRONG = {
     clipped_leave_mean: ("clip_denominator", "moved to r = 4.48"),
     exchanged: ("clip_bounds", "low and high are exchanged"),
     weight_turned: ("rollout_weight", "upside down"),
+    weight_of_punished_turned: ("rollout_weight", "upside down"),
     weight_with_gradient: ("rollout_weight", "is 2 times the first"),
     weight_of_value: ("rollout_weight", "value, and no gradient"),
 }
@@ -191,6 +203,7 @@ RIGHT = {
     kl_k2: ("reference_penalty", "coefficient 0.05"),
     kl_k1_weighted: ("reference_penalty", "from both sides"),
     weight: ("rollout_weight", "truncated above 2"),
+    weight_of_punished: ("rollout_weight", "A > 0 not weighted; A < 0 truncated above 1"),
     weight_of_response: ("clip_denominator", "stays"),
     in_float32: ("advantage_scale", "difference"),
     clamp_at_20: ("half_precision", "finite"),
