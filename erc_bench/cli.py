@@ -296,14 +296,16 @@ class Check:
                 console.print()
                 console.print(reports.extra_table(extra))
                 console.print(extra.note, style="dim", highlight=False, markup=False)
-        failed = [report for report, _ in done if not report.passed]
-        for report in failed:
+        for report, _ in done:
             names = [r.property.name for r in report.results if report.decides(r)]
-            _tell(
-                f"{report.loss}: {len(names)} properties failed; where that is meant: "
-                f'--waive {names[0]}="the reason"'
-            )
-        if failed:
+            if names:
+                _tell(
+                    f"{report.loss}: {len(names)} {'rules are' if len(names) > 1 else 'rule is'} broken; "
+                    f'where that is meant: --waive {names[0]}="the reason"'
+                )
+            elif fragile := report.count("failed", "robustness"):
+                _tell(f"{report.loss}: robustness: {fragile} broken; they count with --strict")
+        if not all(report.passed for report, _ in done):
             sys.exit(1)
 
     def write(self, done: Sequence[tuple[ConformanceReport, Extra | None]]) -> None:

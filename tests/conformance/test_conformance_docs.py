@@ -1,15 +1,20 @@
+import io
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from rich.console import Console
 
 import erc_bench
-from erc_bench.conformance import PROPERTIES
+from erc_bench.conformance import PROPERTIES, adapt, check
 from erc_bench.conformance.profiles import PROFILES
+from erc_bench.conformance.reports import as_table
 from erc_bench.conformance.signatures import ALIASES
 from erc_bench.conformance.sources import FORMS
 from tools.docs_pages.conformance import page
@@ -36,6 +41,20 @@ def test_the_page_has_every_signature():
     for alias, field in ALIASES.items():
         assert f"`{alias}`" in rows[counts.get(field, field)]
     assert all(f"`{name}`" in rows for name in (*FORMS, *PROFILES))
+
+
+def test_the_tutorial_shows_what_is_printed():
+    """For the loss that stands above the lines."""
+    text = (ROOT / "docs/tutorials/ci-check.md").read_text()
+    code = re.search(r"```python\n(def first_try.*?)```", text, re.DOTALL)[1]
+    shown = re.search(r"```\n(objective:\n.*?)```", text, re.DOTALL)[1]
+    space = {"torch": torch}
+    exec(code, space)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(as_table(check(adapt(space["first_try"]))))
+    printed = [line.rstrip() for line in console.export_text().splitlines()]
+    for line in shown.splitlines():
+        assert line in printed, line
 
 
 @pytest.fixture(scope="module")
