@@ -31,10 +31,12 @@ from erc_bench.core.large_vocabulary import logp, logp_and_entropy
 from erc_bench.core.numerics import entropy
 from erc_bench.objectives import Objective, make
 from erc_bench.training import Arm, TrainConfig, Trainer
-from erc_bench.training.loop import Minibatch, collect, train_on_one_rollout, update
+from erc_bench.training.engine import Minibatch
+from erc_bench.training.loop import collect, train_on_one_rollout
 from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.population import leaves
 from erc_bench.training.state import Setup
+from erc_bench.training.torch_engine import TorchEngine
 
 HERE = Path(__file__).parent
 
@@ -78,22 +80,21 @@ def summary(rows: list[dict[str, float]], base: str) -> dict[str, dict[str, floa
     return found
 
 
-class Alternating:
-    """An update that takes turns between objectives and times each: forward pass, measures, loss,
-    backward pass, Adam.
-    """
+class Alternating(TorchEngine):
+    """Torch's engine with an update that takes turns between objectives, and times each whole update."""
 
     def __init__(self, *objectives: str) -> None:
         self.rows: list[dict[str, float]] = []
         self.objectives = [(name, make(name)) for name in objectives]
         self.updates = 0
 
-    def __call__(self, setup: Setup, policy: Learner, minibatch: Minibatch, _: Any) -> Any:
+    def update(self, setup: Setup, policy: Learner, minibatch: Minibatch, _: Any) -> Any:
+        """See :meth:`Engine.update`."""
         self.shape = list(minibatch.fixed["mask"].shape)
         pair, place = divmod(self.updates, 2)
         name, objective = self.objectives[place ^ (pair % 2)]
         started = time.process_time()
-        found = update(setup, policy, minibatch, [objective])
+        found = super().update(setup, policy, minibatch, [objective])
         self.updates += 1
         if not place:
             self.rows.append({})
@@ -101,12 +102,12 @@ class Alternating:
         return found
 
 
-def population() -> Trainer:
+def population(engine: TorchEngine) -> Trainer:
     """16 runs of the token task in the paper's regime."""
     dynamics = forks()
     config = TrainConfig(warm_start_steps=50, evaluation_episodes=1)
     arm = Arm("gppo", make("gppo"), "group-zscore", range(RUNS))
-    return Trainer(config, dynamics, dynamics.observation_space, [arm], seed=0)
+    return Trainer(config, dynamics, dynamics.observation_space, [arm], seed=0, engine=engine)
 
 
 def forks() -> Any:
@@ -117,10 +118,11 @@ def forks() -> Any:
 
 def trainer_update() -> dict[str, Any]:
     """Vocabulary 32: the trainer's own update, in which entropy is measured with and without a gate."""
-    trainer, alternating = population(), Alternating("gppo", "erc-gppo")
+    alternating = Alternating("gppo", "erc-gppo")
+    trainer = population(alternating)
     setup, state = trainer.setup, trainer.state
     for rollout in range(1 + ROLLOUTS):
-        state = train_on_one_rollout(setup, state, alternating)
+        state = train_on_one_rollout(setup, alternating, state)
         if not rollout:  # warm-up
             alternating.rows.clear()
     return {
@@ -132,12 +134,12 @@ def trainer_update() -> dict[str, Any]:
 
 def bare_update() -> dict[str, Any]:
     """The same without drift measures, where the gate also pays for the entropy that only it reads."""
-    trainer = population()
+    trainer = population(TorchEngine())
     setup, config = trainer.setup, trainer.setup.config
-    state, rollout, _ = collect(setup, trainer.state)
+    state, rollout, _ = collect(setup, trainer.engine, trainer.state)
     rows_ = slice(0, config.prompts * config.group_size // config.minibatches)
-    obs, action, mask = (x[:, rows_] for x in (rollout.obs, rollout.action, rollout.mask))
-    old = rollout.log_probs[:, rows_]
+    obs, old = (rollout.seen[name][:, rows_] for name in ("obs", "log_probs"))
+    action, mask = rollout.action[:, rows_], rollout.mask[:, rows_]
     old_logp = old.gather(-1, action.unsqueeze(-1)).squeeze(-1)
     old_entropy = entropy(old)
     advantage = torch.randn(mask.shape)

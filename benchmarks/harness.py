@@ -91,7 +91,7 @@ def measure(prepare: Prepare, work: Workload, processes: int = 1) -> dict[str, A
     """
     seeds = list(range(work.seeds))
     processes = min(processes, work.seeds)
-    threads = max(1, cores() // processes)
+    threads = max(1, min(cores(), work.seeds) // processes)
     if processes == 1:
         done = [_one(prepare, work, seeds, threads, lambda: None)]
     else:
