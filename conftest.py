@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 NEEDS = {
     "atheris": ["tests/robustness/fuzz.py"],
+    "jax": ["erc_bench/conformance/jax_bridge.py"],
     "griffe": ["tools/docs_pages/roles.py"],
     "latex2mathml": ["tools/docs_pages/formulas.py", "tools/docs_pages/metrics.py"],
     "trl": ["erc_bench/adapters/trl.py"],

@@ -15,8 +15,31 @@ import pytest
 __all__ = ["LossCollector", "PropertyItem"]
 
 
+#: The options beside --erc-check, as those of ``erc-bench check``: what they take and what they mean.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "waive": {"metavar": "NAME=REASON", "help": "a property that may fail, and why"},
+    "set": {"metavar": "NAME=VALUE", "help": "an argument of the losses, or a part of one"},
+    "bind": {"metavar": "NAME=FIELD", "help": "what a parameter is given, as prev=old_logp:packed"},
+    "like": {"metavar": "FRAMEWORK", "help": "call the losses as this framework does"},
+    "strict": {"action": "store_true", "help": "let broken rules of robustness fail, too"},
+    "aggregate": {"metavar": "NAME", "help": "token-mean, sequence-mean or sequence-sum"},
+    "band": {
+        "nargs": 2,
+        "type": float,
+        "metavar": ("LOW", "HIGH"),
+        "help": "the entropy-ratio band",
+    },
+    "clip": {
+        "nargs": 2,
+        "type": float,
+        "metavar": ("LOW", "HIGH"),
+        "help": "the clip on the ratio",
+    },
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--erc-check``, ``--erc-waive`` and ``--erc-set``."""
+    """Add ``--erc-check`` and the options of ``erc-bench check``, each with ``--erc-`` before its name."""
     group = parser.getgroup("erc-bench", "policy losses (erc-bench)")
     group.addoption(
         "--erc-check",
@@ -25,27 +48,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LOSS",
         help="check a policy loss: recipe, module:function or file.py:function; runs its code (repeatable)",
     )
-    group.addoption(
-        "--erc-waive",
-        action="append",
-        default=[],
-        metavar="NAME=REASON",
-        help="a property that may fail, and why (repeatable)",
-    )
-    group.addoption(
-        "--erc-set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a keyword argument of the losses (repeatable)",
-    )
+    for name, options in OPTIONS.items():
+        repeatable = (
+            {"action": "append", "default": []} if "=" in str(options.get("metavar")) else {}
+        )
+        group.addoption(f"--erc-{name}", **repeatable, **options)
 
 
 def pytest_collection(session: pytest.Session) -> None:
-    """Refuse waivers and settings where no loss is checked."""
+    """Refuse the options where no loss is checked."""
     option = session.config.option
-    if not option.erc_check and (option.erc_waive or option.erc_set):
-        raise pytest.UsageError("--erc-waive and --erc-set need --erc-check")
+    given = [f"--erc-{name}" for name in OPTIONS if getattr(option, f"erc_{name}")]
+    if given and not option.erc_check:
+        raise pytest.UsageError(f"{', '.join(given)}: need --erc-check")
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
@@ -70,11 +85,14 @@ class LossCollector(pytest.Collector):
         from erc_bench.core.errors import InputError  # noqa: PLC0415
 
         option = self.config.option
+        how = {n: getattr(option, f"erc_{n}") for n in ("like", "aggregate", "band", "clip")}
         try:
             waivers = pairs("erc-waive", option.erc_waive)
             require_properties(waivers, by="erc-waive")
             options = {k: value(v) for k, v in pairs("erc-set", option.erc_set).items()}
-            loss = load_loss(self.spec, options=options)
+            binds = pairs("erc-bind", option.erc_bind)
+            how = {n: tuple(v) if isinstance(v, list) else v for n, v in how.items() if v}
+            loss = load_loss(self.spec, options=options, binds=binds, **how)
         except InputError as error:
             raise pytest.UsageError(f"--erc-check {self.spec}: {error}") from None
         for name in PROPERTIES:
@@ -92,7 +110,8 @@ class PropertyItem(pytest.Item):
         """Pass, skip with the reason, or fail with what was measured."""
         from erc_bench.conformance.testing import assert_property  # noqa: PLC0415
 
-        assert_property(self.loss, self.name, self.waiver)
+        strict = self.config.option.erc_strict
+        assert_property(self.loss, self.name, self.waiver, strict=strict)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Show what was measured, without frames of this plug-in."""

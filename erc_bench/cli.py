@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -218,21 +218,30 @@ class Claims:
 
 @dataclass(frozen=True)
 class Check:
-    """Put a policy loss through the conformance suite; imports and runs the code it is given.
+    """Put policy losses through the conformance suite; imports and runs the code it is given.
 
     Example: erc-bench check my_package.losses:my_loss --set clip=0.2 --junit results.xml
     """
 
-    loss: Positional[str]
-    """A recipe (see: erc-bench list objectives), module:function, or path/to/file.py:function."""
+    losses: Annotated[Positional[tuple[str, ...]], arg(metavar="LOSS [LOSS ...]")]
+    """Each a recipe (see: erc-bench list objectives), module:function, or path/to/file.py:function."""
+    like: str | None = None
+    """Call the losses as a framework does: verl, trl, openrlhf, skyrl, slime, prime-rl, areal, nemo-rl,
+    roll, torchrl, tinker. None: by the names of their parameters."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
-    """A keyword argument of the function, or a parameter of the recipe."""
+    """An argument of the loss, a part of one (config.eps_clip_low=0.2), or a parameter of the recipe."""
+    bind: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=FIELD")] = ()
+    """What a parameter is given, as --bind prev_logprobs=old_logp; a form may follow, as old_logp:packed."""
     waive: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=REASON")] = ()
     """A property that may fail, and why, as --waive padding_rows="TRL divides by all rows"."""
+    strict: bool = False
+    """Exit with 1 where a rule of robustness is broken, too."""
     aggregate: Literal["token-mean", "sequence-mean", "sequence-sum"] = "token-mean"
     """How a loss per token is reduced; not used where the function returns a number."""
     band: tuple[float, float] | None = None
     """Half-widths, low and high, of the entropy-ratio band the loss should have. None: its parameters'."""
+    clip: tuple[float, float] | None = None
+    """How far below and above 1 the loss should clip the ratio. None: as its parameters say."""
     baseline: str = "dapo"
     """Objective that the loss is trained against on the smoke tier."""
     drift: bool = True
@@ -240,9 +249,9 @@ class Check:
     seeds: int = 10
     """Paired seeds of that comparison."""
     json: Path | None = None
-    """Write everything as JSON."""
+    """Write everything as JSON: one object, or a list of them for several losses."""
     junit: Path | None = None
-    """Write JUnit XML, one test case per property."""
+    """Write JUnit XML, a suite per loss and level, one test case per property."""
     markdown: Path | None = None
     """Write Markdown, as for a CI job's summary."""
     traceback: bool = False
@@ -257,39 +266,57 @@ class Check:
         waivers = pairs("waive", self.waive)
         require_properties(waivers, by="waive")
         options = {name: value(text) for name, text in pairs("set", self.set).items()}
+        binds = pairs("bind", self.bind)
         parse(self.baseline)
+        if not self.losses:
+            raise InputError("check: name a loss: a recipe, module:function or file.py:function")
         if self.drift and self.seeds < 2:
             raise InputError(f"seeds: {self.seeds} is not allowed; must be at least 2")
-        if names_code(self.loss):
-            _tell(f"importing and running the code of {self.loss} (in {Path.cwd()})")
-        loss = load_loss(self.loss, options=options, aggregate=self.aggregate, band=self.band)
-        report = check(loss, waive=waivers)
+        done: list[tuple[ConformanceReport, Extra | None]] = []
         console = _console()
-        console.print(reports.as_table(report))
-        self.write(report, None)  # the training below may be interrupted
-        extra = self.compared(loss, report)
-        if extra is not None:
-            self.write(report, extra)
-            console.print()
-            console.print(reports.extra_table(extra))
-            console.print(extra.note, style="dim", highlight=False, markup=False)
-        if not report.passed:
-            first = next(r.property.name for r in report.results if r.status == "failed")
-            _tell(
-                f"{report.count('failed')} properties failed; where that is meant: "
-                f'--waive {first}="the reason"'
+        for spec in self.losses:
+            if names_code(spec):
+                _tell(f"importing and running the code of {spec} (in {Path.cwd()})")
+            loss = load_loss(
+                spec,
+                options=options,
+                binds=binds,
+                like=self.like,
+                aggregate=self.aggregate,
+                band=self.band,
+                clip=self.clip,
             )
+            report = check(loss, waive=waivers, strict=self.strict)
+            console.print(reports.as_table(report))
+            self.write([*done, (report, None)])  # the training below may be interrupted
+            extra = self.compared(loss, report)
+            done.append((report, extra))
+            if extra is not None:
+                self.write(done)
+                console.print()
+                console.print(reports.extra_table(extra))
+                console.print(extra.note, style="dim", highlight=False, markup=False)
+        for report, _ in done:
+            names = [r.property.name for r in report.results if report.decides(r)]
+            if names:
+                _tell(
+                    f"{report.loss}: {len(names)} {'rules are' if len(names) > 1 else 'rule is'} broken; "
+                    f'where that is meant: --waive {names[0]}="the reason"'
+                )
+            elif fragile := report.count("failed", "robustness"):
+                _tell(f"{report.loss}: robustness: {fragile} broken; they count with --strict")
+        if not all(report.passed for report, _ in done):
             sys.exit(1)
 
-    def write(self, report: ConformanceReport, extra: Extra | None) -> None:
+    def write(self, done: Sequence[tuple[ConformanceReport, Extra | None]]) -> None:
         """Write the files that were asked for."""
         from erc_bench.conformance import reports
 
         _write(
             {
-                self.json: reports.as_json(report, extra),
-                self.junit: reports.as_junit(report),
-                self.markdown: reports.as_markdown(report, extra),
+                self.json: reports.as_json(*done),
+                self.junit: reports.as_junit(*(report for report, _ in done)),
+                self.markdown: "\n".join(reports.as_markdown(*one) for one in done),
             }
         )
 
@@ -298,7 +325,7 @@ class Check:
         broken = {r.property.name for r in report.results if r.status == "failed"}
         reasons = {
             "--no-drift": not self.drift,
-            f"{self.loss} is the baseline": self.loss == self.baseline and not self.set,
+            f"{loss.name} is the baseline": loss.name == self.baseline and not self.set,
             "there is nothing to train with": broken & {"scalar_finite_loss", "gradient_exists"},
         }
         why = next((reason for reason, holds in reasons.items() if holds), None)

@@ -85,6 +85,14 @@ class Comparison:
     runs: int
 
 
+#: What stands in for fields that these questions have not: no engine, and no reference.
+_STAND_INS = {
+    "rollout_logp": "old_logp",
+    "ref_logp": "old_logp",
+    "ref_log_probs": "old_log_probs",
+}
+
+
 class _Adapted:
     """Calls an adapted loss on populations ``(R, B, T)``, one run after the other."""
 
@@ -95,9 +103,12 @@ class _Adapted:
 
     def __call__(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses ``(R,)``, without metrics."""
-        names = [n for n, v in vars(batch).items() if isinstance(v, Tensor) and n in _FIELDS]
+        given = {n: v for n, v in vars(batch).items() if isinstance(v, Tensor) and n in _FIELDS}
+        for name, other in _STAND_INS.items():
+            if name not in given and other in given:
+                given[name] = given[other]
         runs = range(len(batch.logp))
-        return torch.stack([self.loss({n: getattr(batch, n)[r] for n in names}) for r in runs]), {}
+        return torch.stack([self.loss({n: v[r] for n, v in given.items()}) for r in runs]), {}
 
 
 _FIELDS = frozenset(TokenBatch.__dataclass_fields__)

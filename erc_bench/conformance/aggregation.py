@@ -17,8 +17,6 @@ __all__ = ["Aggregation", "couples_tokens", "fit_aggregation", "weights"]
 
 Divisor: TypeAlias = Literal["tokens", "rows", "nothing"]
 
-_CLOSE = 1e-7
-
 
 @dataclass(frozen=True)
 class Aggregation:
@@ -31,7 +29,7 @@ class Aggregation:
     @property
     def name(self) -> str:
         """The aggregate in words."""
-        times = "" if abs(self.scale - 1) < _CLOSE else f", times {self.scale:.6g}"
+        times = "" if abs(self.scale - 1) < 1e-5 else f", times {self.scale:.6g}"
         match self.per_length, self.divides_by:
             case False, "tokens":
                 return f"token-mean{times}"
@@ -73,7 +71,7 @@ def fit_aggregation(loss: PolicyLoss, fields: Fields) -> Aggregation:
     Raises:
         ViolationError: no aggregate fits.
     """
-    whole = weights(loss, fields)
+    whole, close = weights(loss, fields), 100 * loss.precision.same
     half = probes.rows(fields, torch.arange(3))
     mask = fields["mask"]
     first = float(whole[0, 0])
@@ -84,7 +82,7 @@ def fit_aggregation(loss: PolicyLoss, fields: Fields) -> Aggregation:
     length = mask.sum(-1, keepdim=True).double()
     for per_length in (False, True):
         expected = first * length[0] / length if per_length else torch.full_like(length, first)
-        if bool(((whole - expected).abs() <= _CLOSE * first)[mask].all()):
+        if bool(((whole - expected).abs() <= close * first)[mask].all()):
             break
     else:
         place = torch.unravel_index(((whole - whole[0, 0]).abs() * mask).argmax(), mask.shape)
@@ -98,7 +96,7 @@ def fit_aggregation(loss: PolicyLoss, fields: Fields) -> Aggregation:
     unit = first * (float(length[0]) if per_length else 1.0)
     for by in get_args(Divisor):
         change = _count(mask, by) / _count(half["mask"], by)
-        if abs(ratio - change) < _CLOSE * change:
+        if abs(ratio - change) < close * change:
             return Aggregation(per_length, by, unit * _count(mask, by))
     raise ViolationError(
         f"half the batch has {ratio:.4g} times the weight per token; a mean over tokens would have "
@@ -113,4 +111,4 @@ def couples_tokens(loss: PolicyLoss) -> bool:
     moved[0, 0] += 1e-3
     before = loss.push(fields)
     after = loss.push(probes.changed(fields, logp=moved))
-    return bool(((after - before)[0, 2:].abs() > 1e-9 * before.abs().max()).any())
+    return bool(((after - before)[0, 2:].abs() > loss.precision.same * before.abs().max()).any())

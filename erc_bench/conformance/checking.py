@@ -9,9 +9,20 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from erc_bench.conformance import properties, ratio_properties  # noqa: F401  # registers the rules
+from erc_bench.conformance import (  # noqa: F401  # importing them registers the rules
+    properties,
+    ratio_properties,
+    regularizer_properties,
+    robustness,
+)
 from erc_bench.conformance.losses import PolicyLoss
-from erc_bench.conformance.registry import PROPERTIES, NotApplicable, Property, ViolationError
+from erc_bench.conformance.registry import (
+    PROPERTIES,
+    Level,
+    NotApplicable,
+    Property,
+    ViolationError,
+)
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import unknown
 
@@ -40,20 +51,35 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All results for one loss, in the registry's order."""
+    """All results for one loss, in the registry's order.
+
+    Attributes:
+        strict: whether failures of the level robustness count for the verdict.
+    """
 
     loss: str
     kind: str
     results: tuple[Result, ...]
+    strict: bool = False
 
-    def count(self, status: Status) -> int:
-        """How many properties have this outcome."""
-        return sum(result.status == status for result in self.results)
+    def count(self, status: Status, level: Level | None = None) -> int:
+        """How many properties have this outcome, at one level or at both."""
+        results = self.results if level is None else self.at(level)
+        return sum(r.status == status for r in results)
+
+    def at(self, level: Level) -> list[Result]:
+        """The results of one level."""
+        return [r for r in self.results if r.property.level == level]
+
+    def decides(self, result: Result) -> bool:
+        """Whether it is a failure that counts for the verdict."""
+        counts = self.strict or result.property.level == "objective"
+        return result.status == "failed" and counts
 
     @property
     def passed(self) -> bool:
-        """Whether every failure is waived."""
-        return self.count("failed") == 0
+        """Whether no failure counts: each is waived, or of the level robustness and not strict."""
+        return not any(map(self.decides, self.results))
 
 
 def require_properties(names: Iterable[str], *, by: str) -> None:
@@ -71,6 +97,7 @@ def check(
     loss: PolicyLoss,
     *,
     waive: Mapping[str, str] | None = None,
+    strict: bool = False,
     on_result: Callable[[Result], None] = lambda _: None,
 ) -> Report:
     """Try every property on a loss.
@@ -78,6 +105,7 @@ def check(
     Args:
         loss: from :func:`load_loss` or :func:`adapt`.
         waive: reasons by property; they take precedence over those that a recipe declares.
+        strict: let failures of the level robustness count for the verdict.
         on_result: called after each property.
 
     Raises:
@@ -96,7 +124,7 @@ def check(
     for entry in PROPERTIES.values():
         results.append(check_property(loss, entry.name, given.get(entry.name)))
         on_result(results[-1])
-    return Report(loss.name, loss.kind, tuple(results))
+    return Report(loss.name, loss.kind, tuple(results), strict)
 
 
 def check_property(loss: PolicyLoss, name: str, waiver: str | None = None) -> Result:
@@ -109,6 +137,7 @@ def check_property(loss: PolicyLoss, name: str, waiver: str | None = None) -> Re
     started = time.perf_counter()
     status: Status = "passed"
     with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(0)  # a loss that draws has the same verdict every time
         try:
             message = entry.check(loss)
         except NotApplicable as skipped:

@@ -1,18 +1,26 @@
-"""Comparisons that raise a ViolationError with the smallest example, and the words for a token."""
+"""Comparisons that raise a ViolationError with the smallest example, and the words for a token.
+
+Every tolerance is that of the precision in which the loss computes (:class:`Precision`).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from erc_bench.conformance.losses import Evaluation
+from erc_bench.conformance.losses import Evaluation, PolicyLoss
 from erc_bench.conformance.probes import Fields
-from erc_bench.conformance.registry import ViolationError
+from erc_bench.conformance.registry import NotApplicable, ViolationError
 
-__all__ = ["EXACT", "require_equal", "require_finite", "require_same", "token"]
-
-#: The relative error allowed where two float64 computations only differ in the order of their sums.
-EXACT = 1e-9
+__all__ = [
+    "apart",
+    "nonzero",
+    "require_equal",
+    "require_finite",
+    "require_given",
+    "require_same",
+    "token",
+]
 
 
 def token(fields: Fields, row: int, column: int) -> str:
@@ -23,6 +31,34 @@ def token(fields: Fields, row: int, column: int) -> str:
         f"row {row}, token {column} (r = {float(log_ratio.exp()):.4g}, "
         f"A = {float(fields['advantage'][row, column]):.3g}{masked})"
     )
+
+
+def apart(found: float, expected: float) -> str:
+    """``X instead of Y``, with as many digits as it takes to tell the two apart.
+
+    >>> apart(1.0, 2.0), apart(7.2774400001, 7.27744)
+    ('1 instead of 2', '7.27744 instead of 7.27744 (1e-10 more)')
+    """
+    texts = f"{found:.6g}", f"{expected:.6g}"
+    gap = found - expected
+    told = f" ({abs(gap):.2g} {'more' if gap > 0 else 'less'})" if texts[0] == texts[1] else ""
+    return f"{texts[0]} instead of {texts[1]}{told}"
+
+
+def nonzero(loss: PolicyLoss, gradient: Tensor, beside: Tensor | None = None) -> Tensor:
+    """Where a gradient is more than the rounding error beside the largest one, bool."""
+    scale = (gradient if beside is None else beside).abs().max()
+    return ~(gradient.abs() <= loss.precision.none * scale)
+
+
+def require_given(loss: PolicyLoss, field: str, what: str) -> None:
+    """Leave a rule out where the loss is not given the field.
+
+    Raises:
+        NotApplicable: it is not.
+    """
+    if field not in loss.reads:
+        raise NotApplicable(f"the loss is given no {what}")
 
 
 def require_finite(found: Evaluation, fields: Fields, case: str) -> None:
@@ -43,7 +79,7 @@ def require_finite(found: Evaluation, fields: Fields, case: str) -> None:
             )
 
 
-def require_equal(what: str, first: Tensor, second: Tensor, tolerance: float = EXACT) -> float:
+def require_equal(loss: PolicyLoss, what: str, first: Tensor, second: Tensor) -> float:
     """Require that two losses agree; returns their difference, relative to the larger one or to 1.
 
     Raises:
@@ -51,15 +87,13 @@ def require_equal(what: str, first: Tensor, second: Tensor, tolerance: float = E
     """
     scale = max(1.0, abs(float(first)), abs(float(second)))
     gap = abs(float(first) - float(second)) / scale
-    if not gap <= tolerance:
-        raise ViolationError(
-            f"{what}: the loss is {float(second):.6g} instead of {float(first):.6g}"
-        )
+    if not gap <= loss.precision.same:
+        raise ViolationError(f"{what}: the loss is {apart(float(second), float(first))}")
     return gap
 
 
 def require_same(
-    what: str, first: Tensor, second: Tensor, fields: Fields, tolerance: float = EXACT
+    loss: PolicyLoss, what: str, first: Tensor, second: Tensor, fields: Fields
 ) -> float:
     """Require that gradients ``(B, T, ...)`` agree everywhere; returns the largest relative difference.
 
@@ -69,11 +103,11 @@ def require_same(
     scale = float(torch.maximum(first.abs().max(), second.abs().max()).clamp(min=1e-300))
     gap = (first - second).abs() / scale
     gap = torch.where(gap.isnan(), torch.inf, gap)
-    if bool((gap > tolerance).any()):
+    if bool((gap > loss.precision.same).any()):
         place = torch.unravel_index(gap.argmax(), gap.shape)
         row, column = int(place[0]), int(place[1])
         raise ViolationError(
             f"{what}: the gradient at {token(fields, row, column)} is "
-            f"{float(second[place]):.6g} instead of {float(first[place]):.6g}"
+            f"{apart(float(second[place]), float(first[place]))}"
         )
     return float(gap.max())

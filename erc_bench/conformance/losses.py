@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from erc_bench.conformance.probes import TRAINED, Fields, at_action
+from erc_bench.conformance.probes import TRAINED, Fields, at_action, changed, tokens
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import (
     Aggregate,
@@ -19,7 +20,7 @@ from erc_bench.objectives import (
     TokenMean,
 )
 
-__all__ = ["AGGREGATES", "AggregateName", "Call", "Evaluation", "PolicyLoss"]
+__all__ = ["AGGREGATES", "AggregateName", "Call", "Evaluation", "PolicyLoss", "Precision"]
 
 AggregateName = Literal["token-mean", "sequence-mean", "sequence-sum"]
 AGGREGATES: Mapping[AggregateName, Aggregate] = {
@@ -39,6 +40,24 @@ class Evaluation(NamedTuple):
     gradient: Mapping[str, Tensor]
 
 
+class Precision(NamedTuple):
+    """What counts as equal and as zero, by the precision in which a loss computes.
+
+    Attributes:
+        same: the relative error allowed where two computations differ in rounding only.
+        none: gradients below this share of the largest one count as zero.
+    """
+
+    name: str
+    same: float
+    none: float
+
+
+FLOAT64 = Precision("float64", 1e-9, 1e-13)
+FLOAT32 = Precision("float32", 2e-5, 1e-6)
+HALF = Precision("half precision", 0.05, 1e-2)
+
+
 @dataclass(frozen=True)
 class PolicyLoss:
     """An adapted loss.
@@ -51,6 +70,7 @@ class PolicyLoss:
         takes_denominators: whether a micro-batch can be given the whole batch's counts.
         reads: the fields that the loss is given. Only a TokenBatch holds whole distributions.
         band: ``(low, high)``, the half-widths of the entropy-ratio band that the loss declares.
+        clip: ``(low, high)``, the distances of its clip's bounds from 1, that the loss declares.
         exemptions: the rules that the loss does not claim to keep, with the reasons.
         objective: the objective itself, where the loss is one of this project's.
     """
@@ -62,6 +82,7 @@ class PolicyLoss:
     takes_denominators: bool = False
     reads: frozenset[str] = frozenset()
     band: tuple[float, float] | None = None
+    clip: tuple[float, float] | None = None
     exemptions: Mapping[str, str] = field(default_factory=dict)
     objective: Objective | None = None
 
@@ -87,8 +108,6 @@ class PolicyLoss:
         result = self.call(part, whole)
         if isinstance(result, tuple | list) and result:
             result = result[0]
-        elif isinstance(result, Mapping):
-            result = result.get("loss")
         if not isinstance(result, Tensor):
             raise InputError(
                 f"loss: returned {type(result).__name__}; expected a tensor, a tuple that starts with "
@@ -113,6 +132,34 @@ class PolicyLoss:
             else map(torch.zeros_like, inputs)
         )
         return Evaluation(loss.detach(), dict(zip(names, found, strict=True)))
+
+    @cached_property
+    def precision(self) -> Precision:
+        """The precision in which it computes, whatever the types that it takes and returns.
+
+        A float64 computation follows a step of 1e-11 in one of its inputs by about as much. In
+        float32 the step is lost, or becomes one of 6e-8.
+        """
+        return max(
+            (self._follows(name) for name in ("logp", "old_logp", "advantage")),
+            key=lambda precision: precision.same,
+        )
+
+    def _follows(self, name: str) -> Precision:
+        """The precision in which it follows small steps of one field."""
+        fields = tokens()
+
+        def change(step: float) -> float:
+            found = self.evaluate(changed(fields, **{name: fields[name] + step}), "logp")
+            gap = (found.gradient["logp"] - first.gradient["logp"]).abs().max()
+            return max(float(gap), float((found.loss - first.loss).abs())) / scale
+
+        first = self.evaluate(fields, "logp")
+        scale = max(float(first.gradient["logp"].abs().max()), float(first.loss.abs()), 1e-300)
+        for step, precision in ((1e-11, FLOAT64), (1e-5, FLOAT32)):
+            if 0 < change(step) < 100 * step:
+                return precision
+        return FLOAT64 if change(1e-2) == 0 else HALF
 
     def push(self, part: Fields) -> Tensor:
         """``dL/dlogp`` at the sampled actions, ``(B, T)``."""

@@ -26,9 +26,11 @@ __all__ = [
     "on_policy",
     "pad",
     "ratios",
+    "references",
     "rhos",
     "row_advantage",
     "rows",
+    "samplers",
     "tokens",
 ]
 
@@ -57,13 +59,14 @@ def at_action(log_probs: Tensor, action: Tensor) -> Tensor:
 
 
 def tokens(
-    *, lengths: tuple[int, ...] = _LENGTHS, width: int = 5, spread: float = 0.15
+    *, lengths: tuple[int, ...] = _LENGTHS, width: int = 5, spread: float = 0.5
 ) -> dict[str, Tensor]:
     """A float64 batch of softmax policies, the trained one ``spread`` (of logits) away from the old one.
 
-    Advantages have both signs in every batch and differ between tokens. The second token of the
-    longest responses is masked, as if a tool had written it. B and T differ, so that no wrong
-    broadcast goes unnoticed.
+    Advantages have both signs in every batch and differ between tokens; at either sign some ratios
+    are beyond the usual clips, on both sides of 1, and some weights of the sampler beyond the usual
+    truncation. The second token of the longest responses is
+    masked, as if a tool had written it. B and T differ, so that no wrong broadcast goes unnoticed.
     """
     draw = torch.Generator().manual_seed(0)
     count, actions = len(lengths), 7
@@ -82,6 +85,7 @@ def tokens(
     sign = torch.where(torch.arange(count) % 2 == 0, 1.0, -1.0)[:, None]
 
     rollout = at_action(old, action) + 0.02 * normal(count, width)
+    rollout[::3, 0] -= 1.5  # drawn too rarely: a sampler's weight of 4.5 is truncated
     return {
         "logp": at_action(new, action),
         "old_logp": at_action(old, action),
@@ -155,14 +159,21 @@ def _junk(name: str, value: Tensor) -> float:
 
 
 def fill_masked(fields: Fields, junk: float) -> dict[str, Tensor]:
-    """``junk`` in every masked slot of every floating-point field."""
+    """``junk`` in every masked slot; finite junk differs between fields and slots.
+
+    Equal junk in two fields would hide whatever depends on their difference.
+    """
     masked = ~fields["mask"]
-    return {
-        name: value.masked_fill(masked if value.ndim == 2 else masked[..., None], junk)
-        if value.is_floating_point() and name != "reward"
-        else value
-        for name, value in fields.items()
-    }
+    filled = {}
+    for number, (name, value) in enumerate(fields.items(), start=1):
+        filled[name] = value
+        if value.is_floating_point() and name != "reward":
+            slots = 1 + torch.linspace(0, 0.1 * number, masked.numel(), dtype=value.dtype)
+            slots, hidden = slots.view(masked.shape), masked
+            if value.ndim == 3:
+                slots, hidden = slots[..., None], masked[..., None]
+            filled[name] = torch.where(hidden, junk * slots, value)
+    return filled
 
 
 def _single(
@@ -193,19 +204,35 @@ def _single(
     }
 
 
-def ratios(grid: Tensor) -> dict[str, Tensor]:
+def ratios(grid: Tensor, old: float = 0.04) -> dict[str, Tensor]:
     """Sampled ratios ``grid`` at A = 1, then at A = -1; gates on whole distributions see no change.
 
-    Every response is one token of old probability 0.05.
+    Every response is one token of the old probability ``old``.
     """
     r = grid.double().repeat(2)
-    old = torch.full_like(r, 0.05).log()
+    old_logp = torch.full_like(r, old).log()
     sign = torch.ones_like(r)
     sign[len(grid) :] = -1
-    return _single(old + r.log(), old, sign, torch.ones_like(r), torch.full(r.shape, 3))
+    action = torch.full(r.shape, 3)
+    return _single(old_logp + r.log(), old_logp, sign, torch.ones_like(r), action)
 
 
-def rhos(grid: Tensor) -> dict[str, Tensor]:
+def references(distance: Tensor, ratio: float = 1.0) -> dict[str, Tensor]:
+    """``logp - ref_logp`` from a grid, at A = 0 and one sampled ratio; responses of one token."""
+    fields = ratios(torch.full_like(distance, ratio))
+    fields = rows(fields, torch.arange(len(distance)))
+    none = torch.zeros_like(fields["advantage"])
+    return changed(fields, advantage=none, ref_logp=fields["logp"] - distance.double()[:, None])
+
+
+def samplers(log_weight: Tensor) -> dict[str, Tensor]:
+    """``old_logp - rollout_logp`` from a grid at r = 1 and A = 1, then at A = -1."""
+    fields = ratios(torch.ones(len(log_weight), dtype=torch.float64))
+    distance = log_weight.double().repeat(2)[:, None]
+    return changed(fields, rollout_logp=fields["old_logp"] - distance)
+
+
+def rhos(grid: Tensor, old_entropy: float = 1.0) -> dict[str, Tensor]:
     """Entropy ratios ``grid`` at sampled ratio 1; four responses of one token for each.
 
     The four are a likely and an unlikely action at A = 1, then at A = -1. A gate that looks at the
@@ -216,4 +243,12 @@ def rhos(grid: Tensor) -> dict[str, Tensor]:
     sign = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(len(grid))
     fields = _single(rho.log(), rho.log(), sign, rho, action)
     logp = at_action(fields["log_probs"], fields["action"])
-    return changed(fields, logp=logp, old_logp=logp, ref_logp=logp, rollout_logp=logp)
+    return changed(
+        fields,
+        logp=logp,
+        old_logp=logp,
+        ref_logp=logp,
+        rollout_logp=logp,
+        entropy=old_entropy * fields["entropy"],
+        old_entropy=old_entropy * fields["old_entropy"],
+    )

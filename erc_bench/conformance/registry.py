@@ -1,15 +1,24 @@
-"""The registry of properties: functions that measure a loss and say in one sentence what they found."""
+"""The registry of properties: functions that measure a loss and say in one sentence what they found.
+
+A rule of the level ``objective`` says that the loss optimises what it claims to: its gradient, mask,
+aggregation, clip, gate and penalties. One of the level ``robustness`` says what it survives: NaN behind
+masks, half precision, extreme ratios, old quantities that carry a graph. Most public losses break some
+of the latter on purpose, because their trainers never hand them such input.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from erc_bench.conformance.losses import PolicyLoss
 
-__all__ = ["PROPERTIES", "NotApplicable", "Property", "ViolationError", "prop"]
+__all__ = ["LEVELS", "PROPERTIES", "Level", "NotApplicable", "Property", "ViolationError", "prop"]
+
+Level: TypeAlias = Literal["objective", "robustness"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 Check: TypeAlias = Callable[[PolicyLoss], str]
 
@@ -30,11 +39,15 @@ class Property:
         name: what waivers and reports call it.
         check: says what it measured, or raises ViolationError or NotApplicable.
         catches: a mistake that this property finds.
+        mend: what to do about a failure, as one sentence without a full stop.
+        level: whether the objective is wrong or only fragile.
     """
 
     name: str
     check: Check
     catches: str
+    mend: str
+    level: Level
 
     @property
     def rule(self) -> str:
@@ -51,14 +64,14 @@ class Property:
 PROPERTIES: dict[str, Property] = {}
 
 
-def prop(catches: str) -> Callable[[Check], Check]:
+def prop(*, catches: str, mend: str, level: Level = "objective") -> Callable[[Check], Check]:
     """Register a property under its function's name; its docstring holds the rule and the reason."""
 
     def register(check: Check) -> Check:
         name = check.__name__
         if name in PROPERTIES:
             raise ValueError(f"property {name!r} is registered twice")
-        PROPERTIES[name] = Property(name, check, catches)
+        PROPERTIES[name] = Property(name, check, catches, mend, level)
         return check
 
     return register

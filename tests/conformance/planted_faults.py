@@ -1,4 +1,7 @@
-"""A clean clipped loss with an entropy band, made of pieces, and faults: one piece replaced each."""
+"""A clean clipped loss with an entropy band, a bonus, a penalty and a weight, made of pieces; and faults.
+
+Each fault replaces one piece.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,23 @@ def inside(band_ratio, low, high):
     return (band_ratio > 1 - low) & (band_ratio < 1 + high)
 
 
+def weight(logp, old_logp, rollout_logp):
+    return (old_logp - rollout_logp).clamp(-10, 10).exp().clamp(max=2.0)
+
+
+def distance(logp, ref_logp):
+    return (logp - ref_logp).clamp(-8, 8)
+
+
+def penalty(logp, ref_logp):
+    d = -distance(logp, ref_logp)
+    return 0.05 * (d.exp() - 1 - d)
+
+
+def bonus(entropy):
+    return 0.01 * entropy
+
+
 def gate(losses, keep, mask, band_ratio):
     return torch.where(keep, losses, losses.detach()), mask
 
@@ -52,9 +72,12 @@ def built(
     ratio=ratio,
     surrogate=ppo,
     dual=dual,
+    weight=weight,
     rho=rho,
     inside=inside,
     gate=gate,
+    penalty=penalty,
+    bonus=bonus,
     reduce=token_mean,
 ):
     """A loss of the plain signature; asymmetric band, so that every swap shows."""
@@ -66,17 +89,27 @@ def built(
         mask,
         entropy,
         old_entropy,
+        ref_logp,
+        rollout_logp,
         num_tokens=None,
         band_low=0.05,
         band_high=0.1,
+        clip_low=0.2,
+        clip_high=0.28,
     ):
         real = mask
+        raw = entropy.masked_fill(~mask, 0.0)
+        ref_logp, rollout_logp = (
+            x.masked_fill(~mask, 0.0).detach() for x in (ref_logp, rollout_logp)
+        )
         logp, old_logp, advantage, entropy, old_entropy = clean(
             logp, old_logp, advantage, mask, entropy, old_entropy
         )
         losses = dual(surrogate(ratio(logp, old_logp), advantage, logp), advantage)
+        losses = losses * weight(logp, old_logp.detach(), rollout_logp)
         measured = rho(entropy, old_entropy)
         losses, mask = gate(losses, inside(measured, band_low, band_high), real, measured)
+        losses = losses + penalty(logp, ref_logp) - bonus(raw)
         return reduce(losses, mask, num_tokens)
 
     return loss
@@ -172,7 +205,144 @@ def _live_rho(entropy, old_entropy):
     return (entropy + 1e-8) / (old_entropy + 1e-8)
 
 
+def _difference(entropy, old_entropy):
+    return 1 + (entropy - old_entropy).float()
+
+
+def _wall(logp, old_logp):
+    """No gradient for a ratio whose probability has moved by more than 0.1, in either direction."""
+    near = (logp.exp() - old_logp.exp()).abs() <= 0.1
+    return torch.where(near, ratio(logp, old_logp), ratio(logp, old_logp).detach())
+
+
+def _unclipped(r, a, logp):
+    """The surrogate as it is, for reductions that look at the whole batch."""
+    return torch.where(((r > 1.28) & (a > 0)) | ((r < 0.8) & (a < 0)), torch.zeros_like(r), -r * a)
+
+
+def _clipped_leave_the_mean(losses, mask, num_tokens):
+    kept = mask & (losses.abs() > 0.02)
+    return torch.where(kept, losses, 0.0).sum() / kept.sum().clamp(min=1)
+
+
+def _clipped_leave_the_mean_of_a_row(losses, mask, num_tokens):
+    kept = mask & (losses.abs() > 0.02)
+    means = torch.where(kept, losses, 0.0).sum(-1) / kept.sum(-1).clamp(min=1)
+    return means.sum() / mask.any(-1).sum().clamp(min=1)
+
+
+def _scaled_by_the_largest(losses, mask, num_tokens):
+    return token_mean(losses / losses.detach().abs().amax().clamp(min=1e-3), mask, num_tokens)
+
+
+def _centred(logp, old_logp, advantage, mask, entropy, old_entropy):
+    logp, old_logp, a, *entropies = clean(logp, old_logp, advantage, mask, entropy, old_entropy)
+    mean = torch.where(mask, a, 0.0).sum() / mask.sum().clamp(min=1)
+    return logp, old_logp, a - mean, *entropies
+
+
+def _sign_as_a_quotient(logp, old_logp, advantage, mask, entropy, old_entropy):
+    logp, old_logp, a, *entropies = clean(logp, old_logp, advantage, mask, entropy, old_entropy)
+    return logp, old_logp, torch.where(mask, a * (a / a.abs()), 0.0) * a.sign(), *entropies
+
+
+def _lottery(losses, mask, num_tokens):
+    lost = torch.rand(mask.shape).lt(2e-4)
+    return token_mean(torch.where(lost, losses.detach(), losses), mask, num_tokens)
+
+
+def _idle_draw(losses, mask, num_tokens):
+    torch.rand(())
+    return token_mean(losses, mask, num_tokens)
+
+
+def _mean_in_half(losses, mask, num_tokens):
+    return token_mean(losses, mask, num_tokens) + 0.01 * losses.mean()
+
+
 FAULTS = {
+    "k1 in the loss": (
+        "reference_penalty",
+        {"penalty": lambda logp, ref: 0.05 * distance(logp, ref)},
+    ),
+    "penalty pushes away": ("reference_penalty", {"penalty": lambda *two: -penalty(*two)}),
+    "penalty detached": ("reference_penalty", {"penalty": lambda *two: penalty(*two).detach()}),
+    "penalty on one side": (
+        "reference_penalty",
+        {"penalty": lambda logp, ref: 0.05 * distance(logp, ref).clamp(min=0.0) ** 2},
+    ),
+    "penalty around another point": (
+        "reference_penalty",
+        {"penalty": lambda logp, ref: 0.05 * (distance(logp, ref) + 0.5) ** 2},
+    ),
+    "reference and policy exchanged in k3's gradient": (
+        "reference_penalty",
+        {"penalty": lambda logp, ref: 0.05 * (distance(logp, ref).detach().exp() * (ref - logp))},
+    ),
+    "bonus detached": ("entropy_gradient", {"bonus": lambda entropy: 0.01 * entropy.detach()}),
+    "penalty and bonus over all slots": (
+        "masked_tokens",
+        {"reduce": _unmasked_sum, "clean": _no_cleaning},
+    ),
+    "band on the difference": ("gate_direction", {"rho": _difference}),
+    "band in the logarithm": (
+        "gate_direction",
+        {"inside": lambda rho, low, high: (rho.log() > -low) & (rho.log() < high)},
+    ),
+    "band on the square": (
+        "gate_direction",
+        {"rho": lambda new, old: rho(new, old) ** 2},
+    ),
+    "wall on the change of probability": (
+        "clip_restoring_side",
+        {"ratio": _wall, "surrogate": lambda r, a, logp: -r * a},
+    ),
+    "low and high of the clip exchanged": (
+        "clip_bounds",
+        {"surrogate": partial(ppo, low=0.28, high=0.2)},
+    ),
+    "another clip than declared": ("clip_bounds", {"surrogate": partial(ppo, low=0.1, high=0.1)}),
+    "clip above only": (
+        "clip_bounds",
+        {"surrogate": lambda r, a, logp: -torch.minimum(r * a, r.clamp(max=1.28) * a)},
+    ),
+    "clip below only": (
+        "clip_bounds",
+        {"surrogate": lambda r, a, logp: -torch.minimum(r * a, r.clamp(min=0.8) * a)},
+    ),
+    "lower bound without 1 minus": ("clip_bounds", {"surrogate": partial(ppo, low=0.8)}),
+    "clipped tokens leave the mean": (
+        "clip_denominator",
+        {
+            "surrogate": _unclipped,
+            "reduce": _clipped_leave_the_mean,
+            "penalty": lambda *_: 0.0,
+            "bonus": lambda _: 0.0,
+        },
+    ),
+    "clipped tokens leave their response's mean": (
+        "clip_denominator",
+        {
+            "surrogate": _unclipped,
+            "reduce": _clipped_leave_the_mean_of_a_row,
+            "penalty": lambda *_: 0.0,
+            "bonus": lambda _: 0.0,
+        },
+    ),
+    "scaled by the batch's largest loss": ("clip_denominator", {"reduce": _scaled_by_the_largest}),
+    "sampler's weight upside down": (
+        "rollout_weight",
+        {"weight": lambda logp, old, rollout: weight(logp, rollout, old)},
+    ),
+    "sampler's weight with a gradient": (
+        "rollout_weight",
+        {"weight": lambda logp, old, rollout: weight(logp, logp, rollout)},
+    ),
+    "advantages centred inside": ("advantage_zero", {"clean": _centred}),
+    "sign as a quotient": ("advantage_zero", {"clean": _sign_as_a_quotient}),
+    "rare tokens dropped by chance": ("determinism", {"reduce": _lottery}),
+    "a number drawn and not used": ("determinism", {"reduce": _idle_draw}),
+    "a mean over all slots beside the other": ("padding_columns", {"reduce": _mean_in_half}),
     "not finite": ("scalar_finite_loss", {"reduce": _not_finite}),
     "surrogate detached": (
         "gradient_exists",
@@ -281,8 +451,12 @@ def as_verl(core):
         rollout_is_weights=None,
         entropy=None,
         old_entropy=None,
+        ref_log_prob=None,
+        rollout_log_probs=None,
         band_low=0.05,
         band_high=0.1,
+        clip_low=0.2,
+        clip_high=0.28,
         **kwargs,
     ):
         assert loss_agg_mode == "token-mean"
@@ -294,6 +468,8 @@ def as_verl(core):
             response_mask.bool(),
             entropy,
             old_entropy,
+            ref_log_prob,
+            rollout_log_probs,
             count,
             band_low,
             band_high,
@@ -313,9 +489,13 @@ def as_trl(core):
         completion_mask,
         entropies,
         old_entropies,
+        ref_per_token_logps,
+        sampling_per_token_logps,
         num_items_in_batch=None,
         band_low=0.05,
         band_high=0.1,
+        clip_low=0.2,
+        clip_high=0.28,
     ):
         assert advantages.ndim == 1
         return core(
@@ -325,6 +505,8 @@ def as_trl(core):
             completion_mask.bool(),
             entropies,
             old_entropies,
+            ref_per_token_logps,
+            sampling_per_token_logps,
             num_items_in_batch,
             band_low,
             band_high,

@@ -1,15 +1,22 @@
+import io
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from rich.console import Console
 
 import erc_bench
-from erc_bench.conformance import PROPERTIES
-from erc_bench.conformance.signatures import ALIASES, ROW_COUNTS, TOKEN_COUNTS
+from erc_bench.conformance import PROPERTIES, adapt, check
+from erc_bench.conformance.profiles import PROFILES
+from erc_bench.conformance.reports import as_table
+from erc_bench.conformance.signatures import ALIASES
+from erc_bench.conformance.sources import FORMS
 from tools.docs_pages.conformance import page
 
 ROOT = pathlib.Path(erc_bench.__file__).parents[1]
@@ -21,7 +28,7 @@ def test_the_page_has_every_property():
     for name, found in PROPERTIES.items():
         assert f"| [`{name}`](#{name}) |" in page()
         section = page().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-        for text in (found.rule, found.why, found.catches):
+        for text in (found.rule, found.why, found.catches, found.mend, found.level):
             assert text in section
 
 
@@ -30,9 +37,24 @@ def test_the_page_has_every_signature():
     rows = {
         line.split("|")[1].strip(): line for line in page().splitlines() if line.startswith("| ")
     }
+    counts = {"tokens": "tokens of the whole batch", "rows": "responses of the whole batch"}
     for alias, field in ALIASES.items():
-        assert f"`{alias}`" in rows[field]
-    assert all(f"`{name}`" in page() for name in TOKEN_COUNTS | ROW_COUNTS)
+        assert f"`{alias}`" in rows[counts.get(field, field)]
+    assert all(f"`{name}`" in rows for name in (*FORMS, *PROFILES))
+
+
+def test_the_tutorial_shows_what_is_printed():
+    """For the loss that stands above the lines."""
+    text = (ROOT / "docs/tutorials/ci-check.md").read_text()
+    code = re.search(r"```python\n(def first_try.*?)```", text, re.DOTALL)[1]
+    shown = re.search(r"```\n(objective:\n.*?)```", text, re.DOTALL)[1]
+    space = {"torch": torch}
+    exec(code, space)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(as_table(check(adapt(space["first_try"]))))
+    printed = [line.rstrip() for line in console.export_text().splitlines()]
+    for line in shown.splitlines():
+        assert line in printed, line
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +146,8 @@ def test_the_tutorial_works_in_another_package(installed):
     assert code == 0, out
     assert "failed" not in out
     assert "my_policy_loss:my_loss against dapo" in out
-    suite = ElementTree.parse(installed / "mine/report/c.xml").getroot()[0]
-    assert int(suite.get("tests")) == len(PROPERTIES)
+    suites = ElementTree.parse(installed / "mine/report/c.xml").getroot()
+    assert sum(int(suite.get("tests")) for suite in suites) == len(PROPERTIES)
     assert (installed / "mine/report/c.md").read_text().startswith("## erc-bench check")
     code, out = called(installed, "-m", "erc_bench", "list", "objectives")
     assert code == 0, out

@@ -100,7 +100,7 @@ def test_an_unknown_verl_setting_says_how_to_give_it():
         return -(log_prob * advantages * config.tau)
 
     with pytest.raises(
-        InputError, match=r"config\.tau is unknown here; give it with --set tau=VALUE"
+        InputError, match=r"config\.tau is unknown here; give it with --set config\.tau=VALUE"
     ):
         adapt(loss)
     assert adapt(loss, options={"tau": 1.0})
@@ -120,7 +120,7 @@ def test_verl_gets_integer_masks_and_counts_only_for_micro_batches():
         rollout_is_weights=None,
     ):
         seen.append((response_mask.dtype, config.global_batch_info["batch_num_tokens"]))
-        assert rollout_is_weights is None
+        assert rollout_is_weights.shape == log_prob.shape
         return (-(log_prob * advantages) * response_mask).sum()
 
     adapted = adapt(loss)
@@ -128,7 +128,10 @@ def test_verl_gets_integer_masks_and_counts_only_for_micro_batches():
     seen.clear()
     adapted(probes.rows(fields, torch.arange(2)), fields)
     adapted(fields)
-    assert seen == [(torch.int64, 18), (torch.int64, None)]
+    assert [(dtype, None if n is None else int(n)) for dtype, n in seen] == [
+        (torch.int64, 18),
+        (torch.int64, None),
+    ]
 
 
 def test_the_adapted_objective_is_the_objective():
@@ -212,8 +215,10 @@ def test_the_band_can_be_stated_where_no_parameter_says_it():
     def of_band(low, high, upside_down=False):
         core = built(rho=(lambda new, old: rho(old, new)) if upside_down else rho)
 
-        def loss(logp, old_logp, advantage, mask, entropy, old_entropy):
-            return core(logp, old_logp, advantage, mask, entropy, old_entropy, None, low, high)
+        def loss(logp, old_logp, advantage, mask, entropy, old_entropy, ref_logp, rollout_logp):
+            entropies = entropy, old_entropy
+            given = logp, old_logp, advantage, mask, *entropies, ref_logp, rollout_logp
+            return core(*given, None, low, high)
 
         return loss
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pathlib
 import re
@@ -7,9 +8,11 @@ import sys
 import pytest
 
 import erc_bench
+from erc_bench.cli import Check
 from erc_bench.conformance import PROPERTIES
 from erc_bench.conformance.testing import conformance_tests
 from erc_bench.core.errors import InputError
+from erc_bench_pytest import OPTIONS
 
 ROOT = pathlib.Path(erc_bench.__file__).parents[1]
 
@@ -69,19 +72,37 @@ def folder(tmp_path):
 
 
 def test_the_option_adds_one_test_per_property(folder):
-    """Failures show the number measured and the rule, no frames; waived ones are skipped."""
-    code, out = run_pytest(folder, "-rfs", "--erc-check", "mine:mine")
+    """Failures show the number measured, the rule and how to mend it; robustness counts if strict."""
+    code, out = run_pytest(folder, "-rx", "--erc-check", "mine:mine")
+    assert code == 0
+    assert "robustness: log r = " in out
+    code, out = run_pytest(folder, "-rfs", "--erc-check", "mine:mine", "--erc-strict")
     assert code == 1
     counts = dict(re.findall(r"(\d+) (failed|passed|skipped)", out.splitlines()[-1]))
     assert sum(map(int, counts)) == len(PROPERTIES)
     assert "mine:mine: half_precision: log r = " in out
     assert "rule: In float16 and bfloat16" in out
+    assert f"mend: {PROPERTIES['half_precision'].mend}" in out
     assert "erc_bench_pytest.py" not in out
     failed = re.findall(r"^FAILED .*\]::(\w+)", out, re.M)
     waivers = [f"--erc-waive={name}=we train in float32" for name in failed]
-    code, out = run_pytest(folder, "-rs", "--erc-check=mine:mine", *waivers)
+    code, out = run_pytest(folder, "-rs", "--erc-check=mine:mine", "--erc-strict", *waivers)
     assert code == 0
     assert "waived: we train in float32" in out
+
+
+def test_every_option_of_the_command_reaches_the_loss(folder):
+    """The plug-in has those of ``erc-bench check`` that say how a loss is called and judged."""
+    files = {"json", "junit", "markdown", "traceback", "losses", "drift", "baseline", "seeds"}
+    assert {f.name for f in dataclasses.fields(Check)} - files == set(OPTIONS)
+    (folder / "other.py").write_text(LOSS.replace("old_logp", "before"))
+    called = ["--erc-check=other.py:mine", "--erc-bind=before=old_logp"]
+    code, out = run_pytest(folder, *called, "--erc-clip", "0.3", "0.2", "-k", "clip_bounds")
+    assert code == 1
+    assert "instead of 0.7 and 1.2" in out
+    more = ["--erc-aggregate=sequence-mean", "--erc-like=openrlhf", "--erc-set=clip=0.3"]
+    code, out = run_pytest(folder, *called, *more, "--erc-band", "0.1", "0.1", "-k", "clip_bounds")
+    assert code == 0, out
 
 
 def test_settings_reach_the_loss(folder):

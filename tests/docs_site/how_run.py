@@ -62,6 +62,10 @@ AS_IT_IS = {
     "erc-bench check my_package.losses:my_loss",
     "erc-bench check my_package.losses:my_loss --baseline dapo",
     "erc-bench check my_package.losses:my_loss --set clip=0.2 --set tau=1.0",
+    "erc-bench check my_package.losses:configured_loss --set config.low=0.2 --set config.high=0.28",
+    "erc-bench check my_package.losses:renamed_loss --bind before=old_logp",
+    "erc-bench check my_package.losses:skyrl_loss --like skyrl --set config.eps_clip_high=0.28",
+    "erc-bench check my_package.losses:my_loss erc-dapo --strict",
     'erc-bench check my_package.losses:my_loss --waive padding_rows="TRL divides by all rows"',
     "erc-bench check my_package.losses:my_loss --junit report/check.xml --json report/check.json "
     "--markdown report/check.md",

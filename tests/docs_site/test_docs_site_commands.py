@@ -32,6 +32,21 @@ def my_loss(logp, old_logp, advantages, mask, clip=0.2, tau=1.0):
     ratio = log_ratio.exp()
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return torch.where(mask.bool(), loss, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def renamed_loss(logp, before, advantages, mask):
+    return my_loss(logp, before, advantages, mask)
+
+
+def configured_loss(logp, old_logp, advantages, mask, config):
+    assert config.low < config.high
+    return my_loss(logp, old_logp, advantages, mask)
+
+
+def skyrl_loss(log_probs, old_log_probs, advantages, config, loss_mask, rollout_logprobs):
+    ratio = (log_probs - old_log_probs).exp()
+    bounded = ratio.clamp(1 - config.eps_clip_low, 1 + config.eps_clip_high)
+    return -(torch.minimum(ratio * advantages, bounded * advantages) * loss_mask).sum(), {}
 '''
 
 
