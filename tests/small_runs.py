@@ -32,10 +32,10 @@ def interrupt_after(patch, rollouts):
 
     real = loop.train_on_one_rollout
 
-    def interrupt(setup, state, update):
+    def interrupt(setup, engine, state):
         if state.rollouts_done == rollouts:
             raise KeyboardInterrupt
-        return real(setup, state, update)
+        return real(setup, engine, state)
 
     patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     patch.setattr(loop, "train_on_one_rollout", interrupt)
