@@ -34,7 +34,7 @@ from erc_bench.studies.sizing import ExperimentPlan, Part
 from erc_bench.studies.summaries import summaries
 from erc_bench.training import TrainConfig, Trainer, TrainResult
 from erc_bench.training.config import PER_RUN
-from erc_bench.training.memory import keep_freed_memory
+from erc_bench.training.memory import give_back_freed_memory, keep_freed_memory
 
 __all__ = ["Backend", "execute", "total_rollouts"]
 
@@ -192,6 +192,7 @@ def _in_worker(experiment: ExperimentPlan, part: Part, seed: int, results: Resul
             last = time.monotonic()
 
     run_part(experiment, part, seed, results, on_progress)
+    give_back_freed_memory()
 
 
 def _join_ray(workers: int) -> None:

@@ -5,10 +5,27 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
 # names and numbers of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def give_back_freed_memory() -> bool:
+    """Return what :func:`keep_freed_memory` has kept to the system; to be called between populations.
+
+    A worker that keeps the memory of its largest population is taken for leaking by what watches it
+    (loky ends a worker that has grown by 300 MB, and warns).
+
+    Returns:
+        Whether anything was returned: False where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
 
 
 def keep_freed_memory(mebibytes: int = 512) -> bool:
