@@ -1,4 +1,4 @@
-"""What a workload's arithmetic alone would take: its operations, and how fast a core multiplies here."""
+"""What a workload's arithmetic alone would take: its operations, and how fast a core multiplies matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["measured"]
 
 
 def measured(work: Workload) -> dict[str, Any]:
-    """Operations per token, the rate of a matrix product of these shapes, and tokens per second by both.
+    """Operations per token, the rate of a large matrix product, and tokens per second by both.
 
     A token takes a forward pass in the rollout, one in the update, and a backward pass of twice as many
     operations (no gradient by the observations). Where equal states are merged, the first counts once
@@ -31,15 +31,13 @@ def measured(work: Workload) -> dict[str, Any]:
     last = 2 * H * V
     forward, backward = first + last, first + 2 * last
 
-    rows = work.responses * work.horizon // work.minibatches
     torch.set_num_threads(1)
-    x, w = torch.randn(rows, H), torch.randn(H, V)
-    rates = []
-    for _ in range(30):
+    size = 512
+    x, rates = torch.randn(size, size), []
+    for _ in range(100):
         started = time.thread_time()
-        for _ in range(50):
-            x @ w
-        rates.append(50 * rows * last / (time.thread_time() - started))
+        x @ x
+        rates.append(2 * size**3 / (time.thread_time() - started))
     rate = max(rates)
 
     config = TrainConfig(
