@@ -54,7 +54,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What records call it: ``torch``, or ``native`` with the instructions it was compiled for."""
+        """``torch``, or ``native`` with the instructions it was compiled for, as ``native-avx2``."""
         ...
 
     def respond(

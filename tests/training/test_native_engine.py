@@ -393,7 +393,8 @@ def test_what_cannot_be_repeated_goes_by_torch(how):
     assert not repeated(Peculiar(PPOClip(0.2, 0.28), how=how), rollouts=1)
 
 
-def test_an_objective_with_a_memory_is_found_out():
+@pytest.mark.parametrize("where", ["loss", "metrics"])
+def test_an_objective_with_a_memory_is_found_out(where):
     """Recorded at its first call, it differs from torch when it is checked, and goes by torch then."""
     calls = []
 
@@ -401,11 +402,15 @@ def test_an_objective_with_a_memory_is_found_out():
         def __call__(self, batch, denominators=None):
             calls.append(1)
             loss, metrics = super().__call__(batch, denominators)
-            return loss * (2.0 if len(calls) > 3 else 1.0), metrics
+            later = 1.0 if len(calls) > 3 else 0.0
+            if where == "loss":
+                return loss * (1 + later), metrics
+            return loss, {**metrics, "gate/dropped_fraction": 0 * loss.detach() + later}
 
     engine = NativeEngine(kernel())
     one = Arm("one", Counting(PPOClip(0.2, 0.28)), "group-zscore", [0])
     population(forks(), [one], engine, rollouts=8).run()
+    assert len(calls) > 3
     assert engine._arms[0]._tape is None
 
 

@@ -183,10 +183,13 @@ class Arm:
 def _agree(found: Found, checked: Found, ours: Any, theirs: Any) -> bool:
     """Whether losses, metrics and gradients are the same but for tokens at a threshold."""
 
-    def close(x: Tensor, y: Tensor) -> Tensor:
-        return torch.isclose(x, y, rtol=1e-3, atol=1e-6, equal_nan=True)
+    def close(x: Tensor, y: Tensor, atol: float = 1e-6) -> Tensor:
+        return torch.isclose(x, y, rtol=1e-3, atol=atol, equal_nan=True)
 
     if found.metrics.keys() != checked.metrics.keys():
+        return False
+    shares = ((x, checked.metrics[name]) for name, x in found.metrics.items())
+    if not all(bool(close(x, y, TOLERATED).all()) for x, y in shares):
         return False
     tokens = all(
         (~close(x, y)).float().mean() <= TOLERATED for x, y in zip(ours, theirs, strict=True)

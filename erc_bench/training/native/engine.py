@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -21,7 +22,15 @@ from erc_bench.training.engine import Distort, Minibatch, Row
 from erc_bench.training.measure import sample_tokens
 from erc_bench.training.native.arm import Arm, MergedBatch
 from erc_bench.training.native.arrays import Buffers, Table, rows
-from erc_bench.training.native.library import Adam, Kernel, Limits, Network, Structure, Tokens
+from erc_bench.training.native.library import (
+    Adam,
+    Kernel,
+    Limits,
+    Network,
+    Structure,
+    Tokens,
+    padded,
+)
 from erc_bench.training.optimizer import Learner
 from erc_bench.training.population import Params
 from erc_bench.training.rollout import Noise, Place, Rollout, at, log_probs, play, sample
@@ -32,8 +41,6 @@ __all__ = ["NativeEngine"]
 
 S = TypeVar("S", bound=Structure)
 
-#: Floats in a vector of the kernel.
-LANES = 8
 #: States that a rollout evaluates at a time.
 CHUNK = 256
 #: Structures kept for objects that are seen again and again.
@@ -60,11 +67,6 @@ DRIFT = tuple(
         "entropy_new",
     )
 )
-
-
-def _padded(actions: int) -> int:
-    """V rounded up to whole vectors."""
-    return -(-actions // LANES) * LANES
 
 
 def _coded(setup: Setup) -> bool:
@@ -106,19 +108,19 @@ class NativeEngine:
     def __init__(
         self, kernel: Kernel, *, merge: bool = True, measure: bool = True, repeat: bool = True
     ) -> None:
-        self._kernel, self._merge, self._measure, self._repeat = kernel, merge, measure, repeat
-        self._arms: dict[int, Arm] = {}
+        self._kernel, self._merge, self._measure = kernel, merge, measure
+        self._arms = defaultdict[int, Arm](lambda: Arm(kernel, repeat=repeat))
         self._tables: dict[Any, Table] = {}
         self._buffers: dict[Any, Buffers] = {}
         self._structs: dict[Any, tuple[Any, Any]] = {}
         #: of the last rollout: its states, how many a run has at most, what the reference makes of them
-        self._table = Table(0, 8, LANES)
+        self._table = Table(0, 8, padded(1))
         self._most = 0
         self._reference: dict[str, Tensor] | None = None
 
     @property
     def name(self) -> str:
-        """What records call it."""
+        """``native`` and the instructions that its kernel was compiled for."""
         return f"native-{self._kernel.variant}"
 
     # -- what the kernel reads ------------------------------------------------------------------
@@ -146,7 +148,7 @@ class NativeEngine:
                 features=setup.space.shape[0],  # type: ignore[index]
                 hidden=0 if kind == TABULAR else params["last.weight"].shape[-1],
                 actions=actions,
-                padded=_padded(actions),
+                padded=padded(actions),
                 rows=first.shape[1],
                 width=sum(p[0].numel() for p in params.values()),
             )
@@ -205,7 +207,7 @@ class NativeEngine:
         """The table for a rollout of R networks, which becomes the last rollout's."""
         if key not in self._tables:
             size = setup.space.shape[0] * (8 if _coded(setup) else 4)  # type: ignore[index]
-            self._tables[key] = Table(runs, size, _padded(actions), **options)
+            self._tables[key] = Table(runs, size, padded(actions), **options)
         self._table, self._reference = self._tables[key], None
         return self._table
 
@@ -316,8 +318,7 @@ class NativeEngine:
         for number, (objective, part) in enumerate(zip(objectives, setup.slices, strict=True)):
             mine = fields if alone else {name: x[part] for name, x in fields.items()}
             make = partial(distributions.make, part)
-            arm = self._arms.setdefault(number, Arm(self._kernel, repeat=self._repeat))
-            found = arm(objective, mine, make, by_logp[part], by_entropy[part])
+            found = self._arms[number](objective, mine, make, by_logp[part], by_entropy[part])
             losses.append(found.loss)
             if found.by_whole is not None:
                 if by_whole is None:

@@ -28,9 +28,12 @@ __all__ = [
     "TapeStruct",
     "Tokens",
     "kernel",
+    "padded",
     "variant",
 ]
 
+#: Floats in a vector of the kernel.
+LANES = 8
 #: Variants, the best first, with the vector instructions as torch names them.
 VARIANTS = {"avx2": ("AVX2", "AVX512"), "baseline": ()}
 
@@ -159,6 +162,11 @@ class Kernel:
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         raise AttributeError(f"kernel.c has no function {name!r}")
+
+
+def padded(numbers: int) -> int:
+    """As many numbers as fill whole vectors."""
+    return -(-numbers // LANES) * LANES
 
 
 def variant() -> str | None:

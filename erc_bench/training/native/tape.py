@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from erc_bench.training.native.library import Kernel, TapeStruct
+from erc_bench.training.native.library import Kernel, TapeStruct, padded
 
 __all__ = ["Tape", "UnrecordableError", "record"]
 
@@ -29,8 +29,6 @@ OPERATIONS = {
     **{"maximum": 2, "minimum": 2, "less": 2, "less_equal": 2, "equal": 2, "choose": 3},
     **{"exp": 1, "sigmoid": 1, "absolute": 1, "sign": 1},
 }
-#: Floats in a vector of the kernel.
-LANES = 8
 
 Objective = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
@@ -296,8 +294,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             of = [place[x] for x in step.of] if step.of else [step.input]
             of += [0] * (3 - len(of))
             code.append([number, place[step.out], *of, step.n, step.wide, 0])
-        width = -(-self.responses * self.horizon // LANES) * LANES
-        registers = torch.zeros(total, width)
+        registers = torch.zeros(total, padded(self.responses * self.horizon))
         for value, register in self.constants.items():
             if register in place:
                 registers[place[register]] = value
