@@ -13,7 +13,7 @@ from erc_bench.core import drift
 from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives.base import Objective
 
-__all__ = ["MAX_RECORDED_ACTIONS", "Log", "sample_tokens"]
+__all__ = ["MAX_RECORDED_ACTIONS", "Log", "enter", "sample_tokens"]
 
 #: With more actions than this, whole distributions are not recorded.
 MAX_RECORDED_ACTIONS = 64
@@ -53,6 +53,17 @@ class Log:
             table, _, name = key.partition(".")
             log.tables[table][name] = list(rows.unbind())
         return log
+
+
+def enter(
+    row: dict[str, Tensor], measured: Mapping[str, Tensor], runs: slice, like: Tensor
+) -> None:
+    """Put what some runs measured, ``(r,)`` each, into a row for all runs, shaped as ``like``; else NaN."""
+    for name, value in measured.items():
+        if len(value) == len(like):
+            row[name] = value
+        else:
+            row.setdefault(name, torch.full_like(like, torch.nan))[runs] = value
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from erc_bench.core.batch import TokenBatch
 from erc_bench.core.numerics import masked_mean
 from erc_bench.objectives.base import Objective
 from erc_bench.training.engine import Distort, Minibatch, Row
-from erc_bench.training.measure import sample_tokens
+from erc_bench.training.measure import enter, sample_tokens
 from erc_bench.training.optimizer import Adam, Learner
 from erc_bench.training.population import Params, leaves, take
 from erc_bench.training.rollout import (
@@ -121,9 +121,7 @@ class TorchEngine:
         for objective, runs in zip(objectives, setup.slices, strict=True):
             loss, measured = objective(batch[runs])
             losses.append(loss)
-            for name, value in measured.items():
-                nan = torch.full_like(setup.adam.learning_rate, torch.nan)
-                row.setdefault(name, nan)[runs] = value
+            enter(row, measured, runs, setup.adam.learning_rate)
         total = torch.cat(losses)
         gradients = torch.autograd.grad(total.sum(), list(params.values()))
         policy, norm = setup.adam.step(policy, gradients, total.detach())

@@ -19,7 +19,7 @@ from erc_bench.core.metrics import BAND
 from erc_bench.objectives.base import Objective
 from erc_bench.training import optimizer
 from erc_bench.training.engine import Distort, Minibatch, Row
-from erc_bench.training.measure import sample_tokens
+from erc_bench.training.measure import enter, sample_tokens
 from erc_bench.training.native.arm import Arm, MergedBatch
 from erc_bench.training.native.arrays import Buffers, Table, rows
 from erc_bench.training.native.library import (
@@ -324,11 +324,7 @@ class NativeEngine:
                 if by_whole is None:
                     by_whole = torch.zeros(*state.shape, setup.dynamics.num_actions)
                 by_whole[part] = found.by_whole
-            if alone:
-                row |= found.metrics
-                continue
-            for name, value in found.metrics.items():
-                row.setdefault(name, torch.full((runs,), torch.nan))[part] = value
+            enter(row, found.metrics, part, setup.adam.learning_rate)
         total = losses[0] if alone else torch.cat(losses)
         recorded: Row = {}
         if minibatch.record is not None:
