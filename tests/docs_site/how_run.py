@@ -119,6 +119,7 @@ NOT_HERE: dict[str, str] = {
     "erc-bench repro compare eval/run.json --objective erc-dapo --log run.jsonl "
     "--baseline eval/dapo.json": "of files that the commands before it make; tests/paper_repro runs it",
     ".venv-bench/bin/python -m benchmarks.run": _BENCH,
+    ".venv-bench/bin/python -m benchmarks.run one_seed": _BENCH,
     ".venv-bench/bin/python -m benchmarks.run --quick": _BENCH,
     ".venv-bench/bin/python -m benchmarks.scaling": _BENCH,
     ".venv-bench/bin/python -m benchmarks.gate_cost": _BENCH,
