@@ -42,6 +42,7 @@ class TokenBatch:
         rollout_logp: log-probability under the engine that generated the tokens, where it differs
             from the old policy.
         reward: of each response.
+        order: a random numbering of the run's unmasked tokens from 0, for gates that choose at random.
 
     Raises:
         ValueError: a field's shape, dtype or device does not fit ``logp``'s; one line.
@@ -72,6 +73,7 @@ class TokenBatch:
     ref_log_probs: Float[Tensor, "*run B T V"] | None = None
     rollout_logp: Float[Tensor, "*run B T"] | None = None
     reward: Float[Tensor, "*run B"] | None = None
+    order: Float[Tensor, "*run B T"] | None = None
 
     _TRAINED: ClassVar[frozenset[str]] = frozenset({"logp", "entropy", "log_probs"})
     _WHOLE: ClassVar[frozenset[str]] = frozenset({"log_probs", "old_log_probs", "ref_log_probs"})

@@ -23,8 +23,10 @@ from erc_bench.objectives.base import (
 )
 from erc_bench.objectives.gates.divergence import KLTrustRegion, SampledTV, TVTrustRegion
 from erc_bench.objectives.gates.entropy import DirectionalEntropyRatio, EntropyRatio
+from erc_bench.objectives.gates.placebo import Placebo, ranks
 from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy
 from erc_bench.objectives.recipes import RECIPES, Recipe, make, recipe
+from erc_bench.objectives.registry import find
 from erc_bench.objectives.regularizers import (
     AdaptiveKL,
     CovarianceKL,
@@ -72,6 +74,7 @@ __all__ = [
     "KLTrustRegion",
     "Objective",
     "PPOClip",
+    "Placebo",
     "PositiveNLL",
     "Recipe",
     "Regularizer",
@@ -83,6 +86,8 @@ __all__ = [
     "TVTrustRegion",
     "TokenMean",
     "TruncatedImportance",
+    "find",
     "make",
+    "ranks",
     "recipe",
 ]

@@ -67,7 +67,7 @@ class Gate(Protocol):
 
     A gate that compares the tokens of a batch with each other sets ``over_batch = True``: what it
     keeps of a micro-batch is not what it keeps of the whole batch. Such a gate compares tokens of the
-    same run only. A gate
+    same run only. A gate that keeps or drops whole responses sets ``over_sequences = True``. A gate
     that keeps tokens inside a band ``1 - low < rho < 1 + high`` on the entropy ratio has an attribute
     ``band = (low, high)``.
     """
@@ -279,6 +279,11 @@ class Objective:
     def reads_reference(self) -> bool:
         """Whether a regularizer needs the reference policy (``ref_logp`` or ``ref_log_probs``)."""
         return any(getattr(r, "reference", None) == "ref" for r in self.regularizers)
+
+    @property
+    def draws_order(self) -> bool:
+        """Whether a gate chooses at random, by the batch's ``order``; such gates have the same attribute."""
+        return any(getattr(gate, "draws_order", False) for gate in self.gates)
 
     @property
     def over_batch(self) -> bool:

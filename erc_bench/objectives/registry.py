@@ -1,6 +1,7 @@
 """The registry of recipes: what a named objective is made of and trained with.
 
-Recipes of other distributions (entry point group ``erc_bench.objectives``) join it on demand.
+Recipes of other distributions (entry point group ``erc_bench.objectives``) join it on demand. Names of a
+gate and a recipe make a recipe, ``erc-cispo``; so does ``placebo-`` before a recipe with a gate.
 """
 
 from __future__ import annotations
@@ -13,13 +14,26 @@ from importlib import metadata
 from typing import Any
 
 from erc_bench import plugins
+from erc_bench.core import naming
 from erc_bench.core.advantages import Advantage
 from erc_bench.core.errors import InputError
 from erc_bench.core.numerics import Hyper
 from erc_bench.core.validation import unknown
-from erc_bench.objectives.base import Objective
+from erc_bench.objectives.base import Gate, Objective
+from erc_bench.objectives.gates.placebo import Placebo
 
-__all__ = ["RECIPES", "Recipe", "load_plugins", "make", "recipe", "register"]
+__all__ = [
+    "GATES",
+    "RECIPES",
+    "Recipe",
+    "composed",
+    "find",
+    "gate",
+    "load_plugins",
+    "make",
+    "recipe",
+    "register",
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Recipe:
         overlong_penalty: whether DAPO's soft length penalty is added to rewards (eq. 13).
         source: the paper.
         equation: what is maximised, in one line.
+        description: what it does, in one line.
     """
 
     name: str
@@ -43,6 +58,7 @@ class Recipe:
     overlong_penalty: bool
     source: str
     equation: str
+    description: str = ""
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -79,14 +95,69 @@ class Recipe:
         """The settings that decide which tokens and advantages the objective is given."""
         return self.advantage, self.dynamic_sampling, self.overlong_penalty
 
-    @property
-    def description(self) -> str:
-        """The first line of the builder's docstring."""
-        return (inspect.getdoc(self.build) or "").partition("\n")[0]
+
+@dataclass(frozen=True)
+class _Gate:
+    """A gate that can stand on any recipe: what it drops, the condition under which it keeps."""
+
+    build: Callable[..., Gate]
+    source: str
+
+    def on(self, name: str, base: Recipe) -> Recipe:
+        """The recipe with this gate."""
+        own = inspect.signature(self.build).parameters
+        twice = sorted(own.keys() & base.parameters.keys())
+        if twice:
+            raise InputError(f"objective: {name}: {twice[0]} names a parameter of both its parts")
+
+        def build(**given: Hyper) -> Objective:
+            mine = {key: given.pop(key) for key in own if key in given}
+            return base.build(**given).gated(self.build(**mine))
+
+        does = _first(self.build)
+        parts = (own, inspect.signature(base.build).parameters)
+        return replace(
+            base,
+            name=name,
+            build=_signed(build, *parts),
+            source=self.source,
+            equation=naming.gated(base.name, _last(self.build)),
+            description=f"{base.name} that {does[0].lower()}{does[1:]}",
+        )
 
 
-#: Every recipe by name, in the order they are defined.
+def _placebo(name: str, of: Recipe) -> Recipe:
+    """The recipe whose gates drop as many tokens at random."""
+    if not of.objective.gates or isinstance(of.objective.gates[0], Placebo):
+        raise InputError(f"objective: {name}: {of.name} has no gate whose placebo this could be")
+
+    def build(**given: Hyper) -> Objective:
+        made = of.build(**given)
+        return replace(made, gates=(Placebo(made.gates),))
+
+    return replace(
+        of,
+        name=name,
+        build=_signed(build, inspect.signature(of.build).parameters),
+        source="control of this project",
+        equation=naming.placebo(of.equation),
+        description=f"The control of {of.name}: drops as many tokens, chosen at random.",
+    )
+
+
+def _signed(
+    build: Callable[..., Objective], *parts: Mapping[str, inspect.Parameter]
+) -> Callable[..., Objective]:
+    """A builder that takes the parameters of its parts."""
+    parameters = [p for part in parts for p in part.values()]
+    build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return build
+
+
+#: Every recipe by name, in the order they are defined; without those that are made of names on demand.
 RECIPES: dict[str, Recipe] = {}
+#: Gates that can be put before the name of any recipe.
+GATES: dict[str, _Gate] = {}
 
 
 def register(
@@ -100,15 +171,33 @@ def register(
     """Register a builder; the last paragraph of its docstring is the equation."""
 
     def add(build: Callable[..., Objective]) -> Callable[..., Objective]:
-        RECIPES[name] = Recipe(
-            name, build, advantage, dynamic_sampling, overlong_penalty, source, _equation(build)
-        )
+        data = (advantage, dynamic_sampling, overlong_penalty)
+        RECIPES[name] = Recipe(name, build, *data, source, _last(build), _first(build))
         return build
 
     return add
 
 
-def _equation(build: Callable[..., object]) -> str:
+def gate(prefix: str, *, source: str) -> Callable[[Callable[..., Gate]], Callable[..., Gate]]:
+    """Register a gate that can be put before any recipe.
+
+    The first line of its docstring says what it does, as in "Drops a token's gradient where ...", the
+    last paragraph under which condition it keeps a token.
+    """
+
+    def add(build: Callable[..., Gate]) -> Callable[..., Gate]:
+        GATES[prefix] = _Gate(build, source)
+        return build
+
+    return add
+
+
+def _first(build: Callable[..., object]) -> str:
+    """The first line of a builder's docstring."""
+    return (inspect.getdoc(build) or "").partition("\n")[0]
+
+
+def _last(build: Callable[..., object]) -> str:
     """The last paragraph of a builder's docstring, as one line."""
     return " ".join((inspect.getdoc(build) or "").split("\n\n")[-1].split())
 
@@ -143,23 +232,52 @@ def _of_plugin(entry: metadata.EntryPoint, build: Callable[..., object]) -> Reci
 
     checked.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
     checked.__doc__ = inspect.getdoc(build)
-    return Recipe(entry.name, checked, "group-zscore", False, False, source, _equation(build))
+    said = (_last(build), _first(build))
+    return Recipe(entry.name, checked, "group-zscore", False, False, source, *said)
+
+
+def find(name: str) -> Recipe | None:
+    """The recipe of this name, made of the names in it if it is not registered; None: there is none.
+
+    Raises:
+        InputError: its parts cannot be combined.
+    """
+    return RECIPES.get(name) or composed(name)
+
+
+def composed(name: str) -> Recipe | None:
+    """A recipe made of the names of a gate, or of ``placebo``, and a recipe; None: it is no such name.
+
+    Raises:
+        InputError: its parts cannot be combined.
+    """
+    for prefix in sorted(GATES, key=len, reverse=True):
+        base = find(name.removeprefix(f"{prefix}-")) if name.startswith(f"{prefix}-") else None
+        if base is not None:
+            return GATES[prefix].on(name, base)
+    of = find(name.removeprefix(naming.PLACEBO)) if name.startswith(naming.PLACEBO) else None
+    return None if of is None else _placebo(name, of)
 
 
 def recipe(name: str) -> Recipe:
-    """Look a recipe up.
+    """Look a recipe up; ``erc-cispo`` is the gate ``erc`` on ``cispo``, ``placebo-erc-cispo`` its placebo.
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name, or parts that cannot be combined.
 
     >>> recipe("dapo").advantage
     'group-zscore'
+    >>> recipe("erc-cispo").equation
+    'cispo if 1 - band_low < rho < 1 + band_high, else sg(cispo)'
     """
-    if name not in RECIPES:
+    found = find(name)
+    if found is None:
         load_plugins()
-    if name not in RECIPES:
-        raise unknown("objective", name, RECIPES)
-    return RECIPES[name]
+        found = find(name)
+    if found is None:
+        made = [f"{part}-RECIPE" for part in (*GATES, naming.PLACEBO.rstrip("-"))]
+        raise unknown("objective", name, [*RECIPES, *made])
+    return found
 
 
 def make(name: str, **overrides: Hyper) -> Objective:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import erc_envs
+from erc_bench.core import naming
 from erc_bench.plugins import OBJECTIVES, load_environments
 from erc_bench.studies import EXPERIMENTS
 from erc_bench.training import TrainConfig
@@ -59,7 +60,12 @@ def _imported() -> Iterator[tuple[str, ...]]:
 def written() -> Iterator[tuple[str, ...]]:
     """The rows of our own recipes, read from their source: importing them would load torch for seconds."""
     source = files("erc_bench").joinpath("objectives", "recipes.py").read_text(encoding="utf-8")
+    rows: dict[str, tuple[str, ...]] = {}
+    gates: dict[str, tuple[str, ...]] = {}
     for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMPOSED":
+            for name in ast.literal_eval(node.value):
+                rows[name] = _composed(name, gates, rows)
         if not isinstance(node, ast.FunctionDef) or not node.decorator_list:
             continue
         call = node.decorator_list[0]
@@ -68,9 +74,24 @@ def written() -> Iterator[tuple[str, ...]]:
         names = [a.arg for a in node.args.args]
         defaults = map(ast.literal_eval, node.args.defaults)
         parameters = ", ".join(f"{k}={v}" for k, v in zip(names, defaults, strict=True))
-        equation = " ".join((ast.get_docstring(node) or "").split("\n\n")[-1].split())
-        name = ast.literal_eval(call.args[0])
-        yield name, equation, given.get("advantage", "group-zscore"), parameters, given["source"]
+        said = " ".join((ast.get_docstring(node) or "").split("\n\n")[-1].split())
+        name, advantage = ast.literal_eval(call.args[0]), given.get("advantage", "group-zscore")
+        into = rows if ast.unparse(call.func) == "register" else gates
+        into[name] = (name, said, advantage, parameters, given["source"])
+    yield from rows.values()
+
+
+def _composed(
+    name: str, gates: dict[str, tuple[str, ...]], rows: dict[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The row of a recipe that is made of the names of others."""
+    if name.startswith(naming.PLACEBO):
+        _, equation, advantage, parameters, _ = rows[name.removeprefix(naming.PLACEBO)]
+        return name, naming.placebo(equation), advantage, parameters, "control of this project"
+    prefix = max((p for p in gates if name.startswith(f"{p}-")), key=len)
+    _, condition, _, own, source = gates[prefix]
+    base, _, advantage, parameters, _ = rows[name.removeprefix(f"{prefix}-")]
+    return name, naming.gated(base, condition), advantage, f"{own}, {parameters}", source
 
 
 def environments() -> Table:

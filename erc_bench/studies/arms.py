@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from erc_bench.core.errors import InputError
-from erc_bench.objectives import RECIPES, Objective, Recipe, make, recipe
+from erc_bench.objectives import Objective, Recipe, find, make, recipe
 from erc_bench.training.config import PER_PART, PER_RUN, TrainConfig
 
 __all__ = ["Arm", "StoredArm", "gated_pairs", "parse", "stored_arm", "stored_arms", "table"]
@@ -200,7 +200,7 @@ def stored_arm(label: str, entry: Any = None) -> StoredArm:
     """One arm from its entry in the manifest; without an entry, the label is taken for a recipe's name."""
     entry = entry if isinstance(entry, Mapping) else {}
     name = str(entry.get("recipe", label))
-    known = RECIPES.get(name)
+    known = find(name)
     spec = entry.get("spec")
     if not isinstance(spec, Mapping) or not isinstance(spec.get("gates"), list):
         spec = known.objective.spec() if known is not None else {"gates": []}

@@ -19,11 +19,21 @@ __all__ = [
     "Network",
     "Sampler",
     "TrainConfig",
+    "Verifier",
     "WarmStart",
 ]
 
 #: Settings that every run of a population can have for itself.
-PER_RUN = ("learning_rate", "temperature", "rollout_bits", "rollout_jitter")
+PER_RUN = (
+    "learning_rate",
+    "temperature",
+    "rollout_bits",
+    "rollout_jitter",
+    "rollout_weight_bits",
+    "rollout_lag",
+    "false_positives",
+    "false_negatives",
+)
 #: Settings that an arm can have for itself, but that change the shape of a population: runs that
 #: differ in them are trained in different parts. Their product is the number of updates per rollout.
 PER_PART = ("minibatches", "epochs")
@@ -57,6 +67,20 @@ class Sampler:
         Rate,
         Doc("Standard deviation of Gaussian noise on the logits of rollouts, before rounding."),
     ] = 0.0
+    rollout_weight_bits: Annotated[
+        Count,
+        Doc(
+            "Bits of significand to which the sampler rounds the policy's weights, the same error at "
+            "every token: 8 bfloat16, 4 float8 e4m3; 53: not at all."
+        ),
+    ] = EXACT_BITS
+    rollout_lag: Annotated[
+        Size,
+        Doc(
+            "Asynchronous training: rollouts come from the policy as it was this many rollouts ago; 0: "
+            "from the newest one."
+        ),
+    ] = 0
     old_policy: Annotated[
         Literal["trainer", "rollout"],
         Doc(
@@ -64,6 +88,21 @@ class Sampler:
             "those the rollout was sampled from, with their rounding and noise."
         ),
     ] = "trainer"
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """How often rewards are wrong, in training alone: evaluations and ``reward/mean`` see the true ones.
+
+    A response succeeds if its return is above 1/2; a wrong verdict makes its return 0 or 1.
+    """
+
+    false_positives: Annotated[
+        Fraction, Doc("Probability that a response that fails is rewarded with 1.")
+    ] = 0.0
+    false_negatives: Annotated[
+        Fraction, Doc("Probability that a response that succeeds is rewarded with 0.")
+    ] = 0.0
 
 
 @dataclass(frozen=True)
@@ -110,13 +149,12 @@ class Network:
 class TrainConfig:
     """Settings shared by all runs of a population; the paper's regime, scaled down, by default.
 
-    A rollout is ``prompts`` x ``group_size`` responses. It is split by prompt into ``minibatches``,
-    each used once per epoch: ``minibatches * epochs`` updates per rollout, which is how stale the
-    last of them is.
+    A rollout is ``prompts`` x ``group_size`` responses, split into ``minibatches``, each used once per
+    epoch: ``minibatches * epochs`` updates per rollout, which is how stale the last of them is.
 
-    What belongs together is one field: ``sampler``, ``warm_start``, ``evaluation``, ``network``. A
-    setting inside them has a name of its own, and that flat name is enough wherever one is written
-    or read: ``TrainConfig(hidden=64)``, ``replace(config, hidden=64)``, ``config.hidden``.
+    What belongs together is one field: ``sampler``, ``verifier``, ``warm_start``, ``evaluation``,
+    ``network``. A setting inside them has a name of its own, and that flat name is enough wherever one
+    is written or read: ``TrainConfig(hidden=64)``, ``replace(config, hidden=64)``, ``config.hidden``.
 
     Raises:
         InputError: a value out of its range; the message names field, value and what is allowed.
@@ -129,8 +167,19 @@ class TrainConfig:
     prompts: Annotated[Count, Doc("Prompts per rollout, P.")] = 32
     group_size: Annotated[Count, Doc("Responses per prompt, G.")] = 8
     minibatches: Annotated[Count, Doc("Parts a rollout is split into; must divide `prompts`.")] = 8
+    minibatches_of: Annotated[
+        Literal["prompts", "responses"],
+        Doc(
+            "What a rollout is split by: prompts with all their responses, or responses, shuffled anew "
+            "for each rollout, as where trainers balance batches."
+        ),
+    ] = "prompts"
     epochs: Annotated[Count, Doc("Passes over a rollout.")] = 1
     learning_rate: Annotated[Rate, Doc("Adam's step size; 0: nothing is learnt.")] = 5e-4
+    warmup_updates: Annotated[
+        Size,
+        Doc("Updates over which the step size rises from 0 in equal steps; 0: it never changes."),
+    ] = 0
     max_grad_norm: Annotated[
         float,
         Limits(gt=0),
@@ -145,6 +194,7 @@ class TrainConfig:
         Doc("lambda of generalised advantage estimation (arms with a value head); gamma is 1."),
     ] = 1.0
     sampler: Sampler = Sampler()
+    verifier: Verifier = Verifier()
     generation_rounds: Annotated[
         Count,
         Doc(

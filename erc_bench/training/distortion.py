@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from erc_bench.training.config import EXACT_BITS
+from erc_bench.training.engine import Distort
+from erc_bench.training.population import Params, take
+from erc_bench.training.rollout import as_observation
 from erc_bench.training.state import Setup
 from erc_bench.training.streams import Purpose, normals
 
@@ -32,11 +37,12 @@ def round_to_bits(x: Tensor, bits: Tensor) -> Tensor:
 
 
 def distortion(
-    setup: Setup, number: int, round_: int, runs: Tensor | slice
-) -> Callable[[Tensor, int], Tensor] | None:
-    """What the engine does to the logits ``(R, N, V)`` of step t in a round of a rollout.
+    setup: Setup, params: Params, number: int, round_: int, runs: Tensor | slice
+) -> Distort | None:
+    """What the sampler makes of a policy's logits ``(R, N, V)`` in a round of a rollout.
 
-    ``round_to_bits(z + jitter * noise, bits)`` with standard normal noise; None: nothing, in any run.
+    ``round_to_bits(z + jitter * noise, bits)`` with standard normal noise, where ``z`` are the logits of
+    the policy with its weights rounded to ``rollout_weight_bits``; None: nothing, in any run.
     """
     if not setup.distorted:
         return None
@@ -50,7 +56,19 @@ def distortion(
         drawn = normals(setup.seed, seeds, Purpose.JITTER, number, round_, shape=shape)
         noise = torch.from_numpy(drawn).to(setup.dtype)
 
-    def distort(logits: Tensor, t: int) -> Tensor:
+    weight_bits = setup.per_run["rollout_weight_bits"][runs]
+    forward = None
+    if bool((weight_bits < EXACT_BITS).any()):
+        rounded = {
+            name: round_to_bits(p, weight_bits.view(-1, *[1] * (p.ndim - 1)))
+            for name, p in take(params, runs).items()
+        }
+        forward = setup.policy.decoder(rounded)
+
+    def distort(logits: Tensor, observation: NDArray[Any], t: int) -> Tensor:
+        if forward is not None:
+            rough = forward(as_observation(observation, len(logits), setup.dtype))
+            logits = torch.where(weight_bits.view(-1, 1, 1) < EXACT_BITS, rough, logits)
         if noise is not None:
             logits = logits + jitter * noise[:, :, t]
         return round_to_bits(logits, bits)

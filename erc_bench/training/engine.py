@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from erc_bench.objectives.base import Objective
@@ -25,8 +26,8 @@ __all__ = ["Distort", "Engine", "Minibatch", "Row"]
 Row = dict[str, Tensor]
 """Named measurements of one update, one for each run: ``(R,)``, or ``(R, S, ...)`` for S tokens."""
 
-Distort = Callable[[Tensor, int], Tensor]
-"""Logits ``(R, N, V)`` of step t as the program that samples has them."""
+Distort = Callable[[Tensor, NDArray[Any], int], Tensor]
+"""Logits ``(R, N, V)`` at observations ``(R * N, F)`` of step t as the program that samples has them."""
 
 
 @dataclass(frozen=True)

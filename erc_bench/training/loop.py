@@ -21,6 +21,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from erc_bench.objectives import ranks
 from erc_bench.training import checkpoint
 from erc_bench.training.config import TrainConfig
 from erc_bench.training.credit import Credit, assign_credit
@@ -30,7 +31,7 @@ from erc_bench.training.evaluation import evaluate
 from erc_bench.training.native.engine import NativeEngine
 from erc_bench.training.native.library import kernel
 from erc_bench.training.optimizer import Learner
-from erc_bench.training.population import take
+from erc_bench.training.population import Params, take
 from erc_bench.training.rollout import Rollout
 from erc_bench.training.sampling import fill_with_informative_groups
 from erc_bench.training.state import Arm, Setup, State
@@ -116,35 +117,72 @@ def collect(setup: Setup, engine: Engine, state: State) -> tuple[State, Rollout,
     config, number = setup.config, state.rollouts_done
     task = setup.dynamics.at(number / config.rollouts)
     generated = state.generated.clone()
+    state, params = behaviour(setup, state)
 
     def one(round_: int, runs: Tensor | slice) -> Rollout:
         rollout = engine.respond(
             setup,
-            state.policy.params,
+            params,
             task,
             (Purpose.ROLLOUT, number, round_),
             config.prompts,
             config.group_size,
             runs,
-            distort=distortion(setup, number, round_, runs),
+            distort=distortion(setup, params, number, round_, runs),
             further=round_ > 0,
         )
         generated[runs] += rollout.mask.sum((1, 2))
-        return rollout
+        if not round_:
+            true_returns.append(rollout.returns.mean(-1))
+        return judged(setup, rollout, number, round_, runs)
 
+    true_returns: list[Tensor] = []
     rollout = one(0, slice(None))
-    mean_return = rollout.returns.mean(-1)
     dynamic = torch.cat([torch.full((len(arm),), arm.dynamic_sampling) for arm in setup.arms])
     rollout = fill_with_informative_groups(
         rollout, dynamic, config.group_size, config.generation_rounds, one
     )
-    return replace(state, generated=generated), rollout, mean_return
+    return replace(state, generated=generated), rollout, true_returns[0]
+
+
+def behaviour(setup: Setup, state: State) -> tuple[State, Params]:
+    """The parameters that sample the next rollout: each run's as they were ``rollout_lag`` rollouts ago.
+
+    Before there are so many, those that training started from.
+    """
+    params, most = state.policy.params, int(setup.lag.max())
+    if not most:
+        return state, params
+    kept = {name: p.clone() for name, p in params.items()}  # updates reuse the arrays
+    earlier = [*state.earlier, kept][-most - 1 :]
+    back = setup.lag.clamp(max=len(earlier) - 1)
+    runs = torch.arange(len(back))
+    lagging = {
+        name: torch.stack([past[name] for past in reversed(earlier)])[back, runs] for name in params
+    }
+    return replace(state, earlier=earlier), lagging
+
+
+def judged(
+    setup: Setup, rollout: Rollout, number: int, round_: int, runs: Tensor | slice
+) -> Rollout:
+    """The rollout as a verifier rewards it that errs: its return is changed at the response's last token."""
+    if setup.verifier_errors is None:
+        return rollout
+    returns, rates = rollout.returns, setup.verifier_errors[:, runs].unsqueeze(-1)
+    seeds, shape = setup.seeds[runs].tolist(), returns.shape[1:]
+    drawn = uniforms(setup.seed, seeds, Purpose.VERIFIER, number, round_, shape=shape)
+    success = returns > 0.5
+    wrong = torch.from_numpy(drawn) < torch.where(success, rates[1], rates[0])
+    change = torch.where(wrong, (~success).to(returns.dtype) - returns, 0.0)
+    last = (rollout.lengths - 1).clamp(min=0).unsqueeze(-1)
+    return replace(rollout, reward=rollout.reward.scatter_add(-1, last, change.unsqueeze(-1)))
 
 
 def minibatches(
     setup: Setup, state: State, rollout: Rollout, credit: Credit
 ) -> Iterator[Minibatch]:
-    """The rollout's parts, split by prompt, once per epoch: one for every update."""
+    """The rollout's parts, once per epoch: one for every update."""
     config, number = setup.config, state.rollouts_done
     fixed = {
         "old_logp": rollout.old_logp,
@@ -158,8 +196,16 @@ def minibatches(
     if not bool(rollout.mask.all()):
         fixed = {name: x.masked_fill(~rollout.mask, 0) for name, x in fixed.items()}
     fixed["reward"] = rollout.returns
-    shape = (config.updates_per_rollout, TOKEN_STRIDE * config.token_samples)
+    seen, target = rollout.seen, credit.value_target
     seeds = setup.seeds.tolist()
+    if config.minibatches_of == "responses":
+        responses = rollout.mask.shape[1:2]
+        drawn = uniforms(setup.seed, seeds, Purpose.MINIBATCH, number, shape=responses)
+        places = torch.from_numpy(drawn).argsort(dim=-1, stable=True)
+        runs = torch.arange(len(places)).unsqueeze(-1)
+        fixed, seen = ({n: x[runs, places] for n, x in t.items()} for t in (fixed, seen))
+        target = target[runs, places]
+    shape = (config.updates_per_rollout, TOKEN_STRIDE * config.token_samples)
     chosen = uniforms(setup.seed, seeds, Purpose.TOKEN_SAMPLE, number, shape=shape)
     rows = config.prompts * config.group_size // config.minibatches
 
@@ -170,15 +216,22 @@ def minibatches(
     parts = list(
         zip(
             cut(fixed),
-            cut(rollout.seen),
-            torch.split(credit.value_target, rows, dim=1),
+            cut(seen),
+            torch.split(target, rows, dim=1),
             strict=True,
         )
     )
     for staleness in range(config.updates_per_rollout):
         recorded = config.token_samples and (staleness + number) % TOKEN_STRIDE == 0
         record = torch.from_numpy(chosen[:, staleness]) if recorded else None
-        yield Minibatch(*parts[staleness % config.minibatches], state.reference, record)
+        given, known, wanted = parts[staleness % config.minibatches]
+        if any(objective.draws_order for objective in state.objectives):
+            mask = given["mask"]
+            drawn = uniforms(
+                setup.seed, seeds, Purpose.ORDER, number, staleness, shape=(rows, mask.shape[-1])
+            )
+            given = given | {"order": ranks(torch.from_numpy(drawn), mask)}
+        yield Minibatch(given, known, wanted, state.reference, record)
 
 
 def update_critics(

@@ -77,7 +77,7 @@ class Adam:
     ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g^2``,
     ``w -= lr (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)`` with ``b1 = 0.9``, ``b2 = 0.999``
     and ``eps = 1e-8``, where ``g`` is the run's gradient scaled to a norm of at most
-    ``max_grad_norm`` and ``lr`` is ``(R,)``. A run whose
+    ``max_grad_norm`` and ``lr`` is ``(R,)``, which rises from 0 over the first ``warmup`` steps. A run whose
     gradient or loss is not finite is frozen: its parameters stay as they were, for good, and no
     other run is touched. torch's optimisers have one step size for a tensor, hence this class around
     torch's fused kernel. The step size comes last: a huge one must not turn a zero change into NaN.
@@ -86,6 +86,13 @@ class Adam:
     learning_rate: Tensor
     max_grad_norm: float = float("inf")
     weight_decay: float = 0.0
+    warmup: int = 0
+
+    def rate(self, steps: Tensor) -> Tensor:
+        """Step sizes after so many steps, ``(R,)``: ``lr min(1, steps / warmup)``."""
+        if steps >= self.warmup:
+            return self.learning_rate
+        return self.learning_rate * (steps / self.warmup)
 
     @torch.no_grad()
     def step(
@@ -113,7 +120,7 @@ class Adam:
             scale = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             if bool((scale < 1).any()):
                 g.mul_(scale.unsqueeze(1))
-        rate = self.learning_rate
+        rate = self.rate(learner.steps)
         if not bool(alive.all()):
             g.masked_fill_(~alive.unsqueeze(1), 0.0)
             norm = torch.where(alive, norm, torch.nan)

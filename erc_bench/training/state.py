@@ -129,7 +129,12 @@ class Setup:
     def adam(self) -> Adam:
         """The policies' optimiser."""
         config = self.config
-        return Adam(self.per_run["learning_rate"], config.max_grad_norm, config.weight_decay)
+        return Adam(
+            self.per_run["learning_rate"],
+            config.max_grad_norm,
+            config.weight_decay,
+            config.warmup_updates,
+        )
 
     @cached_property
     def temperature(self) -> Tensor | None:
@@ -140,8 +145,20 @@ class Setup:
     @cached_property
     def distorted(self) -> bool:
         """Whether some run's rollouts are sampled from other probabilities than its policy's."""
-        bits, jitter = self.per_run["rollout_bits"], self.per_run["rollout_jitter"]
-        return bool((bits < EXACT_BITS).any() | jitter.any())
+        names = ("rollout_bits", "rollout_weight_bits")
+        rounded = any(bool((self.per_run[name] < EXACT_BITS).any()) for name in names)
+        return rounded or bool(self.per_run["rollout_jitter"].any())
+
+    @cached_property
+    def lag(self) -> Tensor:
+        """How many rollouts old the policy of each run's rollouts is, ``(R,)``."""
+        return self.per_run["rollout_lag"].long()
+
+    @cached_property
+    def verifier_errors(self) -> Tensor | None:
+        """Rates of false positives and false negatives, ``(2, R)``; None: there are none."""
+        rates = torch.stack([self.per_run[n] for n in ("false_positives", "false_negatives")])
+        return rates if bool(rates.any()) else None
 
     @cached_property
     def policy(self) -> Population:
@@ -184,6 +201,7 @@ class State:
         critics: the same for the value heads, by the number of their arm.
         objectives: of every arm; an adaptive one changes from rollout to rollout.
         reference: parameters of the policy that training started from, if an objective reads them.
+        earlier: parameters before each of the last rollouts, the newest last, if rollouts lag behind.
         generated: tokens generated for training, ``(R,)``.
         log: what was measured.
         rollouts_done: how far training is.
@@ -195,6 +213,7 @@ class State:
     objectives: Sequence[Objective]
     reference: Params | None
     generated: Tensor
+    earlier: Sequence[Params] = ()
     log: Log = field(default_factory=Log)
     rollouts_done: int = 0
     evaluations: Mapping[str, Tensor] = field(default_factory=dict)
@@ -210,6 +229,7 @@ class State:
             "policy.": self.policy.tensors(),
             **{f"critic{n}.": critic.tensors() for n, critic in self.critics.items()},
             **{f"objective{n}.": x.coefficients(r.stop - r.start) for n, (x, r) in objectives},
+            **{f"earlier{n}.": params for n, params in enumerate(self.earlier)},
             "evaluation.": self.evaluations,
             "log.": self.log.tensors(),
             "": {"generated": self.generated, "rollouts_done": torch.tensor(self.rollouts_done)},
@@ -230,6 +250,12 @@ class State:
                 x.with_coefficients(below(f"objective{n}.")) for n, x in enumerate(self.objectives)
             ],
             generated=tensors["generated"],
+            earlier=[
+                below(f"earlier{n}.")
+                for n in range(
+                    len({k.partition(".")[0] for k in tensors if k.startswith("earlier")})
+                )
+            ],
             log=Log.restored(below("log.")),
             rollouts_done=int(tensors["rollouts_done"]),
             evaluations=below("evaluation."),

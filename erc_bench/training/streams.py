@@ -25,6 +25,9 @@ class Purpose(IntEnum):
     TOKEN_SAMPLE = 4
     CRITIC = 5
     JITTER = 6
+    ORDER = 7
+    MINIBATCH = 8
+    VERIFIER = 9
 
 
 def stream(seed: int, index: int, purpose: Purpose, *position: int) -> np.random.Generator:

@@ -73,7 +73,7 @@ class TorchEngine:
             logits = forward(obs)
             trained = acting = log_probs(logits, temperature)
             if distort is not None:
-                acting = log_probs(distort(logits, t), temperature)
+                acting = log_probs(distort(logits, observation, t), temperature)
             action = sample(acting, noise.action[..., t])
             old[..., t, :] = acting if old_is_distorted else trained
             acted_logp[..., t] = at(acting, action)

@@ -73,6 +73,7 @@ def raw(shape=(B, T), *, seed=0, drift=0.6):
     mask = torch.rand(shape, generator=g) < 0.7
     mask[..., 1, :] = False
     return {
+        "order": torch.randperm(mask.numel(), generator=g).view(shape).double(),
         "logp": sampled(log_probs),
         "old_logp": sampled(old_log_probs),
         "advantage": torch.randn(shape, generator=g, dtype=torch.float64),
@@ -183,7 +184,7 @@ def test_only_the_trained_policy_gets_a_gradient(name, regularizer):
     reached = {key for key, g in zip(leaves, found, strict=True) if g is not None}
     assert "logp" in reached
     assert reached <= set(TRAINED)
-    assert len(leaves) == 11
+    assert len(leaves) == 12
 
 
 @recipes
@@ -386,7 +387,8 @@ def test_recipes_fit_in_six_lines(name):
     body = source.rpartition('"""')[2].strip().splitlines()
     assert 1 <= len(body) <= 6
     assert "return" in body[-1]
-    assert "arXiv:" in RECIPES[name].source or "(19" in RECIPES[name].source
+    source = RECIPES[name].source
+    assert "arXiv:" in source or "(19" in source or source == "control of this project"
     assert "\n" not in RECIPES[name].equation
     base = next((n for n in ("dapo", "gppo") if RECIPES[name].equation.startswith(n)), None)
     assert " A" in f" {RECIPES[name].equation}" or base

@@ -289,7 +289,7 @@ def test_recipes_are_what_their_papers_say():
     ("name", "overrides", "message"),
     [
         ("erc_dapo", {}, r"'erc_dapo' is unknown; did you mean erc-dapo\? \(known: reinforce, "),
-        ("zzz", {}, r"'zzz' is unknown \(known: .*tv-gate-dapo\)$"),
+        ("zzz", {}, r"'zzz' is unknown \(known: .*tv-gate-dapo, .*placebo-RECIPE\)$"),
         (
             "dapo",
             {"band_low": 1},

@@ -67,6 +67,7 @@ ELSEWHERE = {
     "erc-directional-dapo": "an objective of this project",
     "kl-gate-dapo": "an objective of this project",
     "tv-gate-dapo": "an objective of this project",
+    "placebo-erc-dapo": "a control of this project, test_objectives_placebo.py",
 }
 
 

@@ -94,7 +94,7 @@ class Lockstep:
         before, after = (
             torch.cat([p.flatten(1) for p in x.params.values()], dim=1) for x in (start, ours)
         )
-        rate = adam.learning_rate.double().unsqueeze(1)
+        rate = adam.rate(start.steps).double().unsqueeze(1)
         wanted = before.double() * (1 - rate * adam.weight_decay) - rate * change
         alive = ours.alive
         torch.testing.assert_close(

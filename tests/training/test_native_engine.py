@@ -75,6 +75,11 @@ def test_every_recipe_agrees_with_torch_at_each_of_24_updates(environment):
         {"rollout_bits": 20, "old_policy": "rollout"},
         {"token_samples": 0},
         {"group_size": 2, "generation_rounds": 4},
+        {"rollout_lag": 2},
+        {"false_positives": 0.3, "false_negatives": 0.3},
+        {"minibatches_of": "responses"},
+        {"rollout_weight_bits": 4},
+        {"warmup_updates": 3},
     ],
     ids=str,
 )
@@ -97,7 +102,7 @@ def test_on_their_own_the_engines_stay_together():
     arms = [arm(n) for n in names]
 
     def trained(engine):
-        return population(forks(), arms, engine, rollouts=12).run()
+        return population(forks(), arms, engine, rollouts=12, learning_rate=2e-3).run()
 
     ours, theirs = trained(NativeEngine(kernel())), trained(TorchEngine())
     assert (ours.metrics["drift/kl_exact"] > 1e-4).any()

@@ -13,14 +13,20 @@ PERTURBED = {
     "prompts": (2, {}),
     "group_size": (3, {}),
     "minibatches": (4, {}),
+    "minibatches_of": ("responses", {}),
     "epochs": (2, {}),
     "learning_rate": (1e-3, {}),
+    "warmup_updates": (2, {}),
     "max_grad_norm": (1e-3, {}),
     "weight_decay": (0.1, {}),
     "temperature": (0.8, {}),
     "gae_lambda": (0.5, {}),
     "rollout_bits": (5, {"old_policy": "rollout"}),
     "rollout_jitter": (0.1, {}),
+    "rollout_weight_bits": (5, {"old_policy": "rollout"}),
+    "rollout_lag": (1, {}),
+    "false_positives": (0.5, {}),
+    "false_negatives": (0.5, {}),
     "old_policy": ("rollout", {"rollout_jitter": 0.1}),
     "generation_rounds": (1, {}),
     "overlong_cache": (2, {}),
@@ -100,11 +106,14 @@ COUNTS = (
     "evaluation_episodes",
     "evaluation_answers",
     "rollout_bits",
+    "rollout_weight_bits",
     "hidden",
 )
+SIZES = ("warm_start_steps", "token_samples", "rollout_lag", "warmup_updates")
+FRACTIONS = ("gae_lambda", "false_positives", "false_negatives")
 BAD = [
     *((name, value) for name in COUNTS for value in (0, -1, 2.5, math.nan, "3", True, None)),
-    *((name, value) for name in ("warm_start_steps", "token_samples") for value in (-1, 0.5, "1")),
+    *((name, value) for name in SIZES for value in (-1, 0.5, "1")),
     *(
         (name, value)
         for name in ("warm_start_learning_rate", "temperature", "violation_delta")
@@ -118,7 +127,8 @@ BAD = [
     *(("old_policy", v) for v in ("engine", None, 1)),
     ("evaluation_answers", 3),
     *(("max_grad_norm", v) for v in (0.0, -1.0, math.nan, "1")),
-    *(("gae_lambda", v) for v in (-0.1, 1.1, math.nan, math.inf, "1")),
+    *((name, v) for name in FRACTIONS for v in (-0.1, 1.1, math.nan, math.inf, "1")),
+    ("minibatches_of", "tokens"),
     ("policy", "rnn"),
     ("policy", 3),
     ("dtype", "float16"),
@@ -163,8 +173,8 @@ def test_limits_are_allowed():
 
 
 def test_the_settings_are_few_and_all_documented():
-    """A configuration one can read: at most 20 fields, some of them small groups."""
-    assert len(dataclasses.fields(TrainConfig)) <= 20
+    """A configuration one can read: two dozen fields at most, some of them small groups."""
+    assert len(dataclasses.fields(TrainConfig)) <= 24
     assert all("Doc(" in str(f.type) for f in TrainConfig.settings().values())
 
 

@@ -17,7 +17,7 @@ from erc_bench.core.batch import TokenBatch
 from erc_bench.core.numerics import Hyper, masked_mean, over_tokens, require_parameter
 from erc_bench.objectives.base import Gate, Surrogate
 
-__all__ = ["ClipCovariance", "HighEntropy", "covariance", "first_of", "share"]
+__all__ = ["ClipCovariance", "HighEntropy", "covariance", "first_of", "share", "shuffled"]
 
 
 @torch.no_grad()
@@ -131,7 +131,7 @@ class ClipCovariance(Gate):
     def keep(self, batch: TokenBatch) -> Tensor:
         """All tokens but the chosen ones."""
         candidates = self.candidates(batch)
-        return ~first_of(_shuffled(batch), candidates, share(self.fraction, batch.mask))
+        return ~first_of(shuffled(batch), candidates, share(self.fraction, batch.mask))
 
     @torch.no_grad()
     def candidates(self, batch: TokenBatch) -> Tensor:
@@ -153,7 +153,7 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ (x >> 31)
 
 
-def _shuffled(batch: TokenBatch) -> Tensor:
+def shuffled(batch: TokenBatch) -> Tensor:
     """A different number for each token of a run, int64 ``(..., B, T)``, that looks random.
 
     The seed is made of the run's actions, which are exact; log-probabilities may differ in their last

@@ -44,7 +44,7 @@ S = TypeVar("S", bound=Structure)
 #: States that a rollout evaluates at a time.
 CHUNK = 256
 #: Structures kept for objects that are seen again and again.
-KEPT = 64
+KEPT = 16
 #: Networks by the name of their first parameter, numbered as in the kernel.
 KINDS = {"first.table": 0, "first.0.weight": 1, "table.weight": 2}
 TABULAR = 2
@@ -188,7 +188,7 @@ class NativeEngine:
             learner.mean, lambda: Adam(learner.mean.data_ptr(), learner.square.data_ptr())
         )
         alive, norm, steps = learner.alive.clone(), torch.empty_like(losses), learner.steps + 1
-        told.set(rate=adam.learning_rate, alive=alive, loss=losses, norm=norm)
+        told.set(rate=adam.rate(learner.steps), alive=alive, loss=losses, norm=norm)
         told.moments, told.steps = learner.mean.shape[1], int(steps)
         told.max_norm, told.decay = adam.max_grad_norm, adam.weight_decay
         after = Learner(learner.params, learner.mean, learner.square, alive, steps)
@@ -264,7 +264,8 @@ class NativeEngine:
             found = (chosen.unsqueeze(1), state[t].long())
             part = slice(0, task.num_actions)
             temperature = None if setup.temperature is None else setup.temperature[runs]
-            acting = log_probs(distort(table.arrays["logits"][found][..., part], t), temperature)
+            trained = table.arrays["logits"][found][..., part]
+            acting = log_probs(distort(trained, observation, t), temperature)
             action[t] = sample(acting, uniform[..., t])
             if old_is_distorted:
                 for name, x in (("log_probs", acting), ("probs", acting.exp())):
