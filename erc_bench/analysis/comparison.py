@@ -96,7 +96,7 @@ _STAND_INS = {
 class _Adapted:
     """Calls an adapted loss on populations ``(R, B, T)``, one run after the other."""
 
-    adaptive = False
+    adaptive = draws_order = False
 
     def __init__(self, loss: PolicyLoss) -> None:
         self.loss = loss

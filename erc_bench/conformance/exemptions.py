@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from erc_bench.objectives import ClipCovariance, CovarianceKL, HighEntropy, Objective
+from erc_bench.objectives import ClipCovariance, CovarianceKL, HighEntropy, Objective, Placebo
 
 __all__ = ["exemptions_of"]
 
@@ -13,6 +13,7 @@ _TOP = "it trains only the tokens of highest entropy (arXiv:2506.01939)"
 _DRAWN = (
     "it drops a few tokens of high covariance, drawn by the order of the batch (arXiv:2505.22617)"
 )
+_RANDOM = "it drops tokens at random, as many as another gate would (a control)"
 _COVARIANCE = (
     "it selects by the covariance of A and log pi, which changes with A (arXiv:2505.22617)"
 )
@@ -31,6 +32,7 @@ _OF_PIECES: Mapping[type, Mapping[str, str]] = {
         "on_policy_gradient": _DRAWN,
         "permutation": _DRAWN,
     },
+    Placebo: {"permutation": _RANDOM, "gate_band": _RANDOM, "gate_direction": _RANDOM},
     CovarianceKL: {"advantage_scale": _COVARIANCE, "advantage_sign": _COVARIANCE},
 }
 

@@ -85,7 +85,7 @@ _DERIVED: Mapping[str, _Derived] = {
 #: The counts by which sums are divided, where responses begin and end, and nothing.
 _COUNTS = ("tokens", "rows", "lengths", "cu_seqlens", "none")
 
-SOURCES = (*(f.name for f in fields(TokenBatch)), *_DERIVED, *_COUNTS)
+SOURCES = (*(f.name for f in fields(TokenBatch) if f.name != "order"), *_DERIVED, *_COUNTS)
 
 
 class Source(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from erc_bench.core.errors import InputError
+from erc_bench.core.naming import PLACEBO
 from erc_bench.objectives import Objective, Recipe, find, make, recipe
 from erc_bench.training.config import PER_PART, PER_RUN, TrainConfig
 
@@ -157,7 +158,7 @@ class StoredArm:
         label: its name in the records.
         recipe: name of its recipe; the label, if the manifest names none.
         base: name of the gateless recipe that it is built on; its own name if it has no gate.
-        gates: types of its gates.
+        gates: types of its gates; of a placebo, ``Placebo``.
         band: ``(low, high)`` of its gate on the entropy ratio, or None without such a gate.
         overrides: as in :class:`Arm`.
     """
@@ -173,6 +174,16 @@ class StoredArm:
     def plain(self) -> bool:
         """Whether its only gate is ERC's, which drops every token outside the band."""
         return self.gates == ("EntropyRatio",)
+
+    @property
+    def control_of(self) -> str | None:
+        """The recipe whose placebo it is; None: it is none.
+
+        >>> stored_arm("placebo-erc-dapo").control_of
+        'erc-dapo'
+        """
+        is_control = self.recipe.startswith(PLACEBO)
+        return self.recipe.removeprefix(PLACEBO) if is_control else None
 
     @property
     def point(self) -> dict[str, Any]:

@@ -91,4 +91,5 @@ def test_few_recipes_need_exemptions():
         "clip-cov",
         "kl-cov",
         "high-entropy-only",
+        "placebo-erc-dapo",
     }

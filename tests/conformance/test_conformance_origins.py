@@ -6,7 +6,12 @@ from erc_bench.conformance import load_loss, probes
 from erc_bench.conformance.origins import computes_from
 from erc_bench.objectives import RECIPES
 
-MAKE_TENSORS = {"sapo", "clip-cov", "kl-cov"}  # on the batch's device, which they name
+MAKE_TENSORS = {
+    "sapo",
+    "clip-cov",
+    "kl-cov",
+    "placebo-erc-dapo",
+}  # on the batch's device, which they name
 WEIGHTS = torch.ones(6, 5, dtype=torch.float64)
 
 #: Losses of ``logp`` and ``mask`` that use, or may use, what does not live on the batch's device.

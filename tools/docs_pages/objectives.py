@@ -40,7 +40,7 @@ def objective_page(name: str) -> str:
     """Equation, parameters, composition, advantages, gradient weight and constraints of a recipe."""
     recipe, objective, panels = RECIPES[name], make(name), measure(name)
     response = cells(name)["response's ratio"]
-    equation = (inspect.getdoc(recipe.build) or "").split("\n\n")[-1]
+    equation = (inspect.getdoc(recipe.build) or recipe.equation).split("\n\n")[-1]
     words = set(re.findall(r"[a-z][a-z-]+", equation))
     needed, used = _batch_fields(objective)
     return render(

@@ -2,7 +2,7 @@
 
 Colours start from the Okabe-Ito palette. An arm with an entropy band has the hue of its base, darker
 and with a solid line; without the gate the line is broken. So a pair can be told apart in colour, in
-grey and by its dashes.
+grey and by its dashes. Other gates tint that hue, and a placebo is what it stands for, greyed and dotted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import matplotlib as mpl
 import seaborn as sns
 
-from erc_bench.studies.arms import StoredArm
+from erc_bench.studies.arms import StoredArm, stored_arm
 
 COLUMN, WIDE = 3.3, 6.8  # inches: one column of a paper, and both
 INK, MUTED, GRID = "#1a1a1a", "#6b6b6b", "#e4e4e4"
@@ -94,6 +94,8 @@ _DASH = (0.0, (4.0, 1.6))
 _DOT = (0.0, (1.2, 1.2))
 _DASHDOT = (0.0, (5.0, 1.4, 1.2, 1.4))
 _LONG = (0.0, (8.0, 1.6))
+_SPARSE = (0.0, (1.2, 2.4))
+_UNEVEN = (0.0, (7.0, 1.2, 2.4, 1.2))
 _TWODOT = (0.0, (5.0, 1.2, 1.2, 1.2, 1.2, 1.2))
 
 #: The one place for a recipe's look, in the order of legends. Recipe: (colour, colour of an arm with
@@ -124,6 +126,13 @@ COLORS: dict[str, tuple[str, str, tuple[float, tuple[float, ...]], str]] = {
     "dapo-entropy": ("#a678de", "#451a73", _DASHDOT, "v"),
     "tv-gate-dapo": ("#c2185b", "#6a0032", _LONG, "*"),
 }
+#: What gates other than ERC's own give to the hue of the base they stand on.
+_TINTS = {
+    "DirectionalEntropyRatio": "#00b386",
+    "KLTrustRegion": "#ff6f91",
+    "TVTrustRegion": "#c2185b",
+    "SampledTV": "#a8763e",
+}
 #: Hues that no recipe above has, for all others.
 _SPARE = ("#6d597a", "#b56576", "#4f772d", "#355070", "#bc4749", "#7f5539", "#5f0f40", "#4d7c8a")
 _ORDER = {name: place for place, name in enumerate(COLORS)}
@@ -133,9 +142,12 @@ def arm_style(arm: StoredArm) -> ArmStyle:
     """The same style for the same composition, in every figure and every run of the program.
 
     A recipe without a row of its own in :data:`COLORS` is shown by what it is made of: an arm with
-    gates has its base's dark hue, solid with the entropy band alone and dash-dotted otherwise. Any
-    other recipe gets a style from the digest of its name.
+    gates has its base's dark hue, solid with the entropy band alone, otherwise dash-dotted and tinted by
+    the kind of gate. Any other recipe gets a style from the digest of its name.
     """
+    if arm.control_of is not None:
+        real = arm_style(stored_arm(arm.control_of))
+        return ArmStyle(_mixed(real.color, "#b0b0b0", 0.62), _SPARSE, "x")
     if arm.recipe in COLORS:
         color, _, dashes, marker = COLORS[arm.recipe]
         return ArmStyle(color, dashes, marker)
@@ -143,11 +155,19 @@ def arm_style(arm: StoredArm) -> ArmStyle:
         _, color, _, marker = COLORS[arm.base]
         if arm.plain:
             return ArmStyle(color, "-", marker)
-        return ArmStyle(color, _DASHDOT, "X")
+        tint = _TINTS.get(arm.gates[0], "#707070")
+        return ArmStyle(_mixed(color, tint, 0.7), _UNEVEN, "X")
     digest = hashlib.sha256(arm.recipe.encode(errors="replace")).digest()
     dashes = (_DASH, _DOT, _DASHDOT, _LONG, _TWODOT)[digest[1] % 5]
     color, marker = _SPARE[digest[0] % len(_SPARE)], "oDs^vXP*"[digest[2] % 8]
     return ArmStyle(color, "-" if arm.band else dashes, marker)
+
+
+def _mixed(color: str, other: str, share: float) -> str:
+    """A colour with this share of another."""
+    return mpl.colors.to_hex(
+        mpl.colors.LinearSegmentedColormap.from_list("", [color, other])(share)
+    )
 
 
 def legend_place(arm: StoredArm) -> tuple[int, bool, bool, str, str]:
