@@ -23,7 +23,7 @@ from erc_bench.objectives.base import (
 )
 from erc_bench.objectives.gates.divergence import KLTrustRegion, SampledTV, TVTrustRegion
 from erc_bench.objectives.gates.entropy import DirectionalEntropyRatio, EntropyRatio
-from erc_bench.objectives.gates.placebo import Placebo, ranks
+from erc_bench.objectives.gates.placebo import Placebo
 from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy
 from erc_bench.objectives.recipes import RECIPES, Recipe, make, recipe
 from erc_bench.objectives.registry import find
@@ -88,6 +88,5 @@ __all__ = [
     "TruncatedImportance",
     "find",
     "make",
-    "ranks",
     "recipe",
 ]

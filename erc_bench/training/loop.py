@@ -21,7 +21,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from erc_bench.objectives import ranks
 from erc_bench.training import checkpoint
 from erc_bench.training.config import TrainConfig
 from erc_bench.training.credit import Credit, assign_credit
@@ -35,7 +34,7 @@ from erc_bench.training.population import Params, take
 from erc_bench.training.rollout import Rollout
 from erc_bench.training.sampling import fill_with_informative_groups
 from erc_bench.training.state import Arm, Setup, State
-from erc_bench.training.streams import Purpose, stream, uniforms
+from erc_bench.training.streams import Purpose, orders, stream, uniforms
 from erc_bench.training.torch_engine import TorchEngine
 from erc_bench.training.warmstart import warm_started
 from erc_envs.base import Dynamics
@@ -205,6 +204,7 @@ def minibatches(
         runs = torch.arange(len(places)).unsqueeze(-1)
         fixed, seen = ({n: x[runs, places] for n, x in t.items()} for t in (fixed, seen))
         target = target[runs, places]
+    order = random_order(setup, state, fixed["mask"])
     shape = (config.updates_per_rollout, TOKEN_STRIDE * config.token_samples)
     chosen = uniforms(setup.seed, seeds, Purpose.TOKEN_SAMPLE, number, shape=shape)
     rows = config.prompts * config.group_size // config.minibatches
@@ -225,13 +225,25 @@ def minibatches(
         recorded = config.token_samples and (staleness + number) % TOKEN_STRIDE == 0
         record = torch.from_numpy(chosen[:, staleness]) if recorded else None
         given, known, wanted = parts[staleness % config.minibatches]
-        if any(objective.draws_order for objective in state.objectives):
-            mask = given["mask"]
-            drawn = uniforms(
-                setup.seed, seeds, Purpose.ORDER, number, staleness, shape=(rows, mask.shape[-1])
-            )
-            given = given | {"order": ranks(torch.from_numpy(drawn), mask)}
+        if order is not None:
+            given = {**given, "order": order[:, staleness]}
         yield Minibatch(given, known, wanted, state.reference, record)
+
+
+def random_order(setup: Setup, state: State, mask: Tensor) -> Tensor | None:
+    """A random order of the unmasked tokens of every update, ``(R, updates, rows, T)``; None: nobody asks.
+
+    Args:
+        setup: who is trained on what.
+        state: before the updates.
+        mask: of the rollout in the order of its minibatches, ``(R, B, T)``.
+    """
+    if not any(objective.draws_order for objective in state.objectives):
+        return None
+    config, place = setup.config, (Purpose.ORDER, state.rollouts_done)
+    parts = mask.view(len(mask), config.minibatches, -1).repeat(1, config.epochs, 1)
+    found = orders(setup.seed, setup.seeds.tolist(), *place, mask=parts.numpy())
+    return torch.from_numpy(found).view(*parts.shape[:2], -1, mask.shape[-1])
 
 
 def update_critics(

@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Purpose", "normals", "stream", "uniforms"]
+__all__ = ["Purpose", "normals", "orders", "stream", "uniforms"]
 
 
 class Purpose(IntEnum):
@@ -56,6 +56,24 @@ def normals(
         generator.standard_normal(out=out, dtype=np.float32)
 
     return _per_index(draw, seed, indices, purpose, *position, shape=shape)
+
+
+def orders(
+    seed: int, indices: Sequence[int], purpose: Purpose, *position: int, mask: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """A random numbering from 0 of the unmasked places along the last axis, ``(len(indices), ..., n)``.
+
+    Masked places have the numbers after them. Equal random numbers keep the order of their places.
+    """
+    drawn = uniforms(seed, indices, purpose, *position, shape=mask.shape[1:])
+    # Bits of numbers that are not negative sort as they do. With the place behind them all keys differ,
+    # and sorting them is several times as fast as an argsort.
+    bits = np.where(mask, drawn.view(np.int32), np.iinfo(np.int32).max).astype(np.int64)
+    keys = np.sort(bits << 32 | np.arange(mask.shape[-1]), axis=-1)
+    numbers = np.empty(mask.shape, dtype=np.float32)
+    ascending = np.arange(mask.shape[-1], dtype=np.float32)
+    np.put_along_axis(numbers, keys & 0xFFFFFFFF, np.broadcast_to(ascending, mask.shape), axis=-1)
+    return numbers
 
 
 def _per_index(

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erc_bench.training.streams import Purpose, stream, uniforms
+from erc_bench.training.streams import Purpose, orders, stream, uniforms
 
 index = st.integers(0, 2**31)
 place = st.tuples(index, index, st.sampled_from(Purpose), st.lists(index, max_size=2).map(tuple))
@@ -54,3 +54,16 @@ def test_uniforms_are_uniform():
     assert abs(x.mean() - 0.5) < 5 / np.sqrt(12 * x.size)
     assert abs(x.var() - 1 / 12) < 5 * np.sqrt(1 / 180 / x.size)
     assert abs(np.corrcoef(x[:, 0], x[:, 1])[0, 1]) < 5 / np.sqrt(len(x))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(0, 2**31))
+def test_orders_number_the_unmasked_places_by_their_random_numbers(indices, seed):
+    """Each run's by its own numbers; what is masked comes last."""
+    mask = np.random.default_rng(seed).random((len(indices), 3, 7)) < 0.7
+    found = orders(seed, indices, Purpose.ORDER, 2, mask=mask)
+    drawn = uniforms(seed, indices, Purpose.ORDER, 2, shape=(3, 7))
+    for key, m, numbers in zip(
+        drawn.reshape(-1, 7), mask.reshape(-1, 7), found.reshape(-1, 7), strict=True
+    ):
+        assert numbers[m][key[m].argsort(kind="stable")].tolist() == list(range(int(m.sum())))
+        assert sorted(numbers.tolist()) == list(range(7))

@@ -58,15 +58,11 @@ def ranks(key: Tensor, mask: Tensor) -> Tensor:
     >>> ranks(torch.tensor([[0.5, 0.1, 0.3]]), torch.tensor([[True, False, True]]))
     tensor([[1., 2., 0.]])
     """
-    by_key = key.flatten(-2).argsort(dim=-1, stable=True)
-    masked = (~mask).flatten(-2).gather(-1, by_key).to(torch.int8)
-    order = by_key.gather(-1, masked.argsort(dim=-1, stable=True))
+    last = torch.inf if key.is_floating_point() else torch.iinfo(key.dtype).max
+    order = key.masked_fill(~mask, last).flatten(-2).argsort(dim=-1, stable=True)
     places = torch.arange(order.shape[-1], dtype=torch.float32, device=order.device)
-    return (
-        torch.empty_like(order, dtype=torch.float32)
-        .scatter_(-1, order, places.expand(order.shape))
-        .view_as(mask)
-    )
+    found = torch.empty(order.shape, dtype=torch.float32, device=order.device)
+    return found.scatter_(-1, order, places.expand_as(order)).view_as(mask)
 
 
 def _response_by_response(order: Tensor, mask: Tensor) -> Tensor:
