@@ -60,7 +60,7 @@ _COLUMNS = {
         "out_of_band": "drift/out_of_band_fraction",
         "dropped": "gate/dropped_fraction",
         "kl_exact": "drift/kl_exact",
-        "tv_unsampled": "drift/tv_unsampled",
+        "tv_hidden": "drift/tv_hidden",
         "hidden_violations": "drift/hidden_violation_fraction",
     },
 }

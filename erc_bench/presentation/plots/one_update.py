@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,11 @@ def hidden_violations(tokens: pd.DataFrame, settings: Settings) -> pd.Series:
     return (tokens["kl_exact"] > settings.delta) & tokens["log_ratio"].between(low, high)
 
 
+def tv_hidden(tokens: Any) -> Any:
+    """Total variation that the sampled action's own probability does not explain, ``TV - |p_a - q_a|``."""
+    return tokens["tv"] - abs(tokens["prob/old"] - tokens["prob/new"])
+
+
 def experiments_in_order(frames: Frames) -> list[str]:
     """Where the token shown is looked for."""
     return sorted(frames.panels, key=lambda e: e != FIRST)
@@ -38,7 +44,7 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
 
     The first of unsampled_shift and then the other experiments, and there the first of ppo-clip,
     dapo, grpo, gppo, that has a hidden violation with a stored distribution. Among those in the
-    upper half of staleness (if none, among all), the one with the median ``tv_unsampled``, the
+    upper half of staleness (if none, among all), the one with the median :func:`tv_hidden`, the
     lower one of two; ties go to the first in the records' order.
 
     Raises:
@@ -54,9 +60,10 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
             hidden = hidden_violations(arm, frames.settings(experiment))
             found = arm[hidden & arm["probs/old"].notna()]
             late = found[found["staleness"] >= arm["staleness"].max() / 2]
-            by_mass = (late if len(late) else found).sort_values("tv_unsampled", kind="stable")
-            if len(by_mass):
-                return experiment, objective, by_mass.iloc[(len(by_mass) - 1) // 2], arm
+            among = late if len(late) else found
+            if len(among):
+                by_mass = np.argsort(tv_hidden(among).to_numpy(), kind="stable")
+                return experiment, objective, among.iloc[by_mass[(len(among) - 1) // 2]], arm
     raise NothingToDraw(
         f"no token of {', '.join(ARMS)} violates exact KL with its ratio inside the clip range"
     )
@@ -131,7 +138,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     left.set_title(
         f"sampled ratio r = {math.exp(token['log_ratio']):.3f}, inside [{low:g}, {high:g}]\n"
         f"exact KL = {token['kl_exact']:.3g} nats > {settings.delta:g}\n"
-        f"TV = {token['tv']:.3f}, of which unsampled {token['tv_unsampled']:.3f};  "
+        f"TV = {token['tv']:.3f}, of which hidden {tv_hidden(token):.3f};  "
         f"ρ = {math.exp(token['log_entropy_ratio']):.3f}",
         fontweight="normal",
         fontsize=7.5,
@@ -190,7 +197,7 @@ def draw_tokens(axes: Axes, points: pd.DataFrame, settings: Settings) -> Axes:
 
 
 NEEDS = Needs(
-    tokens=("action", "tv", "tv_unsampled", "prob/old", "entropy/old"),
+    tokens=("action", "tv", "prob/old", "prob/new", "entropy/old"),
     rows=_violating,
     arms=_arms,
     whole=Whole(DISTRIBUTIONS, experiments_in_order, _row),
