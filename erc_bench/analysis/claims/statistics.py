@@ -7,12 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import rankdata
 
-__all__ = ["auroc", "auroc_by_seed", "difference", "dropped_below_kept", "log_ratio", "share"]
+from erc_bench.analysis.bounds import Bounds
+from erc_bench.core.drift import clip_kl
+
+__all__ = [
+    "RULES",
+    "VIOLATIONS",
+    "auroc",
+    "auroc_by_seed",
+    "difference",
+    "dropped_below_kept",
+    "hidden_share",
+    "log_ratio",
+    "precision",
+    "recall",
+    "share",
+]
+
+#: Rules that single tokens out, see :func:`found_by`.
+RULES = ("clip", "band", "gate")
+#: What they are asked to find, see :func:`violating`.
+VIOLATIONS = ("delta", "clip_kl")
 
 
 def share(runs: pd.DataFrame, part: str, whole: str) -> pd.Series:
@@ -65,6 +87,66 @@ def dropped_below_kept(tokens: pd.DataFrame, column: str, least: int) -> pd.Seri
         tokens,
         known,
         lambda t: auroc(-t[column].to_numpy(), t["gate_dropped"].to_numpy(dtype=bool), least),
+    )
+
+
+def found_by(tokens: pd.DataFrame, rule: str, bounds: Bounds) -> pd.Series:
+    """Tokens that a rule singles out at its own threshold.
+
+    ``clip``: ratio outside ``[1 - low, 1 + high]``; ``band``: entropy ratio not inside ``(1 - low, 1 +
+    high)``; ``gate``: dropped by the arm's own gates. ``KeyError`` for any other rule.
+    """
+    rules: dict[str, Callable[[], pd.Series]] = {
+        "clip": lambda: ~_inside(tokens["log_ratio"], bounds.clip, "both"),
+        "band": lambda: ~_inside(tokens["log_entropy_ratio"], bounds.band, "neither"),
+        "gate": lambda: tokens["gate_dropped"].astype(bool),
+    }
+    return rules[rule]()
+
+
+def _inside(
+    log: pd.Series, distances: tuple[float, float], inclusive: Literal["both", "neither"]
+) -> pd.Series:
+    return np.exp(log).between(1 - distances[0], 1 + distances[1], inclusive=inclusive)
+
+
+def violating(tokens: pd.DataFrame, violation: str, bounds: Bounds) -> pd.Series:
+    """Tokens with more exact KL than delta, or than ``clip_kl`` permits at the token's probability."""
+    if violation == "delta":
+        return tokens["kl_exact"] > bounds.delta
+    p = torch.from_numpy(tokens["prob/old"].to_numpy(dtype=np.float64, copy=True))
+    permitted = clip_kl(torch.stack([p, 1 - p], -1).log(), *bounds.clip)
+    return tokens["kl_exact"] > pd.Series(permitted.numpy(), index=tokens.index)
+
+
+def recall(
+    tokens: pd.DataFrame, rule: str, violation: str, bounds: Bounds, least: int
+) -> pd.Series:
+    """P(found by the rule | violation) over each run's tokens; NaN with fewer than ``least`` violations."""
+    found = found_by(tokens, rule, bounds)
+    return _share_by_seed(tokens, found, violating(tokens, violation, bounds), least)
+
+
+def precision(
+    tokens: pd.DataFrame, rule: str, violation: str, bounds: Bounds, least: int
+) -> pd.Series:
+    """P(violation | found by the rule) over each run's tokens; NaN where it found fewer than ``least``."""
+    found = found_by(tokens, rule, bounds)
+    return _share_by_seed(tokens, violating(tokens, violation, bounds), found, least)
+
+
+def hidden_share(tokens: pd.DataFrame, delta: float, bounds: Bounds, least: int) -> pd.Series:
+    """P(ratio inside the clip range | exact KL > delta) over each run's tokens; NaN with too few."""
+    inside = ~found_by(tokens, "clip", bounds)
+    return _share_by_seed(tokens, inside, tokens["kl_exact"] > delta, least)
+
+
+def _share_by_seed(
+    tokens: pd.DataFrame, part: pd.Series, among: pd.Series, least: int
+) -> pd.Series:
+    known = tokens.assign(part=part)[among & tokens["kl_exact"].notna()]
+    return _by_seed(
+        tokens, known, lambda t: float(t["part"].mean()) if len(t) >= max(least, 1) else math.nan
     )
 
 

@@ -265,8 +265,8 @@ def test_intervals_over_seeds_are_those_of_the_analysis_and_few_seeds_have_none(
 
 def test_settings_are_read_defensively(frames):
     odd = dataclasses.replace(frames, config={"experiments": {"e": {"clip": None, "band": 3}}})
-    assert odd.settings("e") == odd.settings("nowhere")
-    assert dataclasses.replace(frames, config={}).settings("e").band == (0.05, 0.05)
+    assert odd.bounds("e") == odd.bounds("nowhere")
+    assert dataclasses.replace(frames, config={}).bounds("e").band == (0.05, 0.05)
 
 
 @pytest.mark.parametrize("name", ORDINARY)

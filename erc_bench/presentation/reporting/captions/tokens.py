@@ -21,11 +21,11 @@ from erc_bench.presentation.reporting.words import Words, counted, mean_of, word
 def one_update(frames: Frames, data: pd.DataFrame) -> Words:
     """The token's numbers, the rule that chose it, and how many tokens of its arm are like it."""
     experiment, objective, token, arm = choose_token(frames)
-    settings = frames.settings(experiment)
+    bounds = frames.bounds(experiment)
     points = data[data["panel"] == "tokens"]
     hidden = points["hidden"].astype(bool)
     per_seed = hidden.groupby(points["seed"]).mean()
-    violating = int((points["kl_exact"] > settings.delta).sum())
+    violating = int((points["kl_exact"] > bounds.delta).sum())
     of_all = percent(hidden.sum() / violating)
     stale = int(token["staleness"])
     late = " in the upper half of staleness" if stale >= arm["staleness"].max() / 2 else ""
@@ -33,8 +33,8 @@ def one_update(frames: Frames, data: pd.DataFrame) -> Words:
         f"One update of {objective} on {experiment}. Left: the state of one sampled token after "
         f"{counted(stale, 'update')} on its rollout. The sampled action's ratio is "
         f"{math.exp(token['log_ratio']):.3f}, inside "
-        f"[{1 - settings.clip[0]:g}, {1 + settings.clip[1]:g}], so the clip is silent; the exact "
-        f"KL is {token['kl_exact']:.3g} nats, above {settings.delta:g}. Of the total "
+        f"[{1 - bounds.clip[0]:g}, {1 + bounds.clip[1]:g}], so the clip is silent; the exact "
+        f"KL is {token['kl_exact']:.3g} nats, above {bounds.delta:g}. Of the total "
         f"variation of {token['tv']:.3f}, {tv_hidden(token):.3f} moved between other actions than the "
         f"sampled one. Chosen by rule: the median of that among such tokens{late}. Right: all sampled "
         f"tokens with staleness of at least 1; {mean_of(per_seed, 100, ' %')} of them (mean over "
@@ -109,7 +109,7 @@ def ratios(frames: Frames, data: pd.DataFrame) -> Words:
             mean_of(outside.groupby(here["seed"]).mean(), 100, " %") for outside in (clip, band)
         )
         more += int(band.mean() > clip.mean())
-        beyond = beyond_frame(here, frames.settings(str(experiment)))
+        beyond = beyond_frame(here, frames.bounds(str(experiment)))
         findings.append(
             f"{experiment}, {arm}: {by_clip} of tokens outside the clip range, {by_band} outside "
             f"the band, {percent(float((clip & band).mean()))} outside both"
