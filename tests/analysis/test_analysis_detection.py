@@ -15,7 +15,6 @@ from erc_bench.analysis.bounds import Bounds
 from erc_bench.analysis.claims.statistics import (
     RULES,
     VIOLATIONS,
-    hidden_share,
     precision,
     recall,
 )
@@ -75,30 +74,25 @@ def test_recall_and_precision_are_counts(rule, violation, seed):
             assert series[run] == pytest.approx(expected, nan_ok=True)
 
 
-def test_what_the_clip_does_not_find_is_hidden():
-    """The hidden share at delta is one minus the clip's recall there."""
-    tokens = sample(0, 400)
-    hidden = hidden_share(tokens, BOUNDS.delta, BOUNDS, 5)
-    found = recall(tokens, "clip", "delta", BOUNDS, 5)
-    np.testing.assert_allclose(hidden, 1 - found)
-
-
-def test_the_tables_have_every_arm_and_hold_back_what_too_few_tokens_tell(tmp_path):
-    """Shares in [0, 1] with intervals; none at a delta that no token exceeds, or where no gate drops."""
+def test_the_tables_pool_the_seeds_and_what_the_clip_does_not_find_is_hidden(tmp_path):
+    """Shares of all seeds' tokens; the hidden share at delta is one minus the clip's recall there."""
     results = make_world(tmp_path / "world", only=["stress", "forking_tokens"], seeds=4)
     table = detection(results)
     keys = ["experiment", "objective", "rule", "violation", "measure"]
     assert not table.duplicated(keys).any()
     gate = table[(table.rule == "gate") & (table.measure == "precision")]
-    assert (gate.seeds > 0).equals(gate.objective.str.startswith("erc-"))
-    known = table[table.seeds > 1]  # one seed has no interval
-    assert known["mean"].between(0, 1).all()
-    assert (known["mean_low"] <= known["mean"]).all()
-    curve = hidden_curve(results)
-    assert set(curve.delta) == set(DELTAS)
-    assert (
-        curve[curve.delta > 0.02].seeds == 0
-    ).all()  # the world's tokens have 0.001 or 0.02 nats
-    assert (curve[curve.delta < 0.02].violations > 0).all()
-    arm = curve[(curve.experiment == "stress") & (curve.objective == "dapo")]
-    assert (np.diff(arm.violations) <= 0).all()
+    assert (gate.tokens > 0).equals(gate.objective.str.startswith("erc-"))
+    known = table[table.share.between(0, 1, inclusive="neither")]
+    assert (known.share_low <= known.share).all()
+    assert known.share_high.between(known.share, 1).all()
+    curve = hidden_curve(results, [*DELTAS, 0.0101])
+    arm = {"experiment": "stress", "objective": "dapo"}
+    tokens = results.read("tokens")
+    tokens = tokens[(tokens.experiment == "stress") & (tokens.objective == "dapo")]
+    here = curve[(curve.experiment == "stress") & (curve.objective == "dapo")].set_index("delta")
+    for delta, row in here.iterrows():
+        assert row.tokens == (tokens.kl_exact > delta).sum()
+    one = table[(table[[*arm]] == arm).all(axis=1) & (table.measure == "recall")]
+    clip = one[(one.rule == "clip") & (one.violation == "delta")].iloc[0]
+    assert clip.share == pytest.approx(1 - here.loc[0.01, "hidden"])
+    assert clip.tokens == here.loc[0.01, "tokens"]

@@ -22,13 +22,15 @@ __all__ = [
     "VIOLATIONS",
     "auroc",
     "auroc_by_seed",
+    "counts",
     "difference",
     "dropped_below_kept",
-    "hidden_share",
+    "found_by",
     "log_ratio",
     "precision",
     "recall",
     "share",
+    "violating",
 ]
 
 #: Rules that single tokens out, see :func:`found_by`.
@@ -124,7 +126,7 @@ def recall(
 ) -> pd.Series:
     """P(found by the rule | violation) over each run's tokens; NaN with fewer than ``least`` violations."""
     found = found_by(tokens, rule, bounds)
-    return _share_by_seed(tokens, found, violating(tokens, violation, bounds), least)
+    return _enough(counts(tokens, found, violating(tokens, violation, bounds)), least)
 
 
 def precision(
@@ -132,22 +134,18 @@ def precision(
 ) -> pd.Series:
     """P(violation | found by the rule) over each run's tokens; NaN where it found fewer than ``least``."""
     found = found_by(tokens, rule, bounds)
-    return _share_by_seed(tokens, violating(tokens, violation, bounds), found, least)
+    return _enough(counts(tokens, violating(tokens, violation, bounds), found), least)
 
 
-def hidden_share(tokens: pd.DataFrame, delta: float, bounds: Bounds, least: int) -> pd.Series:
-    """P(ratio inside the clip range | exact KL > delta) over each run's tokens; NaN with too few."""
-    inside = ~found_by(tokens, "clip", bounds)
-    return _share_by_seed(tokens, inside, tokens["kl_exact"] > delta, least)
+def counts(tokens: pd.DataFrame, part: pd.Series, among: pd.Series) -> pd.DataFrame:
+    """By seed, how many tokens are ``among`` some (``whole``), and how many of those in a ``part``."""
+    known = among & tokens["kl_exact"].notna()
+    flags = pd.DataFrame({"part": known & part, "whole": known})
+    return flags.groupby(tokens["seed"]).sum()
 
 
-def _share_by_seed(
-    tokens: pd.DataFrame, part: pd.Series, among: pd.Series, least: int
-) -> pd.Series:
-    known = tokens.assign(part=part)[among & tokens["kl_exact"].notna()]
-    return _by_seed(
-        tokens, known, lambda t: float(t["part"].mean()) if len(t) >= max(least, 1) else math.nan
-    )
+def _enough(counted: pd.DataFrame, least: int) -> pd.Series:
+    return (counted["part"] / counted["whole"]).where(counted["whole"] >= max(least, 1))
 
 
 def _by_seed(
