@@ -89,8 +89,8 @@ def pooled_share(part: ArrayLike, whole: ArrayLike, level: float = 0.95) -> Inte
     """``sum part / sum whole`` over seeds, for shares whose denominators are small or zero in some of them.
 
     The interval is that of survey sampling's ratio estimator, ``-+ t(n-1) s / (sqrt(n) mean whole)`` with s
-    the spread of ``part - share whole`` (Cochran, Sampling Techniques, 1977, eq. 6.13), held inside [0, 1]. A share of exactly 0 or 1 shows no
-    spread and has no ends.
+    the spread of ``part - share whole`` (Cochran, Sampling Techniques, 1977, eq. 6.13), held inside [0, 1].
+    A share of exactly 0 or 1 shows no spread and has no ends.
 
     >>> found = pooled_share([1, 0, 2], [4, 1, 5])
     >>> found.mean, round(found.high, 3)
