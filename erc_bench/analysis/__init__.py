@@ -1,11 +1,13 @@
 """Turns records into numbers: intervals over seeds, the scorecard, paired comparisons and tables."""
 
+from erc_bench.analysis.detection import detection, hidden_curve
 from erc_bench.analysis.numbers import estimate_text, interval_text
 from erc_bench.analysis.scorecard import (
     MEASURES,
     NOTE,
     Contrast,
     Measure,
+    collapses,
     out_of_band_to_bound,
     paired,
     per_seed,
@@ -30,7 +32,10 @@ __all__ = [
     "Scores",
     "as_markdown",
     "as_rich",
+    "collapses",
+    "detection",
     "estimate_text",
+    "hidden_curve",
     "improvements",
     "interval_text",
     "mean_interval",

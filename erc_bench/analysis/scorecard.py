@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from erc_bench.analysis.numbers import ends, number
 from erc_bench.analysis.scores import Scores
 from erc_bench.analysis.statistics import Interval, mean_interval, ratio_interval
+from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import METRICS, Metric
 from erc_bench.studies.arms import gated_pairs, stored_arms
 from erc_bench.studies.records import KEYS, Results
@@ -24,6 +26,7 @@ __all__ = [
     "NOTE",
     "Contrast",
     "Measure",
+    "collapses",
     "out_of_band_to_bound",
     "paired",
     "per_seed",
@@ -60,7 +63,7 @@ _COLUMNS = {
         "out_of_band": "drift/out_of_band_fraction",
         "dropped": "gate/dropped_fraction",
         "kl_exact": "drift/kl_exact",
-        "tv_unsampled": "drift/tv_unsampled",
+        "tv_hidden": "drift/tv_hidden",
         "hidden_violations": "drift/hidden_violation_fraction",
     },
 }
@@ -98,6 +101,34 @@ def per_seed(results: Results) -> pd.DataFrame:
         frame = frame.join(within, on=keys)
     measures = {m.key: np.float64 for m in MEASURES}
     return frame[[*keys, "diverged", *measures]].astype(measures)
+
+
+def collapses(results: Results) -> pd.DataFrame:
+    """How many runs of each arm collapsed, and their share with its exact 95 % interval.
+
+    The interval is Clopper's and Pearson's (Biometrika 26 (1934)), which covers at least 95 % at any
+    number of seeds; runs whose ``reward/collapsed`` is unknown are not counted.
+
+    Returns:
+        One row for each experiment and arm: ``collapsed``, ``runs``, ``share``, ``low``, ``high``.
+
+    Raises:
+        InputError: no part of the records is finished, or they are from before the column.
+    """
+    runs = results.read("runs")
+    if "reward/collapsed" not in runs:
+        raise InputError(f"results: {results.path} has no column reward/collapsed; run it anew")
+    rows = []
+    for keys, flags in runs.groupby(["experiment", "objective"], sort=False)["reward/collapsed"]:
+        known = flags.dropna()
+        found, count = int(known.sum()), len(known)
+        share, low, high = math.nan, math.nan, math.nan
+        if count:
+            low, high = binomtest(found, count).proportion_ci(0.95, method="exact")
+            share = found / count
+        rows.append((*keys, found, count, share, low, high))
+    names = ["experiment", "objective", "collapsed", "runs", "share", "low", "high"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def scores(results: Results) -> Scores:

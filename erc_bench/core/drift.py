@@ -27,16 +27,17 @@ from erc_bench.core.numerics import (
 
 __all__ = [
     "ENTROPY_EPS",
+    "binary",
+    "clip_kl",
     "entropy",
     "entropy_ratio",
-    "hidden_violation",
+    "inside_clip",
     "k1",
     "k2",
     "k3",
     "kl_exact",
     "measure",
     "tv",
-    "tv_unsampled",
 ]
 
 
@@ -61,44 +62,61 @@ def tv(old_log_probs: Tensor, log_probs: Tensor) -> Tensor:
     return 0.5 * (old_log_probs.exp() - log_probs.exp()).abs().sum(-1)
 
 
-def tv_unsampled(old_log_probs: Tensor, log_probs: Tensor, action: Tensor) -> Tensor:
-    """Total variation without the sampled action: ``1/2 sum_{b != a} |p_b - q_b|``.
+def binary(log_probs: Tensor, action: Tensor) -> Tensor:
+    """What one action's ratio shows of a distribution: that action, or any other.
 
-    No function of the sampled ratio bounds it by less than ``1 - p_a``: at ``r = 1`` all of the
-    other actions' mass may still have moved.
+    ``(log p_a, log sum_{b != a} p_b)``: ``(..., V)`` and ``(...)`` to ``(..., 2)``. Divergences of the
+    pair are DPPO's binary KL and binary TV (arXiv:2602.04879). By the chain rule the rest is what the
+    other actions hide, ``KL(p || q) - KL(binary) = (1 - p_a) KL(p(. | not a) || q(. | not a)) >= 0``;
+    likewise ``TV - |p_a - q_a| >= 0``. With two actions nothing is hidden.
 
     >>> old, new = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.2, 0.7, 0.1]).log()
-    >>> tv_unsampled(old, new, torch.tensor(2))
-    tensor(0.5000)
+    >>> third = torch.tensor(2)
+    >>> tv(old, new), tv(binary(old, third), binary(new, third))
+    (tensor(0.5000), tensor(0.))
     """
-    change = (old_log_probs.exp() - log_probs.exp()).abs()
-    return _unsampled(change, change.sum(-1), action)
+    index = action.long().unsqueeze(-1)
+    others = log_probs.scatter(-1, index, -torch.inf).logsumexp(-1)
+    return torch.stack([log_probs.gather(-1, index).squeeze(-1), others], dim=-1)
 
 
-def _unsampled(change: Tensor, total: Tensor, action: Tensor) -> Tensor:
-    sampled = change.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
-    return 0.5 * (total - sampled).clamp(min=0.0)  # rounding may make it negative
+def clip_kl(old_binary: Tensor, low: Hyper = CLIP[0], high: Hyper = CLIP[1]) -> Tensor:
+    """The largest binary KL, nats, that a ratio inside the clip range can have: ``(..., 2)`` to ``(...)``.
 
-
-def hidden_violation(
-    kl: Tensor, log_ratio: Tensor, low: Hyper, high: Hyper, delta: Hyper = DELTA
-) -> Tensor:
-    """Violations that clipping cannot see: ``KL > delta`` while ``1 - low <= r <= 1 + high``; bool.
+    ``max d(p, q)`` over ``(1 - low) p <= q <= (1 + high) p`` with ``d(p, q) = p log(p / q) + (1 - p)
+    log((1 - p) / (1 - q))``, which is reached at an edge. Where ``(1 + high) p >= 1`` no ratio can pass
+    the upper edge: the clip bounds nothing, and the result is infinite.
 
     Args:
-        kl: exact KL(old || new), nats, ``(..., B, T)``.
-        log_ratio: ``log r`` of the sampled action, same shape.
+        old_binary: :func:`binary` of the old policy, ``(..., B, T, 2)``.
         low: lower clip range, a float or ``(R,)``.
         high: upper clip range.
-        delta: nats above which a token has left the trust region.
+
+    >>> clip_kl(torch.tensor([[0.01, 0.99], [0.5, 0.5], [0.9, 0.1]]).log())
+    tensor([0.0002, 0.0204,    inf])
     """
+    p, rest = old_binary.exp().unbind(-1)
+
+    def edge(change: Hyper) -> Tensor:  # at q = p + p change
+        step = torch.as_tensor(change).to(p)
+        return -p * step.log1p() - rest * (-p * step / rest).log1p()
+
+    low, high = over_tokens(low, p), over_tokens(high, p)
+    return torch.where(p * high < rest, torch.maximum(edge(-low), edge(high)), torch.inf)
+
+
+def inside_clip(log_ratio: Tensor, low: Hyper, high: Hyper) -> Tensor:
+    """Ratios inside the clip range, ``1 - low <= r <= 1 + high``; bool."""
     ratio = log_ratio.exp()
-    inside = (ratio >= over_tokens(1 - low, ratio)) & (ratio <= over_tokens(1 + high, ratio))
-    return (kl > over_tokens(delta, kl)) & inside
+    return (ratio >= over_tokens(1 - low, ratio)) & (ratio <= over_tokens(1 + high, ratio))
 
 
 def _outside(rho: Tensor, low: Hyper, high: Hyper) -> Tensor:
     return ~((rho > over_tokens(1 - low, rho)) & (rho < over_tokens(1 + high, rho)))
+
+
+def _rest(whole: Tensor, part: Tensor) -> Tensor:
+    return torch.where(part < whole, whole - part, 0.0)  # rounding may make it negative
 
 
 @torch.no_grad()
@@ -126,11 +144,14 @@ def measure(
         ``drift/<name>`` to tensors of the leading shape; 0 for a run without tokens.
 
         - ``kl_exact``, ``kl_reverse``: KL(old || new) and KL(new || old), nats.
+        - ``kl_binary``, ``kl_hidden``: the two parts of KL(old || new), see :func:`binary`, nats.
         - ``kl_k1``, ``kl_k2``, ``kl_k3``: the estimators of KL(old || new), nats.
-        - ``tv``, ``tv_unsampled``: total variation, with and without the sampled action.
+        - ``tv``, ``tv_binary``, ``tv_hidden``: total variation and its two parts.
         - ``violation_fraction``: tokens with ``kl_exact > delta``.
         - ``hidden_violation_fraction``: those of them whose ratio is inside the clip range, as a
           share of all tokens.
+        - ``clip_kl_violation_fraction``, ``hidden_clip_kl_violation_fraction``: the same two against
+          :func:`clip_kl` at the token's own probability instead of ``delta``.
         - ``out_of_band_fraction``: tokens whose entropy ratio is outside the band given.
         - ``out_of_paper_band_fraction``: the same for the paper's band, (0.95, 1.05).
         - ``entropy_old``, ``entropy_new``: nats.
@@ -154,20 +175,28 @@ def measure(
     if not bool(torch.isfinite(forward + reverse).all()):  # there is a 0 log 0, which must be 0
         forward, reverse = kl(old, new), kl(new, old)
 
+    old_binary, new_binary = binary(old, action), binary(new, action)
+    kl_binary, tv_binary, total = kl(old_binary, new_binary), tv(old_binary, new_binary), total / 2
     log_ratio = batch.log_ratio
+    inside = inside_clip(log_ratio, clip_low, clip_high)
+    violates = forward > over_tokens(delta, forward)
+    violates_clip = forward > clip_kl(old_binary, clip_low, clip_high)
     rho = entropy_ratio(new_entropy, old_entropy)
     per_token = {
         "kl_exact": forward,
         "kl_reverse": reverse,
+        "kl_binary": kl_binary,
+        "kl_hidden": _rest(forward, kl_binary),
         "kl_k1": k1(log_ratio),
         "kl_k2": k2(log_ratio),
         "kl_k3": k3(log_ratio),
-        "tv": 0.5 * total,
-        "tv_unsampled": _unsampled(change, total, action),
-        "violation_fraction": forward > over_tokens(delta, forward),
-        "hidden_violation_fraction": hidden_violation(
-            forward, log_ratio, clip_low, clip_high, delta
-        ),
+        "tv": total,
+        "tv_binary": tv_binary,
+        "tv_hidden": _rest(total, tv_binary),
+        "violation_fraction": violates,
+        "hidden_violation_fraction": violates & inside,
+        "clip_kl_violation_fraction": violates_clip,
+        "hidden_clip_kl_violation_fraction": violates_clip & inside,
         "out_of_band_fraction": _outside(rho, band_low, band_high),
         "out_of_paper_band_fraction": _outside(rho, *BAND),
         "entropy_old": old_entropy,

@@ -103,7 +103,6 @@ REQUIRED: dict[Table, tuple[str, ...]] = {
         "log_entropy_ratio",  # log rho
         "kl_exact",  # KL(old || new), nats
         "tv",
-        "tv_unsampled",
         "clip_bound",  # the objective's clip determined this token's loss
         "gate_dropped",  # the objective's gates dropped this token's gradient
         "probs/old",  # list: the whole distribution (absent above 64 actions)

@@ -117,7 +117,6 @@ def sample_tokens(
         "log_entropy_ratio": drift.entropy_ratio(entropy_new, entropy_old).log(),
         "kl_exact": drift.kl_exact(old, new),
         "tv": drift.tv(old, new),
-        "tv_unsampled": drift.tv_unsampled(old, new, action),
         "clip_bound": pick(bound),
         "gate_dropped": pick(dropped),
     }

@@ -145,7 +145,6 @@ def make_tokens(experiment: str, label: str, seeds: int, count: int = 48) -> pd.
             "log_entropy_ratio": seen / 10,
             "kl_exact": np.where(violates, 0.02, 0.001),
             "tv": 0.1,
-            "tv_unsampled": 0.05,
             "clip_bound": False,
             "gate_dropped": dropped,
         }

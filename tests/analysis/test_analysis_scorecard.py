@@ -10,6 +10,7 @@ from erc_bench.analysis import (
     MEASURES,
     as_markdown,
     as_rich,
+    collapses,
     interval_text,
     mean_interval,
     out_of_band_to_bound,
@@ -18,6 +19,7 @@ from erc_bench.analysis import (
     summary,
 )
 from erc_bench.analysis.statistics import Interval
+from erc_bench.core.errors import InputError
 from erc_bench.studies.records import Results
 
 
@@ -39,6 +41,31 @@ def row(frame, **wanted):
         frame = frame[frame[column] == value]
     assert len(frame) == 1
     return frame.iloc[0]
+
+
+def test_collapsed_runs_are_counted_with_an_exact_interval(tmp_path):
+    """Clopper and Pearson's, whose ends for 0 of n are 0 and 1 - 0.025^(1/n); unknown runs do not count."""
+    flags = {"dapo": [0.0] * 10, "gppo": [1.0, 0.0, np.nan, 1.0]}
+    frames = [
+        pd.DataFrame({"experiment": "stress", "objective": arm, "reward/collapsed": values})
+        for arm, values in flags.items()
+    ]
+
+    class Stored:
+        path = tmp_path
+
+        def read(self, _):
+            return pd.concat(frames)
+
+    found = collapses(Stored()).set_index("objective")
+    assert tuple(found.loc["dapo", ["collapsed", "runs", "share", "low"]]) == (0, 10, 0, 0)
+    assert found.loc["dapo", "high"] == pytest.approx(1 - 0.025**0.1)
+    assert tuple(found.loc["gppo", ["collapsed", "runs"]]) == (2, 3)
+
+
+def test_records_without_the_column_say_so(results):
+    with pytest.raises(InputError, match="no column reward/collapsed; run it anew"):
+        collapses(results)
 
 
 def test_one_row_per_experiment_and_objective(results):

@@ -81,7 +81,7 @@ def measures(batch, state, suffix=""):
         "kl": found["drift/kl_exact"],
         "kl.reverse": found["drift/kl_reverse"],
         "tv": found["drift/tv"],
-        "tv.unsampled": found["drift/tv_unsampled"],
+        "tv.hidden": found["drift/tv_hidden"],
         "entropy.old": batch.old_entropy,
         "entropy.new": batch.entropy,
         "rho": entropy_ratio(batch.entropy, batch.old_entropy),
@@ -141,7 +141,7 @@ def reference(state):
         at = measures(one, state)
         if shared:
             at |= measures(batch(W, 1, old2), state, "2")
-            at["tv.unsampled2"] = at["tv2"]  # nothing was sampled there
+            at["tv.hidden2"] = at["tv2"]  # nothing was sampled there
         uphill = gradient[:, 0]  # of state 1's logits, as phi_1 = (1, 0)
         direction = -one.log_probs.detach().exp().flatten()
         direction[state["action"] - 1] += 1

@@ -131,7 +131,7 @@ def test_the_swap():
     assert shown["r"] == pytest.approx(1, abs=1e-12)
     assert shown["rho"] == pytest.approx(1, abs=1e-12)
     assert shown["tv"] == pytest.approx(0.5, abs=1e-12)
-    assert shown["tv.unsampled"] == pytest.approx(0.5, abs=1e-12)
+    assert shown["tv.hidden"] == pytest.approx(0.5, abs=1e-12)
     assert [shown[f"p.old.{i}"] for i in range(3)] == pytest.approx([0.7, 0.2, 0.1], abs=1e-9)
     assert [shown[f"p.new.{i}"] for i in range(3)] == pytest.approx([0.2, 0.7, 0.1], abs=1e-9)
     assert shown["hidden"]

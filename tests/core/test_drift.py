@@ -42,8 +42,11 @@ def test_two_actions_have_closed_forms(p, q):
     assert drift.kl_exact(old, new).item() == pytest.approx(divergence(p, q), abs=1e-12)
     assert drift.kl_exact(new, old).item() == pytest.approx(divergence(q, p), abs=1e-12)
     assert drift.tv(old, new).item() == pytest.approx(abs(p - q), abs=1e-12)
-    first = torch.tensor(0)
-    assert drift.tv_unsampled(old, new, first).item() == pytest.approx(abs(p - q) / 2, abs=1e-12)
+    two = [
+        drift.binary(x, torch.tensor(1)) for x in (old, new)
+    ]  # with two actions nothing is hidden
+    torch.testing.assert_close(two[0], old.flip(-1))
+    assert drift.kl_exact(*two).item() == pytest.approx(divergence(p, q), abs=1e-12)
     entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
     assert drift.entropy(old).item() == pytest.approx(entropy, abs=1e-12)
 
@@ -56,24 +59,24 @@ def test_a_swap_is_invisible_to_the_entropy_ratio():
     rho = drift.entropy_ratio(drift.entropy(new), drift.entropy(old))
     assert rho.item() == pytest.approx(1, abs=1e-12)
     assert drift.tv(old, new).item() == pytest.approx(0.5)
-    assert drift.tv_unsampled(old, new, torch.tensor(2)).item() == pytest.approx(0.5)
-    kl = drift.kl_exact(old, new)
-    assert kl.item() == pytest.approx(0.5 * math.log(3.5))
-    assert drift.hidden_violation(kl, torch.zeros(()), 0.2, 0.2).item()
+    assert drift.kl_exact(old, new).item() == pytest.approx(0.5 * math.log(3.5))
+    two = [drift.binary(x, torch.tensor(2)) for x in (old, new)]
+    assert drift.kl_exact(*two).item() == pytest.approx(0, abs=1e-12)
+    assert drift.tv(*two).item() == pytest.approx(0, abs=1e-12)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**16), st.floats(0, 5))
 def test_pinsker_and_friends(seed, scale):
-    """TV^2 <= KL/2, 0 <= unsampled TV <= TV <= 1 and KL >= 0."""
+    """TV^2 <= KL/2, TV <= 1 and KL >= 0; telling only two outcomes apart lowers both (data processing)."""
     b = batch(scale, seed=seed)
     kl = drift.kl_exact(b.old_log_probs, b.log_probs)
     tv = drift.tv(b.old_log_probs, b.log_probs)
-    unsampled = drift.tv_unsampled(b.old_log_probs, b.log_probs, b.action)
+    two = [drift.binary(x, b.action) for x in (b.old_log_probs, b.log_probs)]
     assert (kl >= -1e-12).all()
+    assert (drift.kl_exact(*two) <= kl + 1e-12).all()
+    assert (drift.tv(*two) <= tv + 1e-12).all()
     assert (tv.square() <= kl / 2 + 1e-14).all()
-    assert (unsampled >= 0).all()
-    assert (unsampled <= tv + 1e-12).all()
     assert (tv <= 1 + 1e-12).all()
 
 
@@ -87,12 +90,67 @@ def test_estimators_are_unbiased_for_kl_of_old_to_new():
         torch.testing.assert_close(expectation, exact)
 
 
-def test_hidden_violations_need_both():
-    """KL above delta, strictly, and a ratio inside the clip range, bounds included."""
-    kl = torch.tensor([[0.02, 0.02, 0.02, 0.01, 0.02]])
-    log_ratio = torch.tensor([[1.0, 1.25, 0.5, 1.0, 1.5]]).log()
-    hidden = drift.hidden_violation(kl, log_ratio, low=0.5, high=0.25, delta=0.01)
-    assert hidden.tolist() == [[True, True, True, False, False]]
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**16), st.floats(0, 3))
+def test_what_the_sampled_action_hides_obeys_the_chain_rule(seed, scale):
+    """KL - binary KL = (1 - p_a) KL of the conditional distributions; TV - |p_a - q_a| likewise by hand."""
+    b = batch(scale, seed=seed)
+    measured = drift.measure(b)
+    kept = torch.ones(R, B, T, V, dtype=torch.bool).scatter(-1, b.action.unsqueeze(-1), False)
+    p, q = (x[kept].view(R, B, T, V - 1).exp() for x in (b.old_log_probs, b.log_probs))
+    rest = p.sum(-1)
+    p_other, q_other = (x / x.sum(-1, keepdim=True) for x in (p, q))
+    kl = rest * (p_other * (p_other / q_other).log()).sum(-1)
+    tv = ((p - q).abs().sum(-1) - (b.old_logp.exp() - b.logp.exp()).abs()) / 2
+    for name, per_token in (("kl_hidden", kl), ("tv_hidden", tv)):
+        found = torch.where(b.mask, per_token, 0).sum((1, 2)) / b.mask.sum((1, 2))
+        torch.testing.assert_close(measured[f"drift/{name}"], found, rtol=1e-9, atol=1e-12)
+    for kind in ("kl", "tv"):
+        parts = measured[f"drift/{kind}_binary"] + measured[f"drift/{kind}_hidden"]
+        whole = measured["drift/kl_exact" if kind == "kl" else "drift/tv"]
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.001, 0.999), st.floats(0.01, 0.99), st.floats(0.01, 3.0))
+def test_the_clips_kl_is_the_largest_inside_its_range(p, low, high):
+    """A grid over all ratios that the clip permits; without a bound where its upper edge passes 1."""
+    old = torch.tensor([p, 1 - p], dtype=torch.float64).log()
+    found = drift.clip_kl(old, low, high).item()
+    if p * high >= 1 - p:
+        assert found == math.inf
+        return
+    q = torch.linspace(p * (1 - low), p * (1 + high), 1001, dtype=torch.float64).clamp(max=1)
+    inside = drift.kl_exact(old.expand(1001, 2), torch.stack([q, 1 - q], -1).log())
+    assert found == pytest.approx(inside.max().item(), rel=1e-6, abs=1e-12)
+
+
+def test_a_clip_without_a_lower_bound_permits_any_kl():
+    """low = 1 lets the ratio fall to 0; a deterministic state's ratio cannot rise."""
+    old = torch.tensor([[0.1, 0.9], [1.0, 0.0]]).log()
+    assert drift.clip_kl(old, 1.0, 0.2).tolist() == [math.inf, math.inf]
+    assert drift.clip_kl(old, 0.2, math.inf).tolist() == [math.inf, math.inf]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**16), st.floats(0, 2))
+def test_an_excess_over_the_clips_kl_inside_its_range_is_carried_by_other_actions(seed, scale):
+    """Of two actions no ratio inside the range exceeds it; of more, hidden KL makes the difference."""
+    b = batch(scale, seed=seed)
+    two = [drift.binary(x, b.action) for x in (b.old_log_probs, b.log_probs)]
+    permitted = drift.clip_kl(two[0], 0.2, 0.2)
+    inside = drift.inside_clip(b.log_ratio, 0.2, 0.2)
+    assert (drift.kl_exact(*two) <= permitted + 1e-12)[inside].all()
+    hidden = drift.kl_exact(b.old_log_probs, b.log_probs) - drift.kl_exact(*two)
+    violates = inside & (drift.kl_exact(b.old_log_probs, b.log_probs) > permitted)
+    assert (hidden > 0)[violates].all()
+
+
+def test_both_bounds_lie_inside_the_clip():
+    """1 - low <= r <= 1 + high."""
+    ratio = torch.tensor([[1.0, 1.25, 0.5, 0.49, 1.26]])
+    inside = drift.inside_clip(ratio.log(), low=0.5, high=0.25)
+    assert inside.tolist() == [[True, True, True, False, False]]
 
 
 def test_measure_is_the_masked_mean_of_its_parts():
@@ -103,6 +161,8 @@ def test_measure_is_the_masked_mean_of_its_parts():
     )
     old, new = b.old_log_probs, b.log_probs
     kl, rho = drift.kl_exact(old, new), drift.entropy_ratio(b.entropy, b.old_entropy)
+    two = [drift.binary(x, b.action) for x in (old, new)]
+    beyond, inside = kl > drift.clip_kl(two[0], 0.1, 0.2), (b.ratio >= 0.9) & (b.ratio <= 1.2)
     expected = {
         "kl_exact": kl,
         "kl_reverse": drift.kl_exact(new, old),
@@ -110,9 +170,14 @@ def test_measure_is_the_masked_mean_of_its_parts():
         "kl_k2": drift.k2(b.log_ratio),
         "kl_k3": drift.k3(b.log_ratio),
         "tv": drift.tv(old, new),
-        "tv_unsampled": drift.tv_unsampled(old, new, b.action),
+        "kl_binary": drift.kl_exact(*two),
+        "kl_hidden": kl - drift.kl_exact(*two),
+        "tv_binary": (b.old_logp.exp() - b.logp.exp()).abs(),
+        "tv_hidden": drift.tv(old, new) - drift.tv(*two),
         "violation_fraction": kl > 0.05,
-        "hidden_violation_fraction": (kl > 0.05) & (b.ratio >= 0.9) & (b.ratio <= 1.2),
+        "hidden_violation_fraction": (kl > 0.05) & inside,
+        "clip_kl_violation_fraction": beyond,
+        "hidden_clip_kl_violation_fraction": beyond & inside,
         "out_of_band_fraction": (rho <= 0.97) | (rho >= 1.06),
         "out_of_paper_band_fraction": (rho <= 0.95) | (rho >= 1.05),
         "entropy_old": b.old_entropy,
@@ -131,8 +196,8 @@ def test_measured_fractions_equal_counting(seed, scale):
     b = batch(scale, seed=seed)
     measured = drift.measure(b, clip_low=0.2, clip_high=0.28, delta=0.02)
     for run in range(R):
-        tokens = violations = hidden = outside = 0
-        sums = dict.fromkeys(("kl_exact", "kl_reverse", "tv", "tv_unsampled"), 0.0)
+        tokens = violations = hidden = beyond = outside = 0
+        sums = dict.fromkeys(("kl_exact", "kl_reverse", "kl_binary", "tv", "tv_hidden"), 0.0)
         for row in range(B):
             for t in range(T):
                 if not b.mask[run, row, t]:
@@ -151,26 +216,23 @@ def test_measured_fractions_equal_counting(seed, scale):
                 sums["kl_exact"] += kl
                 sums["kl_reverse"] += sum(y * math.log(y / x) for x, y in zip(p, q, strict=True))
                 sums["tv"] += sum(change)
-                sums["tv_unsampled"] += sum(change) - change[a]
+                sums["tv_hidden"] += sum(change) - 2 * change[a]
+
+                def binary(q, p=p[a]):
+                    return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+                sums["kl_binary"] += binary(q[a])
+                edges = (0.8 * p[a], 1.28 * p[a])
+                beyond += edges[1] < 1 and kl > max(map(binary, edges))
         counted = {
             "violation_fraction": violations,
             "hidden_violation_fraction": hidden,
+            "clip_kl_violation_fraction": beyond,
             "out_of_band_fraction": outside,
         }
         for name, total in (sums | counted).items():
             found = measured[f"drift/{name}"][run].item()
             assert found == pytest.approx(total / max(tokens, 1), rel=1e-9, abs=1e-12), name
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**16), st.floats(0, 4))
-def test_total_variation_splits_at_the_sampled_action(seed, scale):
-    """Unsampled part + |p_a - q_a| / 2 = TV; at r = 1 all of it is unsampled."""
-    b = batch(scale, seed=seed)
-    p, q = b.old_logp.exp(), b.logp.exp()
-    parts = drift.tv_unsampled(b.old_log_probs, b.log_probs, b.action) + (p - q).abs() / 2
-    whole = drift.tv(b.old_log_probs, b.log_probs)
-    torch.testing.assert_close(parts[b.mask], whole[b.mask], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

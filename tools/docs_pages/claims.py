@@ -19,6 +19,9 @@ FORMULAS: dict[Statistic, str] = {
     "auroc": "`x = AUROC(|{0}|; kl_exact > delta)` over the run's sampled tokens with staleness > 0",
     "auroc-difference": "`x = AUROC(|{1}|) - AUROC(|{0}|)`, both for the label `kl_exact > delta` over "
     "the run's sampled tokens with staleness > 0",
+    "recall": "`x = P(found by the {0} | violation of {1})` over the run's sampled tokens with staleness > 0",
+    "precision": "`x = P(violation of {1} | found by the {0})` over the run's sampled tokens with "
+    "staleness > 0",
     "dropped-below-kept": "`x = P({0} of a dropped token < that of a kept one) + P(equal) / 2` over "
     "the run's sampled tokens with staleness > 0",
 }

@@ -18,6 +18,8 @@ from erc_bench.analysis.claims.statistics import (
     difference,
     dropped_below_kept,
     log_ratio,
+    precision,
+    recall,
     share,
 )
 from erc_bench.analysis.statistics import Interval, mean_interval
@@ -26,6 +28,8 @@ __all__ = ["Question", "Role", "Row"]
 
 Role = Literal["deciding", "detail", "information"]
 NO_VALUE = "no value"
+#: Those of sampled tokens; the others are of runs.
+TOKEN_STATISTICS = ("auroc", "auroc-difference", "recall", "precision", "dropped-below-kept")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +164,16 @@ class Question:
         """The part's statistic by seed; ``label`` is that of the first arm, of which tokens are read."""
         evidence, statistic = self.evidence, self.part.statistic
         first, *others = self.part.columns
-        if statistic in ("auroc", "auroc-difference", "dropped-below-kept"):
-            tokens = evidence.off_policy_tokens(experiment, label)
+        if statistic in TOKEN_STATISTICS:
+            tokens, least = evidence.off_policy_tokens(experiment, label), self.rules.tokens
+            bounds = evidence.bounds(experiment)
             if statistic == "dropped-below-kept":
-                found = dropped_below_kept(tokens, first, self.rules.tokens)
+                found = dropped_below_kept(tokens, first, least)
+            elif statistic in ("recall", "precision"):
+                measure = recall if statistic == "recall" else precision
+                found = measure(tokens, first, others[0], bounds, least)
             else:
-                scores = (first, *others)
-                delta, least = evidence.delta(experiment), self.rules.tokens
+                scores, delta = (first, *others), bounds.delta
                 by_score = [auroc_by_seed(tokens, score, delta, least) for score in scores]
                 found = by_score[0] if len(by_score) == 1 else difference(*by_score)
             return found.reindex(runs[0].index)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from erc_bench.analysis.bounds import Bounds
 from erc_bench.studies.arms import stored_arms
 from erc_bench.studies.records import Results
 
@@ -19,7 +20,7 @@ __all__ = ["REWARD", "Evidence"]
 #: Final reward, 0 for a diverged run, as a share of the best policy's exact expected reward.
 REWARD = "reward/of_optimum"
 TOKEN_COLUMNS = ["objective", "seed", "log_ratio", "log_entropy_ratio"]
-TOKEN_COLUMNS += ["kl_exact", "entropy/old", "gate_dropped"]
+TOKEN_COLUMNS += ["kl_exact", "prob/old", "entropy/old", "gate_dropped"]
 
 
 class Evidence:
@@ -57,9 +58,9 @@ class Evidence:
         entry = found.get(experiment) if isinstance(found, dict) else None
         return entry if isinstance(entry, dict) else {}
 
-    def delta(self, experiment: str) -> float:
-        """Nats of exact KL above which a token has left the trust region."""
-        return float(self.entry(experiment).get("delta", 0.01))
+    def bounds(self, experiment: str) -> Bounds:
+        """What the experiment's drift was measured against."""
+        return Bounds.of(self.entry(experiment))
 
     def arm(self, experiment: str, label: str) -> pd.DataFrame:
         """Runs of an arm, by seed."""

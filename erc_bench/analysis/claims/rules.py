@@ -37,6 +37,8 @@ Statistic = Literal[
     "ratio",
     "auroc",
     "auroc-difference",
+    "recall",
+    "precision",
     "dropped-below-kept",
 ]
 Unit = Literal["", "%", "pp", "times"]
@@ -50,6 +52,8 @@ TAKES: dict[Statistic, tuple[int, int]] = {
     "ratio": (1, 2),
     "auroc": (1, 1),
     "auroc-difference": (2, 1),
+    "recall": (2, 1),
+    "precision": (2, 1),
     "dropped-below-kept": (1, 1),
 }
 

@@ -7,12 +7,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import rankdata
 
-__all__ = ["auroc", "auroc_by_seed", "difference", "dropped_below_kept", "log_ratio", "share"]
+from erc_bench.analysis.bounds import Bounds
+from erc_bench.core.drift import clip_kl
+
+__all__ = [
+    "RULES",
+    "VIOLATIONS",
+    "auroc",
+    "auroc_by_seed",
+    "counts",
+    "difference",
+    "dropped_below_kept",
+    "found_by",
+    "log_ratio",
+    "precision",
+    "recall",
+    "share",
+    "violating",
+]
+
+#: Rules that single tokens out, see :func:`found_by`.
+RULES = ("clip", "band", "gate")
+#: What they are asked to find, see :func:`violating`.
+VIOLATIONS = ("delta", "clip_kl")
 
 
 def share(runs: pd.DataFrame, part: str, whole: str) -> pd.Series:
@@ -66,6 +90,62 @@ def dropped_below_kept(tokens: pd.DataFrame, column: str, least: int) -> pd.Seri
         known,
         lambda t: auroc(-t[column].to_numpy(), t["gate_dropped"].to_numpy(dtype=bool), least),
     )
+
+
+def found_by(tokens: pd.DataFrame, rule: str, bounds: Bounds) -> pd.Series:
+    """Tokens that a rule singles out at its own threshold.
+
+    ``clip``: ratio outside ``[1 - low, 1 + high]``; ``band``: entropy ratio not inside ``(1 - low, 1 +
+    high)``; ``gate``: dropped by the arm's own gates. ``KeyError`` for any other rule.
+    """
+    rules: dict[str, Callable[[], pd.Series]] = {
+        "clip": lambda: ~_inside(tokens["log_ratio"], bounds.clip, "both"),
+        "band": lambda: ~_inside(tokens["log_entropy_ratio"], bounds.band, "neither"),
+        "gate": lambda: tokens["gate_dropped"].astype(bool),
+    }
+    return rules[rule]()
+
+
+def _inside(
+    log: pd.Series, distances: tuple[float, float], inclusive: Literal["both", "neither"]
+) -> pd.Series:
+    return np.exp(log).between(1 - distances[0], 1 + distances[1], inclusive=inclusive)
+
+
+def violating(tokens: pd.DataFrame, violation: str, bounds: Bounds) -> pd.Series:
+    """Tokens with more exact KL than delta, or than ``clip_kl`` permits at the token's probability."""
+    if violation == "delta":
+        return tokens["kl_exact"] > bounds.delta
+    p = torch.from_numpy(tokens["prob/old"].to_numpy(dtype=np.float64, copy=True))
+    permitted = clip_kl(torch.stack([p, 1 - p], -1).log(), *bounds.clip)
+    return tokens["kl_exact"] > pd.Series(permitted.numpy(), index=tokens.index)
+
+
+def recall(
+    tokens: pd.DataFrame, rule: str, violation: str, bounds: Bounds, least: int
+) -> pd.Series:
+    """P(found by the rule | violation) over each run's tokens; NaN with fewer than ``least`` violations."""
+    found = found_by(tokens, rule, bounds)
+    return _enough(counts(tokens, found, violating(tokens, violation, bounds)), least)
+
+
+def precision(
+    tokens: pd.DataFrame, rule: str, violation: str, bounds: Bounds, least: int
+) -> pd.Series:
+    """P(violation | found by the rule) over each run's tokens; NaN where it found fewer than ``least``."""
+    found = found_by(tokens, rule, bounds)
+    return _enough(counts(tokens, violating(tokens, violation, bounds), found), least)
+
+
+def counts(tokens: pd.DataFrame, part: pd.Series, among: pd.Series) -> pd.DataFrame:
+    """By seed, how many tokens are ``among`` some (``whole``), and how many of those in a ``part``."""
+    known = among & tokens["kl_exact"].notna()
+    flags = pd.DataFrame({"part": known & part, "whole": known})
+    return flags.groupby(tokens["seed"]).sum()
+
+
+def _enough(counted: pd.DataFrame, least: int) -> pd.Series:
+    return (counted["part"] / counted["whole"]).where(counted["whole"] >= max(least, 1))
 
 
 def _by_seed(

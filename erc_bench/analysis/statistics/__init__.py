@@ -24,6 +24,7 @@ from erc_bench.analysis.statistics.intervals import (
     mean_interval,
     mean_intervals,
     paired_difference,
+    pooled_share,
     ratio_interval,
 )
 from erc_bench.analysis.statistics.pass_at_k import pass_at_k, pass_at_k_estimate
@@ -45,6 +46,7 @@ __all__ = [
     "pass_at_k",
     "pass_at_k_estimate",
     "performance_profile",
+    "pooled_share",
     "probability_of_improvement",
     "ratio_interval",
     "sign_flip_test",

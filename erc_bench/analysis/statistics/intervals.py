@@ -16,7 +16,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-__all__ = ["Interval", "mean_interval", "mean_intervals", "paired_difference", "ratio_interval"]
+__all__ = [
+    "Interval",
+    "mean_interval",
+    "mean_intervals",
+    "paired_difference",
+    "pooled_share",
+    "ratio_interval",
+]
 
 Array = NDArray[Any]
 
@@ -76,6 +83,25 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
     """
     mean, low, high, n = mean_intervals(list(values), level)
     return Interval(float(mean), float(low), float(high), int(n))
+
+
+def pooled_share(part: ArrayLike, whole: ArrayLike, level: float = 0.95) -> Interval:
+    """``sum part / sum whole`` over seeds, for shares whose denominators are small or zero in some of them.
+
+    The interval is that of survey sampling's ratio estimator, ``-+ t(n-1) s / (sqrt(n) mean whole)`` with s
+    the spread of ``part - share whole`` (Cochran, Sampling Techniques, 1977, eq. 6.13), held inside [0, 1].
+    A share of exactly 0 or 1 shows no spread and has no ends.
+
+    >>> found = pooled_share([1, 0, 2], [4, 1, 5])
+    >>> found.mean, round(found.high, 3)
+    (0.3, 0.625)
+    """
+    x, y = (np.asarray(z, dtype=np.float64) for z in (part, whole))
+    if not y.sum() > 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    share = float(x.sum() / y.sum())
+    half = mean_interval((x - share * y) / y.mean(), level).half if 0 < share < 1 else math.nan
+    return Interval(share, max(share - half, 0.0), min(share + half, 1.0), len(x))
 
 
 def paired_difference(base: pd.Series, other: pd.Series, level: float = 0.95) -> Interval:

@@ -36,8 +36,7 @@ function logSoftmax(logits) {
 const entropy = (logp) => -sum(logp.map((l) => Math.exp(l) * l));
 const entropyRatio = (now, old) => (now + ENTROPY_EPS) / (old + ENTROPY_EPS);
 const kl = (logp, logq) => sum(logp.map((l, i) => Math.exp(l) * (l - logq[i])));
-const halfChange = (logp, logq, but = -1) =>
-  0.5 * sum(logp.map((l, i) => (i === but ? 0 : Math.abs(Math.exp(l) - Math.exp(logq[i])))));
+const halfChange = (logp, logq) => 0.5 * sum(logp.map((l, i) => Math.abs(Math.exp(l) - Math.exp(logq[i]))));
 
 /** dH, the first-order change of the entropy when the logits move along A grad log pi(a). */
 function entropyChange(logp, action, advantage, H) {
@@ -50,6 +49,7 @@ function entropyChange(logp, action, advantage, H) {
 function drift(old, logp, action = -1) {
   const H = entropy(logp);
   const oldH = entropy(old);
+  const tv = halfChange(old, logp);
   return {
     p: logp.map(Math.exp),
     H,
@@ -57,8 +57,8 @@ function drift(old, logp, action = -1) {
     rho: entropyRatio(H, oldH),
     kl: kl(old, logp),
     reverse: kl(logp, old),
-    tv: halfChange(old, logp),
-    unsampled: halfChange(old, logp, action),
+    tv,
+    tvHidden: Math.max(tv - (action < 0 ? 0 : Math.abs(Math.exp(old[action]) - Math.exp(logp[action]))), 0),
   };
 }
 
@@ -471,7 +471,7 @@ function paintGauges(now) {
 function paintMeasures(now) {
   const rows = [
     ["KL(old‖new)", "nats", "kl", "kl", 4], ["KL(new‖old)", "nats", "kl.reverse", "reverse", 4],
-    ["Total variation", "", "tv", "tv", 4], ["of it unsampled", "", "tv.unsampled", "unsampled", 4],
+    ["Total variation", "", "tv", "tv", 4], ["of it hidden", "", "tv.hidden", "tvHidden", 4],
     ["Entropy, old", "nats", "entropy.old", "oldH", 3], ["Entropy, new", "nats", "entropy.new", "H", 3],
   ];
   if (now.other) rows.push(["Entropy ratio ρ", "", "rho", "rho", 3]);

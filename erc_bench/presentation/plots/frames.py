@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from erc_bench.core.metrics import BAND, CLIP, DELTA
+from erc_bench.analysis.bounds import Bounds
 from erc_bench.presentation.plots.style import legend_place, ordered
 from erc_bench.studies.arms import StoredArm, StoredArms, gated_pairs, stored_arm, stored_arms
 
@@ -19,15 +19,6 @@ OWN_FIGURE = ("baselines",)
 
 class NothingToDraw(LookupError):  # noqa: N818 - a finding about the records, not an error
     """The records lack what a figure shows; the message says what."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """An experiment's bounds: clip range and band as (low, high) distances from 1, and delta."""
-
-    clip: tuple[float, float] = CLIP
-    band: tuple[float, float] = BAND
-    delta: float = DELTA
 
 
 @dataclass(frozen=True)
@@ -94,23 +85,9 @@ class Frames:
         found = {str(name): self._known.get(str(name)) or stored_arm(str(name)) for name in names}
         return dict(sorted(found.items(), key=lambda item: (legend_place(item[1]), item[0])))
 
-    def settings(self, experiment: str) -> Settings:
-        """Bounds from the configuration; what it does not say is the default."""
-        entry = self.about(experiment)
-        default = Settings()
-
-        def bounds(key: str, otherwise: tuple[float, float]) -> tuple[float, float]:
-            value = entry.get(key)
-            if not isinstance(value, dict):
-                return otherwise
-            return float(value.get("low", otherwise[0])), float(value.get("high", otherwise[1]))
-
-        delta = entry.get("delta")
-        return Settings(
-            bounds("clip", default.clip),
-            bounds("band", default.band),
-            float(delta) if isinstance(delta, int | float) else default.delta,
-        )
+    def bounds(self, experiment: str) -> Bounds:
+        """What the experiment's drift was measured against."""
+        return Bounds.of(self.about(experiment))
 
     def failures(self, experiment: str, objective: str) -> tuple[int, int]:
         """Number of diverged runs and of all runs of an arm."""

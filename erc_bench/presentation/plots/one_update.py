@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from erc_bench.analysis.bounds import Bounds
 from erc_bench.analysis.numbers import percent
 from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs, Whole
-from erc_bench.presentation.plots.frames import Frames, NothingToDraw, Settings
+from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 from erc_bench.presentation.plots.style import ACCENT, BOLD, CLOUD, INK, WIDE, name_text
 
 FIRST = "unsampled_shift"  # the experiment in which a token is looked for first
@@ -22,10 +24,15 @@ SHOWN = 12  # actions drawn one by one; the rest is one bar
 DISTRIBUTIONS = ("probs/old", "probs/new")
 
 
-def hidden_violations(tokens: pd.DataFrame, settings: Settings) -> pd.Series:
+def hidden_violations(tokens: pd.DataFrame, bounds: Bounds) -> pd.Series:
     """Tokens with exact KL above delta and the sampled ratio inside the clip range."""
-    low, high = math.log1p(-settings.clip[0]), math.log1p(settings.clip[1])
-    return (tokens["kl_exact"] > settings.delta) & tokens["log_ratio"].between(low, high)
+    low, high = math.log1p(-bounds.clip[0]), math.log1p(bounds.clip[1])
+    return (tokens["kl_exact"] > bounds.delta) & tokens["log_ratio"].between(low, high)
+
+
+def tv_hidden(tokens: Any) -> Any:
+    """Total variation that the sampled action's own probability does not explain, ``TV - |p_a - q_a|``."""
+    return tokens["tv"] - abs(tokens["prob/old"] - tokens["prob/new"])
 
 
 def experiments_in_order(frames: Frames) -> list[str]:
@@ -38,7 +45,7 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
 
     The first of unsampled_shift and then the other experiments, and there the first of ppo-clip,
     dapo, grpo, gppo, that has a hidden violation with a stored distribution. Among those in the
-    upper half of staleness (if none, among all), the one with the median ``tv_unsampled``, the
+    upper half of staleness (if none, among all), the one with the median :func:`tv_hidden`, the
     lower one of two; ties go to the first in the records' order.
 
     Raises:
@@ -51,12 +58,13 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
         for objective in ARMS:
             arm = tokens[(tokens["experiment"] == experiment) & (tokens["objective"] == objective)]
             arm = arm[(arm["staleness"] > 0) & np.isfinite(arm["kl_exact"])]
-            hidden = hidden_violations(arm, frames.settings(experiment))
+            hidden = hidden_violations(arm, frames.bounds(experiment))
             found = arm[hidden & arm["probs/old"].notna()]
             late = found[found["staleness"] >= arm["staleness"].max() / 2]
-            by_mass = (late if len(late) else found).sort_values("tv_unsampled", kind="stable")
-            if len(by_mass):
-                return experiment, objective, by_mass.iloc[(len(by_mass) - 1) // 2], arm
+            among = late if len(late) else found
+            if len(among):
+                by_mass = np.argsort(tv_hidden(among).to_numpy(), kind="stable")
+                return experiment, objective, among.iloc[by_mass[(len(among) - 1) // 2]], arm
     raise NothingToDraw(
         f"no token of {', '.join(ARMS)} violates exact KL with its ratio inside the clip range"
     )
@@ -71,7 +79,7 @@ def _violating(frames: Frames) -> pd.Series:
     found = pd.Series(False, index=tokens.index)
     for experiment in frames.panels:
         here = (tokens["experiment"] == experiment) & tokens["objective"].isin(ARMS)
-        found |= here & hidden_violations(tokens, frames.settings(experiment))
+        found |= here & hidden_violations(tokens, frames.bounds(experiment))
     return found
 
 
@@ -85,7 +93,7 @@ def _row(frames: Frames) -> int | None:
 def table(frames: Frames) -> pd.DataFrame:
     """Probabilities before and after of the token's actions, and every sampled token of its arm."""
     experiment, _, token, arm = choose_token(frames)
-    hidden = hidden_violations(arm, frames.settings(experiment))
+    hidden = hidden_violations(arm, frames.bounds(experiment))
     points = arm[["seed", "staleness", "log_ratio", "kl_exact"]]
     points = points.assign(panel="tokens", hidden=hidden)
     return pd.concat([_actions(token), points], ignore_index=True)
@@ -123,21 +131,21 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     sampled tokens of the arm with staleness of at least 1.
     """
     experiment, objective, token, _ = choose_token(frames)
-    settings = frames.settings(experiment)
+    bounds = frames.bounds(experiment)
     figure = layout.new_figure(WIDE, 3.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.08, 1))
     draw_distribution(left, data[data["panel"] == "distribution"])
-    low, high = 1 - settings.clip[0], 1 + settings.clip[1]
+    low, high = 1 - bounds.clip[0], 1 + bounds.clip[1]
     left.set_title(
         f"sampled ratio r = {math.exp(token['log_ratio']):.3f}, inside [{low:g}, {high:g}]\n"
-        f"exact KL = {token['kl_exact']:.3g} nats > {settings.delta:g}\n"
-        f"TV = {token['tv']:.3f}, of which unsampled {token['tv_unsampled']:.3f};  "
+        f"exact KL = {token['kl_exact']:.3g} nats > {bounds.delta:g}\n"
+        f"TV = {token['tv']:.3f}, of which hidden {tv_hidden(token):.3f};  "
         f"ρ = {math.exp(token['log_entropy_ratio']):.3f}",
         fontweight="normal",
         fontsize=7.5,
     )
     points = data[data["panel"] == "tokens"]
-    draw_tokens(right, points, settings)
+    draw_tokens(right, points, bounds)
     here = token["log_ratio"], token["kl_exact"]
     right.plot(*here, "o", ms=6.5, mfc="none", mec=INK, mew=1.2, zorder=5)
     right.set_title(f"{name_text(objective)}, {len(points):,} sampled tokens")
@@ -165,32 +173,32 @@ def draw_distribution(axes: Axes, actions: pd.DataFrame) -> Axes:
     return axes
 
 
-def draw_tokens(axes: Axes, points: pd.DataFrame, settings: Settings) -> Axes:
+def draw_tokens(axes: Axes, points: pd.DataFrame, bounds: Bounds) -> Axes:
     """Exact KL against the importance ratio, hidden violations in colour and on top."""
-    low, high = math.log1p(-settings.clip[0]), math.log1p(settings.clip[1])
+    low, high = math.log1p(-bounds.clip[0]), math.log1p(bounds.clip[1])
     floor = max(float(np.quantile(points["kl_exact"], 0.02)), 1e-8)
     hidden = points["hidden"].astype(bool)
     kl = points["kl_exact"].clip(lower=floor)
     axes.axvspan(low, high, color="#eef1f4", zorder=0)
-    axes.axhline(settings.delta, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.axhline(bounds.delta, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
     shown = points.assign(kl_exact=kl, hidden=hidden).sort_values("hidden", kind="stable")
     colors = {"hue": "hidden", "palette": {False: "#8a8a8a", True: ACCENT}}
     sns.scatterplot(shown, x="log_ratio", y="kl_exact", ax=axes, **colors, **CLOUD)
     axes.set_yscale("log")
-    top = max(float(kl.max()), 3 * settings.delta)
+    top = max(float(kl.max()), 3 * bounds.delta)
     axes.set(
         ylim=(floor, 4 * top), xlim=layout.log_limits(points["log_ratio"].to_numpy(), (low, high))
     )
     layout.ratio_ticks(axes, "x")
     axes.set_xlabel("importance ratio r (shaded: clip range)")
-    axes.set_ylabel(f"exact KL (nats); dashed: δ = {settings.delta:g}")
+    axes.set_ylabel(f"exact KL (nats); dashed: δ = {bounds.delta:g}")
     text = f"hidden violations: {percent(float(hidden.mean()))}"
     axes.text((low + high) / 2, 3.2 * top, text, va="top", color=ACCENT, fontsize=7, **BOLD)
     return axes
 
 
 NEEDS = Needs(
-    tokens=("action", "tv", "tv_unsampled", "prob/old", "entropy/old"),
+    tokens=("action", "tv", "prob/old", "prob/new", "entropy/old"),
     rows=_violating,
     arms=_arms,
     whole=Whole(DISTRIBUTIONS, experiments_in_order, _row),

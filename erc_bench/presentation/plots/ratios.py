@@ -10,10 +10,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from erc_bench.analysis.bounds import Bounds
 from erc_bench.analysis.numbers import percent
 from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
-from erc_bench.presentation.plots.frames import Frames, NothingToDraw, Settings
+from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 from erc_bench.presentation.plots.layout import first_column, log_limits, ratio_ticks
 from erc_bench.presentation.plots.style import BOLD, CLOUD, COLUMN, INK, WIDE, group_of, name_text
 
@@ -58,10 +59,10 @@ def table(frames: Frames) -> pd.DataFrame:
     for experiment in frames.panels:
         here = _stale(frames, experiment)
         here = here[here["objective"] == _shown(frames, experiment)]
-        settings = frames.settings(experiment)
+        bounds = frames.bounds(experiment)
         rho = np.exp(here["log_entropy_ratio"])
-        clipped = ~here["log_ratio"].between(*_log_bounds(settings.clip))
-        outside = ~rho.between(1 - settings.band[0], 1 + settings.band[1], inclusive="neither")
+        clipped = ~here["log_ratio"].between(*_log_bounds(bounds.clip))
+        outside = ~rho.between(1 - bounds.band[0], 1 + bounds.band[1], inclusive="neither")
         names = np.array([*REGIONS])[outside.to_numpy() + 2 * clipped.to_numpy()]
         tables.append(here.assign(region=names))
     data = pd.concat(tables, ignore_index=True)
@@ -70,16 +71,16 @@ def table(frames: Frames) -> pd.DataFrame:
     return data
 
 
-def frame_of(here: pd.DataFrame, settings: Settings) -> tuple[float, float]:
+def frame_of(here: pd.DataFrame, bounds: Bounds) -> tuple[float, float]:
     """Half the width and half the height of a panel, as logarithms of the ratios."""
-    width = log_limits(here["log_ratio"].to_numpy(), _log_bounds(settings.clip), 0.005)
-    height = log_limits(here["log_entropy_ratio"].to_numpy(), _log_bounds(settings.band), 0.005)
+    width = log_limits(here["log_ratio"].to_numpy(), _log_bounds(bounds.clip), 0.005)
+    height = log_limits(here["log_entropy_ratio"].to_numpy(), _log_bounds(bounds.band), 0.005)
     return width[1], height[1]
 
 
-def beyond_frame(here: pd.DataFrame, settings: Settings) -> float:
+def beyond_frame(here: pd.DataFrame, bounds: Bounds) -> float:
     """Share of a panel's tokens that lie outside its frame."""
-    width, height = frame_of(here, settings)
+    width, height = frame_of(here, bounds)
     outside = (here["log_ratio"].abs() > width) | (here["log_entropy_ratio"].abs() > height)
     return float(outside.mean())
 
@@ -92,7 +93,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     figure = layout.new_figure(width, 2.75 * math.ceil(count / 3) + legend)
     for axes, experiment in zip(layout.panel_grid(figure, count), experiments, strict=True):
         here = data[data["experiment"] == experiment]
-        draw_regions(axes, here, frames.settings(experiment))
+        draw_regions(axes, here, frames.bounds(experiment))
         name = str(here["objective"].iloc[0])
         axes.set_gid(group_of(frames.arm(experiment, name)))
         axes.set_title(f"{name_text(experiment)}\n{name_text(name)}", fontsize=7.5, pad=15)
@@ -105,17 +106,17 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_regions(axes: Axes, here: pd.DataFrame, settings: Settings) -> Axes:
+def draw_regions(axes: Axes, here: pd.DataFrame, bounds: Bounds) -> Axes:
     """The tokens of one arm, coloured by region, with the regions' shares above the panel."""
     layers = here.assign(region=pd.Categorical(here["region"], [*REGIONS]))
     layers = layers.sort_values("region", kind="stable")
     place = {"x": "log_ratio", "y": "log_entropy_ratio", "ax": axes}
     sns.scatterplot(layers, hue="region", palette=REGIONS, zorder=2, **place, **CLOUD)
-    for value in _log_bounds(settings.clip):
+    for value in _log_bounds(bounds.clip):
         axes.axvline(value, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=3)
-    for value in _log_bounds(settings.band):
+    for value in _log_bounds(bounds.band):
         axes.axhline(value, color=BAND_COLOR, lw=0.8, ls=(0, (4, 2)), zorder=3)
-    width, height = frame_of(here, settings)
+    width, height = frame_of(here, bounds)
     axes.set(xlim=(-width, width), ylim=(-height, height), xlabel="importance ratio r")
     ratio_ticks(axes, "x", 5)
     ratio_ticks(axes, "y", 7)

@@ -16,6 +16,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 /* ---- Vectors: eight floats, which the compiler maps to what the processor has ---- */
 
@@ -455,18 +456,34 @@ static int64_t pass_of(const Network *n, const States *t, Pass *p, const Tokens 
     return m;
 }
 
-enum { KL_EXACT, KL_REVERSE, KL_K1, KL_K2, KL_K3, TV, TV_UNSAMPLED, VIOLATION, HIDDEN, OUT_OF_BAND, OUT_OF_PAPER_BAND,
-       ENTROPY_OLD, ENTROPY_NEW, MEASURES };
+enum { KL_EXACT, KL_REVERSE, KL_BINARY, KL_HIDDEN, KL_K1, KL_K2, KL_K3, TV, TV_BINARY, TV_HIDDEN, VIOLATION, HIDDEN,
+       CLIP_KL_VIOLATION, HIDDEN_CLIP_KL_VIOLATION, OUT_OF_BAND, OUT_OF_PAPER_BAND, ENTROPY_OLD, ENTROPY_NEW, MEASURES };
+
+/* 1 - p of a probability, from its logarithm where p is near 1. */
+static inline float complement(float p, float log_p) {
+    return p < 0.71f ? 1 - p : -(log_p * log_p * EXP_POLYNOMIAL(log_p) + log_p);
+}
+
+/* u - log(1 + u) >= 0, to a relative error of 1e-6. */
+static inline float excess(float u) {
+    if (u < -0.1f || u > 0.1f) return u - log1pf(u);
+    return u * u * (1 / 2.0f - u * (1 / 3.0f - u * (1 / 4.0f - u * (1 / 5.0f - u * (1 / 6.0f - u / 7)))));
+}
 
 /* The forward pass of an update: log pi(a) and H of every token, out (2, R, N), 0 where masked.
  *
  * And drift (MEASURES, R), means over unmasked tokens in the order of drift.measure, unless it is 0;
  * p and q are the old and the new distribution of a token's state:
  *     KL = sum p log(p / q),   reverse KL = sum q log(q / p),   TV = 1/2 sum |p - q|,
- *     k1 = -log r,  k2 = (log r)^2 / 2,  k3 = r - 1 - log r  with log r = log q(a) - log p(a) in [-20, 20]. */
+ *     k1 = -log r,  k2 = (log r)^2 / 2,  k3 = r - 1 - log r  with log r = log q(a) - log p(a) in [-20, 20].
+ * With p and q those of the sampled action, the binary KL is a sum of two terms that are not negative,
+ *     p log(p / q) + (1 - p) log((1 - p) / (1 - q)) = p k3 + (1 - p) (u - log(1 + u)),  u = (p - q) / (1 - p),
+ * and at an edge of the clip, q = p + p c, at least p (c - log(1 + c)): most tokens need no logarithm. */
 EXPORT void forward(const Network *n, const States *t, Pass *p, const Tokens *k, const Limits *limits, int64_t R,
                     float *out, float *drift) {
     int64_t W = n->padded, N = k->tokens;
+    float low = (float)limits->clip_low, high = (float)limits->clip_high;
+    float below = low < 1 ? -low - log1pf(-low) : INFINITY, above = high - log1pf(high); /* k3 at the edges */
     Scratch s;
     carve(n, p->capacity, p->scratch, &s);
     for (int64_t r = 0; r < R; r++) {
@@ -502,19 +519,29 @@ EXPORT void forward(const Network *n, const States *t, Pass *p, const Tokens *k,
             *new_entropy = entropy[i];
             if (!drift) continue;
             int64_t old = r * t->capacity + k->state[at];
-            float x = *logp - t->log_probs[old * W + a], old_entropy = t->entropy[old];
-            x = x < -20 ? -20 : x > 20 ? 20 : x;
+            float log_p = t->log_probs[old * W + a], before = t->probs[old * W + a], after = probs[i * W + a];
+            float gap = *logp - log_p, x = gap < -20 ? -20 : gap > 20 ? 20 : gap, old_entropy = t->entropy[old];
             float ratio = exponential(all(x))[0], k3 = x * x * EXP_POLYNOMIAL(x);
-            if (x < -0.34f || x > 0.34f) k3 = ratio - 1 - x;
+            int near = x >= -0.34f && x <= 0.34f;
+            if (!near) k3 = ratio - 1 - x;
             float rho = (*new_entropy + 1e-8f) / (old_entropy + 1e-8f);
-            float rest = tv[i] - 0.5f * fabsf(t->probs[old * W + a] - probs[i * W + a]);
-            int violated = kl[i] > (float)limits->delta;
             int inside = ratio >= (float)(1 - limits->clip_low) && ratio <= (float)(1 + limits->clip_high);
+            float rest = complement(before, log_p), new_rest = complement(after, *logp), change = fabsf(before - after);
+            float of_rest = rest > 0 ? rest * excess((new_rest - rest) / rest) : new_rest;
+            float binary = (near ? before * k3 : after - before - before * gap) + of_rest;
+            int violated = kl[i] > (float)limits->delta, passed = 0;
+            if (before * high < rest && kl[i] > before * MAX(below, above)) {
+                float at_low = before * below + rest * excess(before * low / rest);
+                float at_high = before * above + rest * excess(-before * high / rest);
+                passed = kl[i] > MAX(at_low, at_high);
+            }
             counted++;
             sum[KL_EXACT] += kl[i], sum[KL_REVERSE] += reverse[i];
+            sum[KL_BINARY] += binary, sum[KL_HIDDEN] += binary < kl[i] ? kl[i] - binary : 0;
             sum[KL_K1] -= x, sum[KL_K2] += 0.5f * x * x, sum[KL_K3] += k3;
-            sum[TV] += tv[i], sum[TV_UNSAMPLED] += rest > 0 || rest != rest ? rest : 0;
+            sum[TV] += tv[i], sum[TV_BINARY] += change, sum[TV_HIDDEN] += change < tv[i] ? tv[i] - change : 0;
             sum[VIOLATION] += violated, sum[HIDDEN] += violated && inside;
+            sum[CLIP_KL_VIOLATION] += passed, sum[HIDDEN_CLIP_KL_VIOLATION] += passed && inside;
             sum[OUT_OF_BAND] += !(rho > (float)(1 - limits->band_low[r]) && rho < (float)(1 + limits->band_high[r]));
             sum[OUT_OF_PAPER_BAND] += !(rho > (float)(1 - limits->paper_low) && rho < (float)(1 + limits->paper_high));
             sum[ENTROPY_OLD] += old_entropy, sum[ENTROPY_NEW] += *new_entropy;

@@ -226,7 +226,9 @@ def test_figure_1_shows_a_token_that_the_stated_rule_picks(frames, drawings):
     assert (experiment, objective) == ("unsampled_shift", "ppo-clip")
     late = arm[(arm.staleness >= arm.staleness.max() / 2) & (arm.kl_exact > 0.01)]
     late = late[(np.exp(late.log_ratio) >= 0.8) & (np.exp(late.log_ratio) <= 1.28)]
-    assert token["tv_unsampled"] == late["tv_unsampled"].sort_values().iloc[(len(late) - 1) // 2]
+    hidden = late["tv"] - (late["prob/old"] - late["prob/new"]).abs()
+    chosen = token["tv"] - abs(token["prob/old"] - token["prob/new"])
+    assert chosen == hidden.sort_values().iloc[(len(late) - 1) // 2]
     data = drawings["fig1_one_update"].data
     bars = data[data.panel == "distribution"]
     assert bars["prob_old"].sum() == pytest.approx(1.0)
@@ -263,8 +265,8 @@ def test_intervals_over_seeds_are_those_of_the_analysis_and_few_seeds_have_none(
 
 def test_settings_are_read_defensively(frames):
     odd = dataclasses.replace(frames, config={"experiments": {"e": {"clip": None, "band": 3}}})
-    assert odd.settings("e") == odd.settings("nowhere")
-    assert dataclasses.replace(frames, config={}).settings("e").band == (0.05, 0.05)
+    assert odd.bounds("e") == odd.bounds("nowhere")
+    assert dataclasses.replace(frames, config={}).bounds("e").band == (0.05, 0.05)
 
 
 @pytest.mark.parametrize("name", ORDINARY)

@@ -11,7 +11,7 @@ from erc_bench.analysis.claims.statistics import dropped_below_kept
 from erc_bench.analysis.numbers import percent, plus_minus
 from erc_bench.analysis.statistics import Interval, mean_interval
 from erc_bench.presentation.plots import Frames
-from erc_bench.presentation.plots.one_update import choose_token
+from erc_bench.presentation.plots.one_update import choose_token, tv_hidden
 from erc_bench.presentation.plots.probability_entropy import CELL_TOKENS, gated_tokens
 from erc_bench.presentation.plots.ratios import OUTSIDE_BAND, OUTSIDE_CLIP, beyond_frame
 from erc_bench.presentation.reporting.words import Words, counted, mean_of, words
@@ -21,11 +21,11 @@ from erc_bench.presentation.reporting.words import Words, counted, mean_of, word
 def one_update(frames: Frames, data: pd.DataFrame) -> Words:
     """The token's numbers, the rule that chose it, and how many tokens of its arm are like it."""
     experiment, objective, token, arm = choose_token(frames)
-    settings = frames.settings(experiment)
+    bounds = frames.bounds(experiment)
     points = data[data["panel"] == "tokens"]
     hidden = points["hidden"].astype(bool)
     per_seed = hidden.groupby(points["seed"]).mean()
-    violating = int((points["kl_exact"] > settings.delta).sum())
+    violating = int((points["kl_exact"] > bounds.delta).sum())
     of_all = percent(hidden.sum() / violating)
     stale = int(token["staleness"])
     late = " in the upper half of staleness" if stale >= arm["staleness"].max() / 2 else ""
@@ -33,11 +33,11 @@ def one_update(frames: Frames, data: pd.DataFrame) -> Words:
         f"One update of {objective} on {experiment}. Left: the state of one sampled token after "
         f"{counted(stale, 'update')} on its rollout. The sampled action's ratio is "
         f"{math.exp(token['log_ratio']):.3f}, inside "
-        f"[{1 - settings.clip[0]:g}, {1 + settings.clip[1]:g}], so the clip is silent; the exact "
-        f"KL is {token['kl_exact']:.3g} nats, above {settings.delta:g}. The actions that were not "
-        f"sampled carry {token['tv_unsampled']:.3f} of the total variation of {token['tv']:.3f}. "
-        f"Chosen by rule: the median unsampled TV among such tokens{late}. Right: all sampled tokens "
-        f"with staleness of at least 1; {mean_of(per_seed, 100, ' %')} of them (mean over "
+        f"[{1 - bounds.clip[0]:g}, {1 + bounds.clip[1]:g}], so the clip is silent; the exact "
+        f"KL is {token['kl_exact']:.3g} nats, above {bounds.delta:g}. Of the total "
+        f"variation of {token['tv']:.3f}, {tv_hidden(token):.3f} moved between other actions than the "
+        f"sampled one. Chosen by rule: the median of that among such tokens{late}. Right: all sampled "
+        f"tokens with staleness of at least 1; {mean_of(per_seed, 100, ' %')} of them (mean over "
         f"{counted(len(per_seed), 'seed')}) violate the exact KL inside the clip range, which is "
         f"{of_all} of all {violating:,} violations."
     )
@@ -109,7 +109,7 @@ def ratios(frames: Frames, data: pd.DataFrame) -> Words:
             mean_of(outside.groupby(here["seed"]).mean(), 100, " %") for outside in (clip, band)
         )
         more += int(band.mean() > clip.mean())
-        beyond = beyond_frame(here, frames.settings(str(experiment)))
+        beyond = beyond_frame(here, frames.bounds(str(experiment)))
         findings.append(
             f"{experiment}, {arm}: {by_clip} of tokens outside the clip range, {by_band} outside "
             f"the band, {percent(float((clip & band).mean()))} outside both"
