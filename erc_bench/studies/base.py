@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERIMENTS", "MAIN_ARMS", "Experiment", "experiment", "register"]
 
-Regime = Literal["paper", "stress", "sweep"]
+Regime = Literal["paper", "stress", "breaking", "sweep"]
 
 #: The paper's contrast: PPO-clip and its descendants, ERC on the two of them it was tried on, and the
 #: gate of this project that keeps the gradients leading back into the band.
@@ -39,7 +39,8 @@ class Experiment:
         objectives: arms, as recipe specifications.
         environment_options: keyword arguments of the environment.
         regime: ``paper`` makes 8 updates per rollout, and PPO's clip seldom binds; ``stress`` is far
-            from that; ``sweep`` goes over a grid from one to the other.
+            from that; ``breaking`` goes over a grid from where a base learns to where it collapses;
+            ``sweep`` over any other grid.
         grid: values of hyperparameters at which every arm is trained; a grid that is asked for on
             the command line takes its place.
     """
