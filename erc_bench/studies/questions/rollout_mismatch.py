@@ -4,7 +4,7 @@ from erc_bench.studies.base import Experiment
 from erc_bench.training import TrainConfig
 
 EXPERIMENT = Experiment(
-    name="mismatch",
+    name="rollout_mismatch",
     question=(
         "Rollouts come from an engine whose weights are rounded to 8 or 4 bits (the same error in every "
         "token), or whose logits carry noise (another one in each); ratios are taken against the "
@@ -15,11 +15,9 @@ EXPERIMENT = Experiment(
         "The mismatch biases the gradient of every objective alike; corrections by the sampler's own "
         "probabilities repair part of it. Entropy gates compare two trained policies and cannot see it."
     ),
-    config=TrainConfig(
-        rollouts=60, prompts=16, generation_rounds=1, learning_rate=2e-3, epochs=2, token_samples=0
-    ),
+    config=TrainConfig(rollouts=60, learning_rate=1e-3, token_samples=0),
     tiers={"smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200}},
-    objectives=("dapo", "dapo-tis", "gppo", "erc-dapo", "placebo-erc-dapo", "erc-gppo"),
+    objectives=("dapo", "dapo-tis", "erc-dapo", "erc-directional-dapo"),
     regime="sweep",
-    grid={"rollout_weight_bits": (53, 8, 4), "rollout_jitter": (0.0, 1.0)},
+    grid={"rollout_jitter": (0.0, 0.1, 0.3, 1.0)},
 )
