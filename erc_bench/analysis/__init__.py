@@ -1,6 +1,5 @@
 """Turns records into numbers: intervals over seeds, the scorecard, paired comparisons and tables."""
 
-from erc_bench.analysis.detection import detection, hidden_curve
 from erc_bench.analysis.numbers import estimate_text, interval_text
 from erc_bench.analysis.scorecard import (
     MEASURES,
@@ -33,9 +32,7 @@ __all__ = [
     "as_markdown",
     "as_rich",
     "collapses",
-    "detection",
     "estimate_text",
-    "hidden_curve",
     "improvements",
     "interval_text",
     "mean_interval",

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from erc_bench.analysis.numbers import ends, number
 from erc_bench.analysis.scores import Scores
-from erc_bench.analysis.statistics import Interval, mean_interval, ratio_interval
+from erc_bench.analysis.statistics import Interval, exact_share, mean_interval, ratio_interval
 from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import METRICS, Metric
 from erc_bench.studies.arms import gated_pairs, stored_arms
@@ -106,8 +105,7 @@ def per_seed(results: Results) -> pd.DataFrame:
 def collapses(results: Results) -> pd.DataFrame:
     """How many runs of each arm collapsed, and their share with its exact 95 % interval.
 
-    The interval is Clopper's and Pearson's (Biometrika 26 (1934)), which covers at least 95 % at any
-    number of seeds; runs whose ``reward/collapsed`` is unknown are not counted.
+    Runs whose ``reward/collapsed`` is unknown are not counted.
 
     Returns:
         One row for each experiment and arm: ``collapsed``, ``runs``, ``share``, ``low``, ``high``.
@@ -121,12 +119,8 @@ def collapses(results: Results) -> pd.DataFrame:
     rows = []
     for keys, flags in runs.groupby(["experiment", "objective"], sort=False)["reward/collapsed"]:
         known = flags.dropna()
-        found, count = int(known.sum()), len(known)
-        share, low, high = math.nan, math.nan, math.nan
-        if count:
-            low, high = binomtest(found, count).proportion_ci(0.95, method="exact")
-            share = found / count
-        rows.append((*keys, found, count, share, low, high))
+        found = exact_share(int(known.sum()), len(known))
+        rows.append((*keys, int(known.sum()), found.n, found.mean, found.low, found.high))
     names = ["experiment", "objective", "collapsed", "runs", "share", "low", "high"]
     return pd.DataFrame(rows, columns=names)
 

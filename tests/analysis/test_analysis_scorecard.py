@@ -44,7 +44,7 @@ def row(frame, **wanted):
 
 
 def test_collapsed_runs_are_counted_with_an_exact_interval(tmp_path):
-    """Clopper and Pearson's, whose ends for 0 of n are 0 and 1 - 0.025^(1/n); unknown runs do not count."""
+    """For 0 of n runs its ends are 0 and 1 - 0.025^(1/n); unknown runs do not count."""
     flags = {"dapo": [0.0] * 10, "gppo": [1.0, 0.0, np.nan, 1.0]}
     frames = [
         pd.DataFrame({"experiment": "stress", "objective": arm, "reward/collapsed": values})

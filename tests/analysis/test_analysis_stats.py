@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from erc_bench.analysis import Interval, mean_interval, paired_difference, ratio_interval
-from erc_bench.analysis.statistics import pooled_share
+from erc_bench.analysis.statistics import exact_share, pooled_share
 
 floats = st.floats(-1e3, 1e3, allow_nan=False)
 
@@ -70,6 +70,16 @@ def test_a_pooled_share_covers_the_truth():
         got = pooled_share(part, whole)
         held.append(got.low <= 0.6 <= got.high)
     assert 0.93 <= np.mean(held) <= 0.97
+
+
+@given(st.integers(0, 30), st.integers(1, 30))
+def test_an_exact_share_is_scipys(part, whole):
+    """Clopper and Pearson's interval."""
+    part = min(part, whole)
+    got = exact_share(part, whole)
+    expected = stats.binomtest(part, whole).proportion_ci(0.95, method="exact")
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert math.isnan(exact_share(0, 0).mean)
 
 
 def test_paired_differences_are_the_paired_t_test_of_scipy():

@@ -68,7 +68,7 @@ def test_it_is_the_softmax_policy_gradient(seed, weight):
 
 
 @pytest.mark.parametrize(
-    "objective", [*map(make, LOCAL), make("dapo", positive_nll=0.1)], ids=[*LOCAL, "nll"]
+    "objective", [*map(make, LOCAL), make("dapo", positive_nll=0.1)], ids=[*LOCAL, "positive-nll"]
 )
 def test_it_is_the_objectives_own_gradient_where_every_action_comes_as_often_as_expected(objective):
     """Twenty responses per state, as the probabilities say; every recipe with pieces of single tokens."""

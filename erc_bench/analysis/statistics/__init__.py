@@ -21,6 +21,7 @@ from erc_bench.analysis.statistics.comparisons import (
 )
 from erc_bench.analysis.statistics.intervals import (
     Interval,
+    exact_share,
     mean_interval,
     mean_intervals,
     paired_difference,
@@ -37,6 +38,7 @@ __all__ = [
     "Profile",
     "Seed",
     "Strata",
+    "exact_share",
     "holm",
     "interquartile_mean",
     "mean_interval",

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 __all__ = [
     "Interval",
+    "exact_share",
     "mean_interval",
     "mean_intervals",
     "paired_difference",
@@ -102,6 +103,23 @@ def pooled_share(part: ArrayLike, whole: ArrayLike, level: float = 0.95) -> Inte
     share = float(x.sum() / y.sum())
     half = mean_interval((x - share * y) / y.mean(), level).half if 0 < share < 1 else math.nan
     return Interval(share, max(share - half, 0.0), min(share + half, 1.0), len(x))
+
+
+def exact_share(part: int, whole: int, level: float = 0.95) -> Interval:
+    """``part`` of ``whole`` independent runs, with Clopper's and Pearson's interval (Biometrika 26 (1934)).
+
+    It covers at least ``level`` at any number of runs.
+
+    >>> found = exact_share(0, 10)
+    >>> found.mean, found.low, round(found.high, 4)
+    (0.0, 0.0, 0.3085)
+    """
+    if not whole:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    tail, other = (1 - level) / 2, whole - part
+    low = float(betaincinv(part, other + 1, tail)) if part else 0.0
+    high = float(betaincinv(part + 1, other, 1 - tail)) if other else 1.0
+    return Interval(part / whole, low, high, whole)
 
 
 def paired_difference(base: pd.Series, other: pd.Series, level: float = 0.95) -> Interval:

@@ -14,6 +14,7 @@ from erc_bench.presentation.plots import (
     profiles,
     ratios,
     scorecard,
+    simplex,
     staleness,
 )
 from erc_bench.presentation.plots.exhibits import Drawing, Exhibit
@@ -36,6 +37,7 @@ FIGURES: dict[str, Exhibit] = {
         scorecard,
         band_and_noise,
         profiles,
+        simplex,
     )
 }
 

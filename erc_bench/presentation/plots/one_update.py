@@ -32,7 +32,7 @@ def hidden_violations(tokens: pd.DataFrame, bounds: Bounds) -> pd.Series:
 
 def tv_hidden(tokens: Any) -> Any:
     """Total variation that the sampled action's own probability does not explain, ``TV - |p_a - q_a|``."""
-    return tokens["tv"] - abs(tokens["prob/old"] - tokens["prob/new"])
+    return tokens["tv"] - tokens["prob/old"] * abs(np.expm1(tokens["log_ratio"]))
 
 
 def experiments_in_order(frames: Frames) -> list[str]:
@@ -198,7 +198,7 @@ def draw_tokens(axes: Axes, points: pd.DataFrame, bounds: Bounds) -> Axes:
 
 
 NEEDS = Needs(
-    tokens=("action", "tv", "prob/old", "prob/new", "entropy/old"),
+    tokens=("action", "tv", "prob/old", "entropy/old"),
     rows=_violating,
     arms=_arms,
     whole=Whole(DISTRIBUTIONS, experiments_in_order, _row),

@@ -226,9 +226,12 @@ def test_figure_1_shows_a_token_that_the_stated_rule_picks(frames, drawings):
     assert (experiment, objective) == ("unsampled_shift", "ppo-clip")
     late = arm[(arm.staleness >= arm.staleness.max() / 2) & (arm.kl_exact > 0.01)]
     late = late[(np.exp(late.log_ratio) >= 0.8) & (np.exp(late.log_ratio) <= 1.28)]
-    hidden = late["tv"] - (late["prob/old"] - late["prob/new"]).abs()
-    chosen = token["tv"] - abs(token["prob/old"] - token["prob/new"])
-    assert chosen == hidden.sort_values().iloc[(len(late) - 1) // 2]
+    hidden = late["tv"] - late["prob/old"] * (np.exp(late.log_ratio) - 1).abs()
+    old, new = (np.asarray(token[f"probs/{when}"]) for when in ("old", "new"))
+    moved = np.abs(old - new)
+    assert moved.sum() / 2 - moved[int(token["action"])] == pytest.approx(
+        hidden.sort_values().iloc[(len(late) - 1) // 2], abs=1e-6
+    )
     data = drawings["fig1_one_update"].data
     bars = data[data.panel == "distribution"]
     assert bars["prob_old"].sum() == pytest.approx(1.0)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from erc_bench.presentation.plots import FIGURES, Drawing, Frames
-from erc_bench.presentation.reporting.captions import scores, sweeps, tokens, training
+from erc_bench.presentation.reporting.captions import policies, scores, sweeps, tokens, training
 from erc_bench.presentation.reporting.words import WORDS
 
-__all__ = ["Plate", "captioned", "scores", "sweeps", "tokens", "training"]
+__all__ = ["Plate", "captioned", "policies", "scores", "sweeps", "tokens", "training"]
 
 
 @dataclass(frozen=True)
