@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from erc_bench.objectives import ClipCovariance, CovarianceKL, HighEntropy, Objective
+from erc_bench.objectives import (
+    ClipCovariance,
+    CovarianceKL,
+    HighEntropy,
+    Objective,
+    ProbabilityShift,
+)
 
 __all__ = ["exemptions_of"]
 
@@ -16,6 +22,9 @@ _DRAWN = (
 _COVARIANCE = (
     "it selects by the covariance of A and log pi, which changes with A (arXiv:2505.22617)"
 )
+
+_LEADS_BACK = "its penalty leads back what has left the region of DPPO (arXiv:2606.09821 Table 1)"
+_CURVED = "its penalty curves the loss by the sampler's own ratio (arXiv:2606.09821 eq. 8)"
 
 #: Reasons by property, for objectives that have a piece of the type.
 _OF_PIECES: Mapping[type, Mapping[str, str]] = {
@@ -32,6 +41,7 @@ _OF_PIECES: Mapping[type, Mapping[str, str]] = {
         "permutation": _DRAWN,
     },
     CovarianceKL: {"advantage_scale": _COVARIANCE, "advantage_sign": _COVARIANCE},
+    ProbabilityShift: {"advantage_sign": _LEADS_BACK, "rollout_weight": _CURVED},
 }
 
 

@@ -21,9 +21,16 @@ from erc_bench.objectives.base import (
     Regularizer,
     Surrogate,
 )
-from erc_bench.objectives.gates.divergence import KLTrustRegion, SampledTV, TVTrustRegion
+from erc_bench.objectives.gates.divergence import (
+    KLTrustRegion,
+    SampledKL,
+    SampledTV,
+    SequenceTrustRegion,
+    TVTrustRegion,
+)
 from erc_bench.objectives.gates.entropy import DirectionalEntropyRatio, EntropyRatio
-from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy
+from erc_bench.objectives.gates.rejection import RolloutRejection
+from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy, SecondMoment
 from erc_bench.objectives.recipes import RECIPES, Recipe, make, recipe
 from erc_bench.objectives.regularizers import (
     AdaptiveKL,
@@ -32,13 +39,17 @@ from erc_bench.objectives.regularizers import (
     ExactKL,
     KLEstimate,
     PositiveNLL,
+    ProbabilityShift,
+    ProjectionKL,
 )
-from erc_bench.objectives.surrogates.sequence import GMPO, GSPO
+from erc_bench.objectives.surrogates.projection import Projected
+from erc_bench.objectives.surrogates.sequence import GMPO, GSPO, TOPR, VESPO
 from erc_bench.objectives.surrogates.token import (
     CEGPPO,
     CISPO,
     GPPO,
     SAPO,
+    BehaviourWeighted,
     ImportanceWeighted,
     PPOClip,
     Reinforce,
@@ -53,9 +64,12 @@ __all__ = [
     "GSPO",
     "RECIPES",
     "SAPO",
+    "TOPR",
+    "VESPO",
     "Adaptive",
     "AdaptiveKL",
     "Aggregate",
+    "BehaviourWeighted",
     "ClipCovariance",
     "CovarianceKL",
     "Denominators",
@@ -73,12 +87,19 @@ __all__ = [
     "Objective",
     "PPOClip",
     "PositiveNLL",
+    "ProbabilityShift",
+    "Projected",
+    "ProjectionKL",
     "Recipe",
     "Regularizer",
     "Reinforce",
+    "RolloutRejection",
+    "SampledKL",
     "SampledTV",
+    "SecondMoment",
     "SequenceMeanTokenMean",
     "SequenceMeanTokenSum",
+    "SequenceTrustRegion",
     "Surrogate",
     "TVTrustRegion",
     "TokenMean",

@@ -67,7 +67,7 @@ class Gate(Protocol):
 
     A gate that compares the tokens of a batch with each other sets ``over_batch = True``: what it
     keeps of a micro-batch is not what it keeps of the whole batch. Such a gate compares tokens of the
-    same run only. A gate
+    same run only. A gate that keeps or drops whole responses sets ``over_sequences = True``. A gate
     that keeps tokens inside a band ``1 - low < rho < 1 + high`` on the entropy ratio has an attribute
     ``band = (low, high)``.
     """

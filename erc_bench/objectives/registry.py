@@ -60,7 +60,7 @@ class Recipe:
 
         A recipe without gates is its own base. None: no recipe is the base.
 
-        >>> recipe("erc-dapo").base, recipe("dapo").base, recipe("dppo-tv").base
+        >>> recipe("erc-dapo").base, recipe("dapo").base, recipe("clip-cov").base
         ('dapo', 'dapo', None)
         """
         if not self.objective.gates:

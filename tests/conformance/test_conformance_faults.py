@@ -91,4 +91,6 @@ def test_few_recipes_need_exemptions():
         "clip-cov",
         "kl-cov",
         "high-entropy-only",
+        "m2po",
+        "drpo",
     }
