@@ -62,9 +62,14 @@ def corrected(
     level: str | None = "token",
     threshold: float | str = NEVER,
     reject: tuple[str, float | str] | None = None,
+    *,
+    counted: bool = True,
 ) -> dict[str, Any]:
-    """DAPO's clip, and verl's rollout correction: weights at a level, and what is rejected."""
-    return clip(0.2, 0.28) | {"rollout": (level, threshold, reject)}
+    """DAPO's clip, and verl's rollout correction: weights at a level, and what is rejected.
+
+    ``counted``: whether what is rejected stays in the denominator, as here, or leaves it, as in verl.
+    """
+    return clip(0.2, 0.28) | {"rollout": (level, threshold, reject), "counted": counted}
 
 
 #: The rollout's engine in the old policy's place, as verl hands its losses in ``bypass_mode``.
@@ -195,7 +200,7 @@ WITHOUT_RECIPE = {
 }
 
 _POLICY_LOSS = {"clip_cov_ratio", "clip_cov_lb", "clip_cov_ub", "kl_cov_ratio", "ppo_kl_coef"}
-_OURS_TO_ADD = {"entropy_coeff", "kl", "rollout", "bypass"}
+_OURS_TO_ADD = {"entropy_coeff", "kl", "rollout", "counted", "bypass"}
 
 
 def core() -> Any:
@@ -239,8 +244,8 @@ def theirs(
     actor = actor_config(loss, mode, config)
     mask, weights = given["mask"].double(), None
     if "rollout" in config:
-        # what is rejected leaves verl's mask; here it stays in the denominator
-        actor.global_batch_info["batch_num_tokens"] = int(mask.sum())
+        if config["counted"]:
+            actor.global_batch_info["batch_num_tokens"] = int(mask.sum())
         mask, weights = _rollout_correction(given, mask, *config["rollout"])
     actor.global_batch_info.update(global_batch)
     total, _ = algos.get_policy_loss_fn(loss)(

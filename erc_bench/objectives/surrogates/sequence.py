@@ -151,7 +151,7 @@ class VESPO(Surrogate):
         """Loss of each token."""
         log_w = _response_log_ratio(batch)
         positive, negative = (
-            over_tokens(k, log_w) * log_w + over_tokens(rate, log_w) * (1 - log_w.exp())
+            over_tokens(k, log_w) * log_w - over_tokens(rate, log_w) * (log_w.exp() - 1)
             for k, rate in (
                 (self.k_positive, self.lambda_positive),
                 (self.k_negative, self.lambda_negative),
