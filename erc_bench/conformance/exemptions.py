@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from erc_bench.objectives import ClipCovariance, CovarianceKL, HighEntropy, Objective, Placebo
+from erc_bench.objectives import (
+    ClipCovariance,
+    CovarianceKL,
+    HighEntropy,
+    Objective,
+    Placebo,
+    ProbabilityShift,
+)
 
 __all__ = ["exemptions_of"]
 
@@ -17,6 +24,9 @@ _RANDOM = "it drops tokens at random, as many as another gate would (a control)"
 _COVARIANCE = (
     "it selects by the covariance of A and log pi, which changes with A (arXiv:2505.22617)"
 )
+
+_LEADS_BACK = "its penalty leads back what has left the region of DPPO (arXiv:2606.09821 Table 1)"
+_CURVED = "its penalty curves the loss by the sampler's own ratio (arXiv:2606.09821 eq. 8)"
 
 #: Reasons by property, for objectives that have a piece of the type.
 _OF_PIECES: Mapping[type, Mapping[str, str]] = {
@@ -34,6 +44,7 @@ _OF_PIECES: Mapping[type, Mapping[str, str]] = {
     },
     Placebo: {"permutation": _RANDOM, "gate_band": _RANDOM, "gate_direction": _RANDOM},
     CovarianceKL: {"advantage_scale": _COVARIANCE, "advantage_sign": _COVARIANCE},
+    ProbabilityShift: {"advantage_sign": _LEADS_BACK, "rollout_weight": _CURVED},
 }
 
 

@@ -40,7 +40,7 @@ class TokenBatch:
         ref_logp: log-probability of the action under a fixed reference policy.
         ref_log_probs: whole distributions of the reference policy.
         rollout_logp: log-probability under the engine that generated the tokens, where it differs
-            from the old policy.
+            from the old policy; ``behaviour_logp`` is what drew the tokens in either case.
         reward: of each response.
         order: a random numbering of the run's unmasked tokens from 0, for gates that choose at random.
 
@@ -193,6 +193,19 @@ class TokenBatch:
         """``r = exp(log r)``; 1 where masked."""
         with torch.enable_grad():
             return self.log_ratio.exp()
+
+    @property
+    def behaviour_logp(self) -> Float[Tensor, "*run B T"]:
+        """Log-probability under the policy that drew the tokens: ``rollout_logp``, else ``old_logp``."""
+        return self.old_logp if self.rollout_logp is None else self.rollout_logp
+
+    @cached_property
+    def behaviour_log_ratio(self) -> Float[Tensor, "*run B T"]:
+        """``log(pi/mu)``, ``mu`` the policy that drew the tokens; clamped and masked as ``log_ratio``."""
+        if self.rollout_logp is None:
+            return self.log_ratio
+        with torch.enable_grad():
+            return clamp_log_ratio(self.logp - self.rollout_logp)
 
     @property
     def run_shape(self) -> torch.Size:

@@ -14,6 +14,7 @@ __all__ = [
     "ENTROPY_EPS",
     "LOG_RATIO_LIMIT",
     "Hyper",
+    "binary_kl",
     "clamp_log_ratio",
     "entropy",
     "entropy_ratio",
@@ -25,6 +26,7 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "over_tokens",
+    "require_choice",
     "require_parameter",
 ]
 
@@ -99,6 +101,18 @@ def require_parameter(
         ok &= not finite or abs(number) < float("inf")
         if not ok:
             raise InputError(f"{field}: {number:g}, must be {allowed}")
+
+
+def require_choice(owner: object, name: str, *allowed: str) -> None:
+    """Check a word among the fields of ``owner``.
+
+    Raises:
+        InputError: one line with owner, field, value and what is allowed.
+    """
+    value = getattr(owner, name)
+    if value not in allowed:
+        choices = " or ".join(map(repr, allowed))
+        raise InputError(f"{type(owner).__name__}.{name}: {value!r}, must be {choices}")
 
 
 def clamp_log_ratio(log_ratio: Tensor) -> Tensor:
@@ -203,6 +217,22 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     gap = torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
     # Where log_p is NaN the comparison is false, and exp(NaN) * 0 keeps the NaN visible.
     return (log_p.exp() * gap).sum(-1)
+
+
+def binary_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``p log(p/q) + (1 - p) log((1 - p)/(1 - q))``, nats, elementwise.
+
+    The KL where only two outcomes are told apart, the action and all others; it never exceeds that of
+    the whole distributions. It is infinite where ``q`` is 0 or 1 and ``p`` is not.
+
+    >>> binary_kl(torch.tensor([0.5, 1.0, 0.0]).log(), torch.tensor([0.25, 0.5, 0.5]).log())
+    tensor([0.1438, 0.6931, 0.6931])
+    """
+    rest_p, rest_q = (-torch.expm1(x).clamp(max=0) for x in (log_p, log_q))
+    # Where one of the two outcomes cannot happen, it adds nothing.
+    gap = torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
+    rest_gap = torch.where(rest_p > 0, rest_p.log() - rest_q.log(), 0.0)
+    return log_p.exp() * gap + rest_p * rest_gap
 
 
 def k1(log_ratio: Tensor) -> Tensor:

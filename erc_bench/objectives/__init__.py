@@ -21,10 +21,17 @@ from erc_bench.objectives.base import (
     Regularizer,
     Surrogate,
 )
-from erc_bench.objectives.gates.divergence import KLTrustRegion, SampledTV, TVTrustRegion
+from erc_bench.objectives.gates.divergence import (
+    KLTrustRegion,
+    SampledKL,
+    SampledTV,
+    SequenceTrustRegion,
+    TVTrustRegion,
+)
 from erc_bench.objectives.gates.entropy import DirectionalEntropyRatio, EntropyRatio
 from erc_bench.objectives.gates.placebo import Placebo
-from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy
+from erc_bench.objectives.gates.rejection import RolloutRejection
+from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy, SecondMoment
 from erc_bench.objectives.recipes import RECIPES, Recipe, make, recipe
 from erc_bench.objectives.registry import find
 from erc_bench.objectives.regularizers import (
@@ -34,13 +41,17 @@ from erc_bench.objectives.regularizers import (
     ExactKL,
     KLEstimate,
     PositiveNLL,
+    ProbabilityShift,
+    ProjectionKL,
 )
-from erc_bench.objectives.surrogates.sequence import GMPO, GSPO
+from erc_bench.objectives.surrogates.projection import Projected
+from erc_bench.objectives.surrogates.sequence import GMPO, GSPO, TOPR, VESPO
 from erc_bench.objectives.surrogates.token import (
     CEGPPO,
     CISPO,
     GPPO,
     SAPO,
+    BehaviourWeighted,
     ImportanceWeighted,
     PPOClip,
     Reinforce,
@@ -55,9 +66,12 @@ __all__ = [
     "GSPO",
     "RECIPES",
     "SAPO",
+    "TOPR",
+    "VESPO",
     "Adaptive",
     "AdaptiveKL",
     "Aggregate",
+    "BehaviourWeighted",
     "ClipCovariance",
     "CovarianceKL",
     "Denominators",
@@ -76,12 +90,19 @@ __all__ = [
     "PPOClip",
     "Placebo",
     "PositiveNLL",
+    "ProbabilityShift",
+    "Projected",
+    "ProjectionKL",
     "Recipe",
     "Regularizer",
     "Reinforce",
+    "RolloutRejection",
+    "SampledKL",
     "SampledTV",
+    "SecondMoment",
     "SequenceMeanTokenMean",
     "SequenceMeanTokenSum",
+    "SequenceTrustRegion",
     "Surrogate",
     "TVTrustRegion",
     "TokenMean",

@@ -1,20 +1,33 @@
 """Named objectives: each a composition of a few lines with its equation (maximised) and its source.
 
 ``r`` is the sampled action's ratio, ``A`` the advantage, ``rho`` the entropy ratio, ``sg`` the
-stop-gradient, ``|y|`` a response's tokens. Parameters are the builder's keyword arguments. Where an
-equation has no sum, every token weighs the same.
+stop-gradient, ``|y|`` a response's tokens, ``mu`` the policy that drew them: the rollout's engine, or
+``pi_old`` where that is the same. Parameters are the builder's keyword arguments. Where an equation has
+no sum, every token weighs the same.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from erc_bench.core.numerics import Hyper
-from erc_bench.objectives.aggregates import FixedHorizon, SequenceMeanTokenMean
+from erc_bench.objectives.aggregates import (
+    FixedHorizon,
+    SequenceMeanTokenMean,
+    SequenceMeanTokenSum,
+)
 from erc_bench.objectives.base import Gate, Objective, Regularizer
-from erc_bench.objectives.gates.divergence import KLTrustRegion, SampledTV, TVTrustRegion
+from erc_bench.objectives.gates.divergence import (
+    KLTrustRegion,
+    SampledKL,
+    SampledTV,
+    SequenceTrustRegion,
+    TVTrustRegion,
+)
 from erc_bench.objectives.gates.entropy import DirectionalEntropyRatio, EntropyRatio
-from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy
+from erc_bench.objectives.gates.rejection import RolloutRejection
+from erc_bench.objectives.gates.selection import ClipCovariance, HighEntropy, SecondMoment
 from erc_bench.objectives.registry import RECIPES, Recipe, gate, make, recipe, register
 from erc_bench.objectives.regularizers import (
     AdaptiveKL,
@@ -23,13 +36,17 @@ from erc_bench.objectives.regularizers import (
     ExactKL,
     KLEstimate,
     PositiveNLL,
+    ProbabilityShift,
+    ProjectionKL,
 )
-from erc_bench.objectives.surrogates.sequence import GMPO, GSPO
+from erc_bench.objectives.surrogates.projection import Projected
+from erc_bench.objectives.surrogates.sequence import GMPO, GSPO, TOPR, VESPO
 from erc_bench.objectives.surrogates.token import (
     CEGPPO,
     CISPO,
     GPPO,
     SAPO,
+    BehaviourWeighted,
     ImportanceWeighted,
     PPOClip,
     Reinforce,
@@ -210,13 +227,103 @@ def kl_cov(beta: Hyper = 1.0, fraction: Hyper = 2e-3) -> Objective:
     return Objective(ImportanceWeighted()).regularized(CovarianceKL(beta, fraction))
 
 
-@register("dppo-tv", source="arXiv:2602.04879")
+@register("pg-is", source="arXiv:2602.04879 sec. 5; arXiv:1502.05477 eq. 14")
+def pg_is() -> Objective:
+    """The importance-weighted policy gradient, without any trust region.
+
+    pi/mu A
+    """
+    return Objective(BehaviourWeighted())
+
+
+@register("dppo-tv", source="arXiv:2602.04879 eq. 11 to 13")
 def dppo_tv(delta_low: Hyper = 0.15, delta_high: Hyper = 0.15) -> Objective:
     """Drops a token whose probability, not its ratio, has moved too far the way of its gradient.
 
-    r A, sg(r A) if A > 0 and pi - pi_old > delta_high, or A < 0 and pi_old - pi > delta_low
+    pi/mu A, sg(pi/mu A) if A > 0 and pi - mu > delta_high, or A < 0 and mu - pi > delta_low
     """
-    return Objective(ImportanceWeighted()).gated(SampledTV(delta_low, delta_high))
+    return pg_is().gated(SampledTV(delta_low, delta_high))
+
+
+@register("dppo-kl", source="arXiv:2602.04879 eq. 11, 12, 14")
+def dppo_kl(delta_low: Hyper = 0.05, delta_high: Hyper = 0.05) -> Objective:
+    """The same by the divergence of two outcomes: the sampled action, and any other.
+
+    pi/mu A, sg(pi/mu A) if A > 0, pi > mu and D > delta_high, or A < 0, pi < mu and D > delta_low, with
+    D = mu log(mu/pi) + (1 - mu) log((1 - mu)/(1 - pi))
+    """
+    return pg_is().gated(SampledKL(delta_low, delta_high))
+
+
+@register("m2po", source="arXiv:2510.01161 eq. 5, algorithm 1")
+def m2po(tau: Hyper = 0.04) -> Objective:
+    """Drops only outliers, as many as bring the batch's mean squared log-ratio below a bound.
+
+    pi/mu A, sg(pi/mu A) at the largest (log pi/mu)^2 until the mean of the others is at most tau, among
+    the tokens with A log(pi/mu) > 0
+    """
+    return pg_is().gated(SecondMoment(tau))
+
+
+@register("trm", source="arXiv:2512.23075")
+def trm(delta: Hyper = 0.05) -> Objective:
+    """Drops a whole response if the exact divergence at any of its tokens exceeds a bound.
+
+    pi/mu A if max_t KL(pi_old || pi) <= delta, else sg(pi/mu A)
+    """
+    return pg_is().gated(SequenceTrustRegion(delta))
+
+
+@register("drpo", source="arXiv:2606.09821 eq. 8")
+def drpo(delta: Hyper = 0.15) -> Objective:
+    """DPPO's region as a penalty: the gradient fades towards its edge, and leads back outside.
+
+    pi/mu A - 1/(2 delta) |A| mu (pi/mu - 1)^2
+    """
+    return pg_is().regularized(ProbabilityShift(delta))
+
+
+@register("troll", source="arXiv:2510.03817")
+def troll(delta: Hyper = 0.05, alpha: Hyper = 1.0) -> Objective:
+    """Projects the policy into a trust region, exactly, instead of clipping or masking.
+
+    1/|y| sum_t q/pi_old A - alpha KL(pi || sg(q)), q = argmin_q KL(q || pi) with KL(q || pi_old) <= delta
+    """
+    base = Objective(Projected(delta), aggregate=SequenceMeanTokenMean())
+    return _with(base, ProjectionKL(alpha, delta))
+
+
+@register("vespo", source="arXiv:2602.10693")
+def vespo(
+    k_positive: Hyper = 2.0,
+    lambda_positive: Hyper = 3.0,
+    k_negative: Hyper = 3.0,
+    lambda_negative: Hyper = 2.0,
+) -> Objective:
+    """Weighs responses by a smooth function of their ratio that fades on both sides of 1.
+
+    sg(w^k exp(lambda (1 - w))) A log pi, w = pi(y)/mu(y), k = k_positive, lambda = lambda_positive if A >= 0,
+    else k_negative, lambda_negative
+    """
+    return Objective(VESPO(k_positive, lambda_positive, k_negative, lambda_negative))
+
+
+@register("luspo", source="arXiv:2602.05261")
+def luspo(clip_low: Hyper = 3e-4, clip_high: Hyper = 4e-4) -> Objective:
+    """GSPO with every response weighed by its length.
+
+    |y| min(s A, clip(s, 1 - clip_low, 1 + clip_high) A), s = exp(1/|y| sum_t log r_t)
+    """
+    return Objective(GSPO(clip_low, clip_high), aggregate=SequenceMeanTokenSum())
+
+
+@register("topr", source="arXiv:2503.14286", advantage="group-centred")
+def topr(cap: Hyper = 1.0) -> Objective:
+    """Imitates good responses, and punishes bad ones only as far as they are still likely.
+
+    A log pi(y) if A >= 0, else sg(min(pi(y)/mu(y), cap)) A log pi(y)
+    """
+    return Objective(TOPR(cap), aggregate=SequenceMeanTokenSum())
 
 
 @register(
@@ -275,6 +382,80 @@ def dapo_tis(cap: Hyper = 2.0, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -
     sg(min(pi_old/pi_rollout, cap)) min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
     """
     return Objective(TruncatedImportance(PPOClip(clip_low, clip_high), cap))
+
+
+@register(
+    "dapo-is",
+    source="arXiv:1802.01561, not truncated; Yao et al. (2025)",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def dapo_is(clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """The same with the whole weight, without a truncation.
+
+    sg(pi_old/pi_rollout) min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
+    """
+    return Objective(TruncatedImportance(PPOClip(clip_low, clip_high), torch.inf))
+
+
+@register(
+    "icepop",
+    source="arXiv:2510.18855",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def icepop(
+    low: Hyper = 0.5, high: Hyper = 5.0, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28
+) -> Objective:
+    """DAPO without the tokens on which the engine and the trained policy disagree.
+
+    dapo-is if low <= pi_old/pi_rollout <= high, else sg(dapo-is)
+    """
+    return dapo_is(clip_low, clip_high).gated(RolloutRejection(low=low, high=high))
+
+
+@register(
+    "seq-tis",
+    source="arXiv:2512.23075; Liu et al. (2025), richardli.xyz/rl-collapse",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def seq_tis(cap: Hyper = 2.0, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """DAPO with every response weighed by the truncated ratio of old policy and engine.
+
+    sg(min(pi_old(y)/pi_rollout(y), cap)) min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
+    """
+    return Objective(TruncatedImportance(PPOClip(clip_low, clip_high), cap, "sequence"))
+
+
+@register(
+    "seq-mis",
+    source="arXiv:2512.23075; Liu et al. (2025), richardli.xyz/rl-collapse",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def seq_mis(
+    low: Hyper = 0.5, high: Hyper = 2.0, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28
+) -> Objective:
+    """The same without the responses whose ratio is too large or too small: masked, not truncated.
+
+    seq-tis if low <= pi_old(y)/pi_rollout(y) <= high, else sg(seq-tis)
+    """
+    return seq_tis(high, clip_low, clip_high).gated(RolloutRejection("ratio", "sum", low, high))
+
+
+@register(
+    "seq-k3-rs",
+    source="arXiv:2512.23075; verl, rollout_rs=seq_mean_k3",
+    dynamic_sampling=True,
+    overlong_penalty=True,
+)
+def seq_k3_rs(high: Hyper = 0.01, clip_low: Hyper = 0.2, clip_high: Hyper = 0.28) -> Objective:
+    """DAPO without the responses over which the engine's mean divergence from the policy is too large.
+
+    dapo if 1/|y| sum_t (x - 1 - log x) <= high with x = pi_old/pi_rollout, else sg(dapo)
+    """
+    return dapo(clip_low, clip_high).gated(RolloutRejection("k3", "mean", high=high))
 
 
 @gate("erc", source="arXiv:2512.05591")

@@ -76,7 +76,7 @@ class Recipe:
 
         A recipe without gates is its own base. None: no recipe is the base.
 
-        >>> recipe("erc-dapo").base, recipe("dapo").base, recipe("dppo-tv").base
+        >>> recipe("erc-dapo").base, recipe("dapo").base, recipe("clip-cov").base
         ('dapo', 'dapo', None)
         """
         if not self.objective.gates:
@@ -89,6 +89,11 @@ class Recipe:
             ),
             None,
         )
+
+    @property
+    def lends_gate(self) -> bool:
+        """Whether it is one gate on the bare importance-weighted gradient, so that its name is the gate's."""
+        return len(self.objective.gates) == 1 and self.base == "pg-is"
 
     @property
     def data(self) -> tuple[Advantage, bool, bool]:
@@ -124,6 +129,19 @@ class _Gate:
             equation=naming.gated(base.name, _last(self.build)),
             description=f"{base.name} that {does[0].lower()}{does[1:]}",
         )
+
+
+def _lent(lender: Recipe) -> _Gate:
+    """The gate of a recipe that is nothing else."""
+
+    def build(**given: Hyper) -> Gate:
+        return lender.build(**given).gates[0]
+
+    build.__doc__ = (
+        f"""Drops the gradients that {lender.name} drops.\n\n{lender.name} keeps the token"""
+    )
+    build.__signature__ = inspect.signature(lender.build)  # type: ignore[attr-defined]
+    return _Gate(build, lender.source)
 
 
 def _placebo(name: str, of: Recipe) -> Recipe:
@@ -248,13 +266,16 @@ def find(name: str) -> Recipe | None:
 def composed(name: str) -> Recipe | None:
     """A recipe made of the names of a gate, or of ``placebo``, and a recipe; None: it is no such name.
 
+    A recipe that is nothing but a gate on ``pg-is`` names that gate: ``dppo-tv-gppo``.
+
     Raises:
         InputError: its parts cannot be combined.
     """
-    for prefix in sorted(GATES, key=len, reverse=True):
+    gates = {**GATES, **{r.name: _lent(r) for r in RECIPES.values() if r.lends_gate}}
+    for prefix in sorted(gates, key=len, reverse=True):
         base = find(name.removeprefix(f"{prefix}-")) if name.startswith(f"{prefix}-") else None
         if base is not None:
-            return GATES[prefix].on(name, base)
+            return gates[prefix].on(name, base)
     of = find(name.removeprefix(naming.PLACEBO)) if name.startswith(naming.PLACEBO) else None
     return None if of is None else _placebo(name, of)
 

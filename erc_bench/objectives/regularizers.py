@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from erc_bench.core.batch import TokenBatch
-from erc_bench.core.errors import InputError
-from erc_bench.core.numerics import Hyper, clamp_log_ratio, k1, k2, k3, kl, require_parameter
+from erc_bench.core.numerics import (
+    Hyper,
+    clamp_log_ratio,
+    k1,
+    k2,
+    k3,
+    kl,
+    require_choice,
+    require_parameter,
+)
+from erc_bench.core.projection import kl_projection
 from erc_bench.objectives.gates.selection import covariance, first_of, share
 
 __all__ = [
@@ -21,18 +30,13 @@ __all__ = [
     "ExactKL",
     "KLEstimate",
     "PositiveNLL",
+    "ProbabilityShift",
+    "ProjectionKL",
 ]
 
 Reference = Literal["old", "ref"]
 
 _ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
-
-
-def _require_choice(owner: object, name: str, *allowed: str) -> None:
-    value = getattr(owner, name)
-    if value not in allowed:
-        choices = " or ".join(map(repr, allowed))
-        raise InputError(f"{type(owner).__name__}.{name}: {value!r}, must be {choices}")
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class ExactKL(_Weighted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_choice(self, "reference", "old", "ref")
-        _require_choice(self, "direction", "forward", "reverse")
+        require_choice(self, "reference", "old", "ref")
+        require_choice(self, "direction", "forward", "reverse")
 
     @property
     def name(self) -> str:
@@ -111,8 +115,8 @@ class AdaptiveKL(ExactKL):
     def __post_init__(self) -> None:
         require_parameter(self, "coefficient", above=0, finite=True)
         require_parameter(self, "target", above=0, finite=True)
-        _require_choice(self, "reference", "old")
-        _require_choice(self, "direction", "forward")
+        require_choice(self, "reference", "old")
+        require_choice(self, "direction", "forward")
 
     def adapted(self, metrics: Mapping[str, Tensor]) -> AdaptiveKL:
         """The penalty with each run's next coefficient, which stays the same where the measured KL is NaN.
@@ -204,8 +208,8 @@ class KLEstimate(_Weighted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_choice(self, "kind", *_ESTIMATORS)
-        _require_choice(self, "reference", "ref", "old")
+        require_choice(self, "kind", *_ESTIMATORS)
+        require_choice(self, "reference", "ref", "old")
 
     @property
     def name(self) -> str:
@@ -254,3 +258,81 @@ class PositiveNLL(_Weighted):
         """Unmasked tokens of responses whose reward is exactly 1."""
         rewarded = batch.require("reward", by="PositiveNLL") == 1
         return batch.mask & rewarded.unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class ProbabilityShift:
+    """``|A| (pi - mu)^2 / (2 delta mu)``: DRPO's quadratic penalty (arXiv:2606.09821 eq. 8).
+
+    ``mu`` is the policy that drew the tokens. On top of ``r A`` it multiplies a token's gradient by
+    ``1 - sign(A) (pi - mu) / delta``: that fades towards the edge of :class:`SampledTV`'s region, is zero
+    on it, and leads back outside, where a gate leaves nothing.
+
+    Args:
+        delta: the change of probability at which the gradient is zero; inf has no penalty.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    delta: Hyper = 0.15
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "delta", above=0)
+
+    @property
+    def name(self) -> str:
+        """``probability_shift``."""
+        return "probability_shift"
+
+    @property
+    def coefficient(self) -> Hyper:
+        """``1 / delta``."""
+        return 1 / self.delta
+
+    def mask(self, batch: TokenBatch) -> Tensor:
+        """Every unmasked token."""
+        return batch.mask
+
+    def penalty(self, batch: TokenBatch) -> Tensor:
+        """``|A| mu (r - 1)^2 / 2`` of each token, with ``r = pi/mu``."""
+        mu, ratio = batch.behaviour_logp.exp(), batch.behaviour_log_ratio.exp()
+        # In this order no factor but r is large, so that half precision does not overflow.
+        return 0.5 * batch.advantage.abs() * (mu * ratio - mu) * (ratio - 1)
+
+
+@dataclass(frozen=True)
+class ProjectionKL(_Weighted):
+    """``KL(pi || sg(projected))``: leads the network itself into TROLL's region (arXiv:2510.03817).
+
+    ``projected`` is what :class:`~erc_bench.objectives.surrogates.projection.Projected` takes its ratio
+    from; where it is ``pi`` itself, inside the region, value and gradient are zero.
+
+    Args:
+        coefficient: weight of the penalty.
+        delta: the largest ``KL(projected || pi_old)``, nats.
+
+    Raises:
+        InputError: a negative coefficient, or a bound that is not positive.
+    """
+
+    coefficient: Hyper = 1.0
+    delta: Hyper = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_parameter(self, "delta", above=0)
+
+    @property
+    def name(self) -> str:
+        """``kl_projection``."""
+        return "kl_projection"
+
+    def penalty(self, batch: TokenBatch) -> Tensor:
+        """KL of each token."""
+        masked = ~batch.mask.unsqueeze(-1)
+        new = batch.require("log_probs", by="ProjectionKL").masked_fill(masked, 0.0)
+        old = batch.require("old_log_probs", by="ProjectionKL").masked_fill(masked, 0.0)
+        with torch.no_grad():
+            target, outside = kl_projection(new, old, self.delta)
+        return torch.where(outside, kl(new, target), 0.0)

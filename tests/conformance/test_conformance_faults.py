@@ -92,4 +92,6 @@ def test_few_recipes_need_exemptions():
         "kl-cov",
         "high-entropy-only",
         "placebo-erc-dapo",
+        "m2po",
+        "drpo",
     }

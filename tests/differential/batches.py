@@ -56,10 +56,20 @@ def random_fields(
 
 
 @st.composite
-def fields(draw: st.DrawFn, *, limit: float, per_response: bool, empty_rows: bool) -> Fields:
-    """Batches of any shape up to 7 by 11, from on-policy to far off it, some with empty rows."""
+def fields(
+    draw: st.DrawFn,
+    *,
+    limit: float,
+    per_response: bool,
+    empty_rows: bool,
+    probabilities: bool = False,
+) -> Fields:
+    """Batches of any shape up to 7 by 11, from on-policy to far off it, some with empty rows.
+
+    With ``probabilities`` no log-probability exceeds that of a likely action.
+    """
     rows = draw(st.integers(1, 7))
-    return random_fields(
+    found = random_fields(
         draw(st.integers(0, 2**31)),
         rows=rows,
         length=draw(st.integers(1, 11)),
@@ -68,6 +78,10 @@ def fields(draw: st.DrawFn, *, limit: float, per_response: bool, empty_rows: boo
         empty_rows=draw(st.integers(0, rows - 1)) if empty_rows else 0,
         per_response=per_response,
     )
+    if probabilities:
+        found["rollout_logp"] = found["rollout_logp"].clamp(max=-0.01)
+        found["logp"] = found["logp"].detach().clamp(max=-0.01).requires_grad_()
+    return found
 
 
 def gradients(loss: Tensor, given: Fields) -> dict[str, Tensor]:

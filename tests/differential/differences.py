@@ -282,10 +282,32 @@ def kl_cov_defaults(lab: Lab) -> str:
 
 def dppo_value(lab: Lab) -> str:
     mine = lab.ours("dppo-tv")
-    found = lab.verl("dppo_tv", **verl_losses.clip(0.15, 0.15))
-    stock = lab.verl("dppo_tv", **verl_losses.clip(0.15, 0.15, 3.0))
+    anchored = {"bypass": True}
+    found = lab.verl("dppo_tv", **verl_losses.clip(0.15, 0.15), **anchored)
+    stock = lab.verl("dppo_tv", **verl_losses.clip(0.15, 0.15, 3.0), **anchored)
     assert gradient_gap(found, mine) < 1e-12
     return f"without truncation {gaps(found, mine)}; at verl's default c = 3 {gaps(stock, mine)}"
+
+
+def dppo_anchor(lab: Lab) -> str:
+    mine = lab.ours("dppo-tv")
+    found = lab.verl("dppo_tv", **verl_losses.clip(0.15, 0.15))
+    return f"the engine's log-probabilities off by 0.5 nats (one sigma): {gaps(found, mine)}"
+
+
+def rejected_denominator(lab: Lab) -> str:
+    mine = lab.ours("seq-mis")
+    whole, kept = (
+        lab.verl(
+            "vanilla",
+            **verl_losses.corrected("sequence", 2.0, ("seq_sum_k1", "0.5_2.0"), counted=counted),
+        )
+        for counted in (True, False)
+    )
+    assert gradient_gap(whole, mine) < 1e-12
+    _, metrics = make("seq-mis")(TokenBatch(**lab.given()))
+    rejected = percent(metrics["gate/dropped_fraction"].item())
+    return f"{rejected} of the tokens rejected by `seq-mis`: {gaps(kept, mine)}"
 
 
 def high_entropy_value(lab: Lab) -> str:
@@ -477,6 +499,22 @@ ROWS_OF_TABLE = (
         "-",
         "paper: r A",
         dppo_value,
+    ),
+    Difference(
+        "Anchor of DPPO's ratio and divergence",
+        "the rollout: `rollout_logp`, else `old_logp`",
+        "`old_log_prob`, which is the rollout's in `bypass_mode`",
+        "-",
+        "paper, prime-rl: the rollout",
+        dppo_anchor,
+    ),
+    Difference(
+        "Responses that rollout correction rejects",
+        "stay in the denominator, as every gated token",
+        "leave mask and denominator; weights of 0 (IcePop) stay",
+        "weights of 0 stay",
+        "arXiv:2512.23075: stay",
+        rejected_denominator,
     ),
     Difference(
         "Value of low-entropy tokens, high-entropy-only",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -30,8 +29,6 @@ def size(gradient):
 def test_loss_and_gradient_equal_trl(trainer, case, drift):
     """Value, and gradient of every parameter, through the model in float64."""
     objective = make(case.recipe, **case.parameters)
-    if case.aggregate is not None:
-        objective = replace(objective, aggregate=case.aggregate)
     for seed in range(3):
         inputs = make_inputs(trainer, seed, drift)
         loss, gradient = theirs(trainer, inputs, case.loss_type, case.settings)
@@ -48,8 +45,6 @@ def test_loss_and_gradient_equal_trl(trainer, case, drift):
 def test_gradient_equals_trl_with_its_own_log_probabilities(trainer, case):
     """The stock loss from end to end, float32 inside: to 1e-6 of the largest gradient."""
     objective = make(case.recipe, **case.parameters)
-    if case.aggregate is not None:
-        objective = replace(objective, aggregate=case.aggregate)
     inputs = make_inputs(trainer, 0)
     _, gradient = theirs(trainer, inputs, case.loss_type, case.settings, stock_forward=True)
     _, our_gradient = ours(trainer, inputs, objective)

@@ -43,9 +43,8 @@ def core():
 @hypothesis_given(data=st.data())
 def test_loss_and_gradient_equal_verl(case, data):
     """On ragged batches, from on-policy to log-ratios of tens: value and gradient, float64."""
-    given = data.draw(
-        fields(limit=case.limit, per_response=case.per_response, empty_rows=case.empty_rows)
-    )
+    options = ("limit", "per_response", "empty_rows", "probabilities")
+    given = data.draw(fields(**{name: getattr(case, name) for name in options}))
     scale = (
         {"loss_scale_factor": case.parameters["horizon"]} if "horizon" in case.parameters else {}
     )

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from differential.batches import Fields, gradients
 from erc_bench.core.batch import TokenBatch
-from erc_bench.objectives import Aggregate, SequenceMeanTokenSum
 
 VOCABULARY = 13
 PROMPTS, LENGTH, PROMPT_LENGTH, HORIZON = 6, 8, 3, 11
@@ -29,7 +28,6 @@ class Case:
         loss_type: TRL's.
         parameters: of the recipe.
         settings: attributes of the trainer, or ``args.<name>`` of its arguments.
-        aggregate: in the recipe's place, where TRL reduces otherwise.
         value: False where the values differ by design (the differences page says how).
         tolerance: relative.
     """
@@ -38,7 +36,6 @@ class Case:
     loss_type: str
     parameters: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    aggregate: Aggregate | None = None
     value: bool = True
     tolerance: float = 1e-10
 
@@ -65,7 +62,22 @@ CASES = (
     Case("ppo-entropy", "bnpo", {}, clip(0.2, 0.2) | {"entropy_coef": 0.01}),
     Case("gspo", "grpo", {}, clip(3e-4, 4e-4) | SEQUENCE),
     Case("gspo", "grpo", {"clip_low": 0.1, "clip_high": 0.1}, clip(0.1, 0.1) | SEQUENCE),
-    Case("gspo", "luspo", {}, clip(3e-4, 4e-4) | SEQUENCE, SequenceMeanTokenSum()),
+    Case("luspo", "luspo", {}, clip(3e-4, 4e-4) | SEQUENCE),
+    Case("luspo", "luspo", {"clip_low": 0.1, "clip_high": 0.1}, clip(0.1, 0.1) | SEQUENCE),
+    # TRL makes its exponents a float32 tensor, which rounds the numbers of the second case
+    Case("vespo", "vespo"),
+    Case(
+        "vespo",
+        "vespo",
+        {"k_positive": 1.5, "lambda_positive": 0.7, "k_negative": 0.4, "lambda_negative": 1.1},
+        {
+            "args.vespo_k_pos": 1.5,
+            "args.vespo_lambda_pos": 0.7,
+            "args.vespo_k_neg": 0.4,
+            "args.vespo_lambda_neg": 1.1,
+        },
+        tolerance=1e-6,
+    ),
     Case("cispo", "cispo", {}, {"epsilon_high": 5.0}),
     Case("cispo", "cispo", {"clip_high": 0.2}, {"epsilon_high": 1.2}),
     # TRL makes the temperature a float32 tensor, which rounds 1.05
@@ -76,13 +88,12 @@ CASES = (
         "dapo",
         {},
         clip(0.2, 0.28) | {"top_entropy_quantile": 0.2},
-        None,
-        False,
+        value=False,
     ),
 )
 
 #: loss types that no recipe is
-WITHOUT_RECIPE = {"vespo": "a weight of the whole response's ratio, no recipe here"}
+WITHOUT_RECIPE: dict[str, str] = {}
 
 _STOCK = {
     "importance_sampling_level": "token",
@@ -97,6 +108,10 @@ _STOCK = {
     "args.sapo_temperature_neg": 1.05,
     "args.use_bias_correction_kl": False,
     "args.steps_per_generation": 1,
+    "args.vespo_k_pos": 2.0,
+    "args.vespo_lambda_pos": 3.0,
+    "args.vespo_k_neg": 3.0,
+    "args.vespo_lambda_neg": 2.0,
 }
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ class Case:
         limit: largest log-ratio; beyond it they clamp differently.
         per_response: one advantage for a response.
         empty_rows: whether responses without a token are there.
+        probabilities: whether the loss needs log-probabilities below 0.
     """
 
     recipe: str
@@ -44,6 +46,7 @@ class Case:
     limit: float = 40.0
     per_response: bool = False
     empty_rows: bool = True
+    probabilities: bool = False
 
     def __str__(self) -> str:
         changed = "".join(f"-{k}={v:g}" for k, v in self.parameters.items())
@@ -55,6 +58,22 @@ def clip(low: float, high: float, c: float = NEVER) -> dict[str, float]:
     return {"clip_ratio_low": low, "clip_ratio_high": high, "clip_ratio_c": c}
 
 
+def corrected(
+    level: str | None = "token",
+    threshold: float | str = NEVER,
+    reject: tuple[str, float | str] | None = None,
+    *,
+    counted: bool = True,
+) -> dict[str, Any]:
+    """DAPO's clip, and verl's rollout correction: weights at a level, and what is rejected.
+
+    ``counted``: whether what is rejected stays in the denominator, as here, or leaves it, as in verl.
+    """
+    return clip(0.2, 0.28) | {"rollout": (level, threshold, reject), "counted": counted}
+
+
+#: The rollout's engine in the old policy's place, as verl hands its losses in ``bypass_mode``.
+BYPASS = {"bypass": True}
 SEQUENCE = "seq-mean-token-mean"
 COV = {"clip_cov_ratio": 1.0, "clip_cov_lb": 0.2, "clip_cov_ub": 5.0}
 
@@ -72,8 +91,34 @@ CASES = (
     Case("dr-grpo", "vanilla", {"horizon": 12}, clip(0.2, 0.2), "seq-mean-token-sum-norm"),
     Case("dapo", "vanilla", {}, clip(0.2, 0.28)),
     Case("dapo-entropy", "vanilla", {}, clip(0.2, 0.28) | {"entropy_coeff": 0.01}),
-    Case("dapo-tis", "vanilla", {}, clip(0.2, 0.28) | {"rollout_cap": 2.0}),
-    Case("dapo-tis", "vanilla", {"cap": 1.1}, clip(0.2, 0.28) | {"rollout_cap": 1.1}),
+    Case("dapo-tis", "vanilla", {}, corrected(threshold=2.0)),
+    Case("dapo-tis", "vanilla", {"cap": 1.1}, corrected(threshold=1.1)),
+    Case("dapo-is", "vanilla", {}, corrected(threshold=NEVER)),
+    Case("icepop", "vanilla", {}, corrected(threshold="0.5_5.0"), value=False),
+    Case(
+        "icepop",
+        "vanilla",
+        {"low": 0.8, "high": 1.2},
+        corrected(threshold="0.8_1.2"),
+        value=False,
+    ),
+    Case("seq-tis", "vanilla", {}, corrected("sequence", 2.0)),
+    Case("seq-tis", "vanilla", {"cap": 0.9}, corrected("sequence", 0.9)),
+    Case(
+        "seq-mis",
+        "vanilla",
+        {},
+        corrected("sequence", 2.0, reject=("seq_sum_k1", "0.5_2.0")),
+        value=False,
+    ),
+    Case("seq-k3-rs", "vanilla", {}, corrected(None, reject=("seq_mean_k3", 0.01)), value=False),
+    Case(
+        "seq-k3-rs",
+        "vanilla",
+        {"high": 0.15},
+        corrected(None, reject=("seq_mean_k3", 0.15)),
+        value=False,
+    ),
     Case("gspo", "gspo", {}, clip(3e-4, 4e-4), SEQUENCE, 2e-8, limit=9.0),
     Case(
         "gspo",
@@ -106,14 +151,33 @@ CASES = (
         SEQUENCE,
         2e-8,
     ),
-    Case("dppo-tv", "dppo_tv", {}, clip(0.15, 0.15), value=False, limit=19.0),
+    Case("pg-is", "dppo_tv", {}, clip(NEVER, NEVER) | BYPASS, value=False, limit=17.0),
+    Case("dppo-tv", "dppo_tv", {}, clip(0.15, 0.15) | BYPASS, value=False, limit=17.0),
     Case(
         "dppo-tv",
         "dppo_tv",
         {"delta_low": 0.3, "delta_high": 0.05},
-        clip(0.3, 0.05),
+        clip(0.3, 0.05) | BYPASS,
         value=False,
-        limit=19.0,
+        limit=17.0,
+    ),
+    Case(
+        "dppo-kl",
+        "dppo_kl",
+        {},
+        clip(0.05, 0.05) | BYPASS,
+        value=False,
+        limit=17.0,
+        probabilities=True,
+    ),
+    Case(
+        "dppo-kl",
+        "dppo_kl",
+        {"delta_low": 0.3, "delta_high": 0.01},
+        clip(0.3, 0.01) | BYPASS,
+        value=False,
+        limit=17.0,
+        probabilities=True,
     ),
     Case(
         "clip-cov",
@@ -131,13 +195,12 @@ CASES = (
 
 #: losses of verl that no recipe is
 WITHOUT_RECIPE = {
-    "dppo_kl": "DPPO by the binary KL; the zoo has the binary TV",
     "dro": "a quadratic penalty on log r, no recipe here",
     "bypass_mode": "chooses one of the others from how the rollout was corrected",
 }
 
 _POLICY_LOSS = {"clip_cov_ratio", "clip_cov_lb", "clip_cov_ub", "kl_cov_ratio", "ppo_kl_coef"}
-_OURS_TO_ADD = {"entropy_coeff", "kl", "rollout_cap"}
+_OURS_TO_ADD = {"entropy_coeff", "kl", "rollout", "counted", "bypass"}
 
 
 def core() -> Any:
@@ -179,13 +242,14 @@ def theirs(
     """
     algos, config = core(), dict(config or {})
     actor = actor_config(loss, mode, config)
+    mask, weights = given["mask"].double(), None
+    if "rollout" in config:
+        if config["counted"]:
+            actor.global_batch_info["batch_num_tokens"] = int(mask.sum())
+        mask, weights = _rollout_correction(given, mask, *config["rollout"])
     actor.global_batch_info.update(global_batch)
-    mask = given["mask"].double()
-    weights = (
-        _rollout_weights(given, mask, config["rollout_cap"]) if "rollout_cap" in config else None
-    )
     total, _ = algos.get_policy_loss_fn(loss)(
-        old_log_prob=given["old_logp"],
+        old_log_prob=given["rollout_logp" if config.get("bypass") else "old_logp"],
         log_prob=given["logp"],
         advantages=given["advantage"],
         response_mask=mask,
@@ -203,12 +267,24 @@ def theirs(
     return total.detach(), gradients(total, given)
 
 
-def _rollout_weights(given: Fields, mask: Tensor, cap: float) -> Tensor:
-    from verl.trainer.ppo.rollout_corr_helper import (  # noqa: PLC0415
-        compute_rollout_correction_weights,
-    )
+def _rollout_correction(
+    given: Fields,
+    mask: Tensor,
+    level: str | None,
+    threshold: float | str,
+    reject: tuple[str, float | str] | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The mask that rejection leaves, and the weights."""
+    from verl.trainer.ppo import rollout_corr_helper as helper  # noqa: PLC0415
 
-    weights, _ = compute_rollout_correction_weights(
-        given["old_logp"] - given["rollout_logp"], mask, "token", cap
-    )
-    return weights.to(torch.float64)
+    log_ratio, weights = given["old_logp"] - given["rollout_logp"], None
+    if level is not None:
+        # the metrics beside the weights divide by zero where every weight is zero
+        with mock.patch.object(helper, "compute_is_metrics", return_value={}):
+            weights, _ = helper.compute_rollout_correction_weights(
+                log_ratio, mask, level, threshold
+            )
+        weights = weights.to(torch.float64)
+    if reject is not None:
+        mask, _ = helper.compute_rollout_rejection_mask(log_ratio, mask, *reject)
+    return mask, weights

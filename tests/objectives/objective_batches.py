@@ -19,7 +19,8 @@ def leaves(
 ) -> dict[str, Tensor]:
     """Arguments of ``TokenBatch.from_logits`` in float64, right-padded; ``logits`` is a leaf.
 
-    Some tokens have hardly moved, some far: every gate keeps some and drops some.
+    Some tokens have hardly moved, some far, and in some responses all of them hardly: every gate keeps
+    some and drops some.
     """
     g = torch.Generator().manual_seed(seed)
     old, noise, ref = torch.randn(3, *shape, V, generator=g, dtype=torch.float64)
@@ -30,6 +31,8 @@ def leaves(
     old_logp = old.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
     noise *= torch.where(torch.rand(*shape, 1, generator=g) < 0.3, 0.1, 1.2)
     jitter = torch.randn(shape, generator=g, dtype=torch.float64)
+    calm = torch.where(torch.rand(*shape[:-1], 1, generator=g) < 0.3, 0.05, 1.0)
+    noise, jitter = noise * calm.unsqueeze(-1), jitter * calm
     return {
         "logits": (old + drift * noise).requires_grad_(),
         "old_logits": old,

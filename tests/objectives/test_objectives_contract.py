@@ -238,7 +238,13 @@ def test_specs_are_plain_json(name):
 def test_specs_say_whether_micro_batches_matter(name):
     """Recipes that choose among a batch's tokens say so, and no others."""
     assert make(name).spec()["over_batch"] == (name in OVER_BATCH)
-    assert set(OVER_BATCH) == {"clip-cov", "kl-cov", "high-entropy-only", "placebo-erc-dapo"}
+    assert set(OVER_BATCH) == {
+        "clip-cov",
+        "kl-cov",
+        "high-entropy-only",
+        "m2po",
+        "placebo-erc-dapo",
+    }
 
 
 @recipes

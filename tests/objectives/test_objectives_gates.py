@@ -32,7 +32,11 @@ from erc_bench.objectives import (
     Objective,
     PPOClip,
     Reinforce,
+    RolloutRejection,
+    SampledKL,
     SampledTV,
+    SecondMoment,
+    SequenceTrustRegion,
     TruncatedImportance,
     TVTrustRegion,
     make,
@@ -56,12 +60,20 @@ GATES = [
     DirectionalEntropyRatio(),
     KLTrustRegion(),
     TVTrustRegion(),
+    SequenceTrustRegion(),
+    SequenceTrustRegion(0.01, "mean"),
     SampledTV(),
+    SampledKL(),
+    RolloutRejection(low=0.5, high=2.0),
+    RolloutRejection("ratio", "sum", 0.5, 2.0),
+    RolloutRejection("k2", "max", high=0.1),
+    RolloutRejection("k3", "mean", high=0.01),
+    SecondMoment(),
     HighEntropy(),
     ClipCovariance(0.2, 0.1, 5.0),
 ]
 
-gates = pytest.mark.parametrize("gate", GATES, ids=lambda g: type(g).__name__)
+gates = pytest.mark.parametrize("gate", GATES, ids=str)
 
 logits = st.lists(st.floats(-4, 4), min_size=2, max_size=6)
 advantages = st.floats(-3, 3).filter(lambda a: abs(a) > 1e-3)
@@ -173,6 +185,7 @@ def test_gates_are_inert_in_nothing_but_their_own_rule(gate):
         batch.entropy,
         batch.old_entropy,
         batch.action,
+        rollout_logp=hidden["rollout_logp"],
         **{k: v.detach().masked_fill(~batch.mask[..., None], math.nan) for k, v in whole.items()},
     )
     assert torch.equal(gate.keep(garbage)[batch.mask], keep[batch.mask])
@@ -347,6 +360,8 @@ def test_selections_are_not_micro_batch_invariant(name):
     objective = make(name)
     if name == "clip-cov":
         objective = make(name, fraction=0.05, cov_low=0.0)
+    if name == "m2po":
+        objective = make(name, tau=0.3)
     batch = TokenBatch.from_logits(**given)
     whole = objective.denominators(batch)
     parts = [slice(0, 2 * B), slice(2 * B, 4 * B)]

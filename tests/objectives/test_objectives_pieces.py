@@ -279,7 +279,8 @@ def test_recipes_are_what_their_papers_say():
     assert make("grpo", beta=0.1).regularizers == (KLEstimate(0.1, "k3", "ref"),)
     assert make("erc-dapo") == make("dapo").gated(EntropyRatio(0.05, 0.05))
     assert make("erc-gppo", band_high=0.1) == make("gppo").gated(EntropyRatio(0.05, 0.1))
-    on_dapo = {n for n in RECIPES if "dapo" in n} | {"high-entropy-only"}
+    also = {"high-entropy-only", "icepop", "seq-tis", "seq-mis", "seq-k3-rs"}
+    on_dapo = {n for n in RECIPES if "dapo" in n} | also
     assert {n for n, r in RECIPES.items() if r.dynamic_sampling} == on_dapo
     assert {n for n, r in RECIPES.items() if r.overlong_penalty} == on_dapo
     assert recipe("ppo-clip").advantage == "gae"

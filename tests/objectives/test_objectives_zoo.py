@@ -22,13 +22,19 @@ from erc_bench.objectives import (
     GSPO,
     RECIPES,
     SAPO,
+    TOPR,
+    VESPO,
+    BehaviourWeighted,
     DualClip,
     EntropyRatio,
     ImportanceWeighted,
     Objective,
     PPOClip,
+    Projected,
     Reinforce,
+    RolloutRejection,
     SequenceMeanTokenMean,
+    SequenceTrustRegion,
     TruncatedImportance,
     make,
 )
@@ -46,6 +52,10 @@ SURROGATES = [
     GMPO(LOW, HIGH),
     DualClip(GSPO(), 3.0),
     TruncatedImportance(CISPO(), 1.5),
+    TruncatedImportance(PPOClip(), 1.5, "sequence"),
+    BehaviourWeighted(),
+    VESPO(),
+    TOPR(),
 ]
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -68,6 +78,11 @@ ELSEWHERE = {
     "kl-gate-dapo": "an objective of this project",
     "tv-gate-dapo": "an objective of this project",
     "placebo-erc-dapo": "a control of this project, test_objectives_placebo.py",
+    "m2po": "the paper's algorithm 1; AReaL's mask counts other tokens, the release has a clip range",
+    "trm": "torch's own divergences, test_objectives_rivals.py",
+    "drpo": "closed forms; its release is no package",
+    "troll": "closed forms, optimality and finite differences, test_objectives_rivals.py",
+    "topr": "closed forms, test_objectives_rivals.py",
 }
 
 
@@ -236,6 +251,7 @@ def test_settings_at_their_limits_give_the_base():
     mismatched = given
     given = {k: v for k, v in given.items() if k != "rollout_logp"}
     weighted = Objective(ImportanceWeighted())
+    weighted_by_response = Objective(ImportanceWeighted(), aggregate=SequenceMeanTokenMean())
     inf = math.inf
     for name, settings_, base in [
         ("ce-gppo", {"b_low": 1, "b_high": 1}, make("gppo")),
@@ -245,7 +261,18 @@ def test_settings_at_their_limits_give_the_base():
         ("tv-gate-dapo", {"delta": 1}, make("dapo")),
         ("high-entropy-only", {"fraction": 1}, make("dapo")),
         ("dapo-tis", {"cap": inf}, make("dapo")),
+        ("pg-is", {}, weighted),
         ("dppo-tv", {"delta_low": 1, "delta_high": 1}, weighted),
+        ("dppo-kl", {"delta_low": inf, "delta_high": inf}, weighted),
+        ("m2po", {"tau": inf}, weighted),
+        ("trm", {"delta": inf}, weighted),
+        ("drpo", {"delta": inf}, weighted),
+        ("troll", {"delta": inf}, weighted_by_response),
+        ("dapo-is", {}, make("dapo")),
+        ("icepop", {}, make("dapo")),
+        ("seq-tis", {}, make("dapo")),
+        ("seq-mis", {}, make("dapo")),
+        ("seq-k3-rs", {}, make("dapo")),
         ("kl-cov", {"beta": 0}, weighted),
         ("clip-cov", {"cov_low": inf, "clip_low": inf, "clip_high": inf}, weighted),
         ("ppo-kl", {"beta": 0}, weighted),
@@ -256,6 +283,14 @@ def test_settings_at_their_limits_give_the_base():
         ("ppo-kl-adaptive", {"beta": 3.0}, make("ppo-kl", beta=3.0)),
     ]:
         same(make(name, **settings_), base, given)
+    for name, settings_, base in [
+        ("icepop", {"low": 0, "high": inf}, make("dapo-is")),
+        ("seq-mis", {"low": 0, "high": inf}, make("seq-tis", cap=inf)),
+        ("seq-k3-rs", {"high": inf}, make("dapo")),
+        ("dapo-is", {}, make("dapo-tis", cap=inf)),
+        ("m2po", {"tau": inf}, make("pg-is")),
+    ]:
+        same(make(name, **settings_), base, mismatched)
     same(make("ce-gppo", b_low=0, b_high=0), make("ppo-clip"), given, value=False)
     same(make("cispo", clip_low=inf, clip_high=inf), weighted, given, value=False)
     old = torch.log_softmax(given["old_logits"], -1).gather(-1, given["action"][..., None])
@@ -318,10 +353,23 @@ def test_erc_composes_with_every_recipe(name):
     assert metrics["loss/surrogate"] == gated_metrics["loss/surrogate"]
 
 
+def bounded_in_half_precision(surrogate):
+    """All but those that see whole distributions, or multiply the ratio by a weight without a bound."""
+    return not isinstance(surrogate, Projected) and getattr(surrogate, "cap", 1.0) < math.inf
+
+
 EXTREME = [-1e4, -25.0, -20.0, -11.0, 0.0, 11.0, 20.0, 25.0, 1e4]
 
 
-@surrogates
+@pytest.mark.parametrize(
+    "surrogate",
+    dict.fromkeys(
+        s
+        for s in (*SURROGATES, *(r.objective.surrogate for r in RECIPES.values()))
+        if bounded_in_half_precision(s)
+    ),
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_surrogate_is_finite_at_extreme_ratios(surrogate, dtype):
     """Log-ratios from -1e4 to 1e4, beside ordinary tokens: finite loss and gradient, dtype kept."""
@@ -364,8 +412,12 @@ PER_RUN = torch.tensor([0.15, 0.3, 0.6], dtype=torch.float64)
         lambda x: GSPO(x, x / 2),
         lambda x: GMPO(x, x / 2),
         lambda x: TruncatedImportance(PPOClip(), 2 * x),
+        lambda x: TruncatedImportance(PPOClip(), 2 * x, "sequence"),
+        lambda x: VESPO(x, 2 * x, 3 * x, x),
+        lambda x: TOPR(2 * x),
+        lambda x: Projected(x / 10),
     ],
-    ids=["ce-gppo", "cispo", "sapo", "gspo", "gmpo", "tis"],
+    ids=["ce-gppo", "cispo", "sapo", "gspo", "gmpo", "tis", "seq-tis", "vespo", "topr", "troll"],
 )
 def test_hyperparameters_of_the_zoo_may_differ_between_runs(build):
     """(R, B, T) with a value per run equals R calls with floats; another run's value would not."""
@@ -393,6 +445,29 @@ def test_hyperparameters_of_the_zoo_may_differ_between_runs(build):
         (lambda: GSPO(high=-1), r"^GSPO\.high: -1, must be > 0$"),
         (lambda: GMPO(low=0), r"^GMPO\.low: 0, must be > 0$"),
         (lambda: TruncatedImportance(cap=0), r"^TruncatedImportance\.cap: 0, must be > 0$"),
+        (
+            lambda: TruncatedImportance(level="response"),
+            r"^TruncatedImportance\.level: 'response', must be 'token' or 'sequence'$",
+        ),
+        (lambda: VESPO(k_negative=-1), r"^VESPO\.k_negative: -1, must be >= 0 and finite$"),
+        (lambda: TOPR(0), r"^TOPR\.cap: 0, must be > 0$"),
+        (lambda: Projected(0), r"^Projected\.delta: 0, must be > 0$"),
+        (lambda: make("dppo-kl", delta_low=0), r"^SampledKL\.low: 0, must be > 0$"),
+        (lambda: make("m2po", tau=-1), r"^SecondMoment\.tau: -1, must be > 0$"),
+        (lambda: make("drpo", delta=0), r"^ProbabilityShift\.delta: 0, must be > 0$"),
+        (lambda: make("trm", delta=math.nan), r"^SequenceTrustRegion\.delta: nan, must be > 0$"),
+        (
+            lambda: SequenceTrustRegion(criterion="sum"),
+            r"^SequenceTrustRegion\.criterion: 'sum', must be 'max' or 'mean'$",
+        ),
+        (
+            lambda: make("icepop", low=6.0),
+            r"^RolloutRejection\.high: 5\.0, must be at least low \(6\.0\)$",
+        ),
+        (
+            lambda: RolloutRejection("k1"),
+            r"^RolloutRejection\.kind: 'k1', must be 'ratio' or 'k2' or 'k3'$",
+        ),
         (lambda: make("dr-grpo", horizon=0), r"^FixedHorizon\.horizon: 0, must be > 0 and finite$"),
     ],
 )

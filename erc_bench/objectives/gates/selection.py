@@ -17,7 +17,15 @@ from erc_bench.core.batch import TokenBatch
 from erc_bench.core.numerics import Hyper, masked_mean, over_tokens, require_parameter
 from erc_bench.objectives.base import Gate, Surrogate
 
-__all__ = ["ClipCovariance", "HighEntropy", "covariance", "first_of", "share", "shuffled"]
+__all__ = [
+    "ClipCovariance",
+    "HighEntropy",
+    "SecondMoment",
+    "covariance",
+    "first_of",
+    "share",
+    "shuffled",
+]
 
 
 @torch.no_grad()
@@ -140,6 +148,45 @@ class ClipCovariance(Gate):
         inside = (cov > over_tokens(self.low, cov)) & (cov < over_tokens(self.high, cov))
         inside &= batch.mask
         return inside if self.besides is None else inside & ~self.besides.bound(batch)
+
+
+@dataclass(frozen=True)
+class SecondMoment(Gate):
+    """Drops the largest ``(log r)^2`` until the mean of the rest is at most ``tau`` (M2PO, arXiv:2510.01161).
+
+    Algorithm 1 of the paper, with ``r = pi/mu`` and ``mu`` the policy that drew the tokens. It looks at
+    the tokens that a clip would look at, ``A > 0, r > 1`` and ``A < 0, r < 1``, and keeps all others. Where
+    even the smallest one exceeds ``tau``, all of them are dropped. AReaL counts every token instead; the
+    authors' release turns the bound into a clip range.
+
+    Args:
+        tau: bound on the mean of ``(log r)^2`` over a run's tokens; inf drops nothing.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    over_batch: ClassVar[bool] = True
+
+    tau: Hyper = 0.04
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "tau", above=0)
+
+    @torch.no_grad()
+    def keep(self, batch: TokenBatch) -> Tensor:
+        """All tokens but those with the largest second moments."""
+        log_ratio = batch.behaviour_log_ratio
+        wide = log_ratio.to(torch.promote_types(log_ratio.dtype, torch.float32))
+        constrained = (wide * batch.advantage > 0) & batch.mask
+        moment = wide.square()
+        ascending = moment.masked_fill(~constrained, torch.inf).flatten(-2).sort(dim=-1).values
+        number = torch.arange(1, ascending.shape[-1] + 1, device=ascending.device)
+        tau = self.tau
+        bound = tau.to(wide)[:, None] if isinstance(tau, Tensor) and tau.ndim else tau
+        # The mean of the smallest ones rises with their number, so those that fit come first.
+        fits = (ascending.cumsum(-1) / number <= bound) & ascending.isfinite()
+        return ~constrained | first_of(moment, constrained, fits.sum(-1))
 
 
 #: Odd constants of splitmix64 (Steele, Lea and Flood, 2014), as signed integers.

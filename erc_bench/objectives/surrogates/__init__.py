@@ -1,4 +1,5 @@
 """Per-token policy losses.
 
-``token`` sees each token's own ratio, ``sequence`` a response's; ``wrappers`` hold another surrogate.
+``token`` sees each token's own ratio, ``sequence`` a response's, ``projection`` that of a projected
+policy; ``wrappers`` hold another surrogate.
 """

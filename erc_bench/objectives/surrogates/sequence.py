@@ -6,7 +6,8 @@ the sequence-level loss, and a gate that drops a token drops exactly this token'
 (Detaching the token's log-probability inside the response's ratio would also change the weight of
 its neighbours' gradients.)
 
-Use them with ``SequenceMeanTokenMean``, which gives every response the same weight.
+Use GSPO and GMPO with ``SequenceMeanTokenMean``, which gives every response the same weight. VESPO and
+TOPR weigh ``log pi`` by the ratio of the whole response, which is not normalised by its length.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor
 
 from erc_bench.core.batch import TokenBatch
-from erc_bench.core.numerics import Hyper, over_tokens, require_parameter
+from erc_bench.core.numerics import Hyper, clamp_log_ratio, over_tokens, require_parameter
 from erc_bench.objectives.base import Surrogate
 from erc_bench.objectives.surrogates.token import PPOClip, unit_ratio
 
-__all__ = ["GMPO", "GSPO"]
+__all__ = ["GMPO", "GSPO", "TOPR", "VESPO"]
 
 
 def _response_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -32,6 +33,13 @@ def _response_mean(x: Tensor, mask: Tensor) -> Tensor:
     """
     wide = torch.where(mask, x, 0.0).to(torch.promote_types(x.dtype, torch.float32))
     return (wide.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).to(x.dtype)
+
+
+def _response_log_ratio(batch: TokenBatch) -> Tensor:
+    """``log(pi(y)/mu(y))``, the sum over each response's tokens, ``(..., B, 1)``, without a gradient."""
+    log_ratio = batch.behaviour_log_ratio.detach()
+    wide = log_ratio.to(torch.promote_types(log_ratio.dtype, torch.float32))
+    return clamp_log_ratio(wide.sum(-1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,75 @@ class GMPO(Surrogate):
     def _bounds(self, batch: TokenBatch) -> tuple[Hyper, Hyper]:
         like = batch.log_ratio
         return over_tokens(-self.low, like), over_tokens(self.high, like)
+
+
+@dataclass(frozen=True)
+class VESPO(Surrogate):
+    """``-phi(w) A log pi``, ``phi(w) = w^k exp(lambda (1 - w))`` (VESPO, arXiv:2602.10693).
+
+    ``w = pi(y)/mu(y)`` is the ratio of the whole response, ``mu`` the policy that drew it, and ``phi(w)``
+    a constant: 1 at ``w = 1``, largest at ``w = k/lambda``, zero far away on either side. A soft mask of
+    responses, with exponents of its own for either sign of the advantage. The gradient is ``-phi(w) A
+    grad log pi``.
+
+    Args:
+        k_positive: exponent at ``A >= 0``: the more, the faster it falls below 1.
+        lambda_positive: rate at ``A >= 0``: the more, the faster it falls above 1.
+        k_negative: exponent at ``A < 0``.
+        lambda_negative: rate at ``A < 0``.
+
+    Raises:
+        InputError: negative or infinite.
+    """
+
+    k_positive: Hyper = 2.0
+    lambda_positive: Hyper = 3.0
+    k_negative: Hyper = 3.0
+    lambda_negative: Hyper = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("k_positive", "lambda_positive", "k_negative", "lambda_negative"):
+            require_parameter(self, name, at_least=0, finite=True)
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Loss of each token."""
+        log_w = _response_log_ratio(batch)
+        positive, negative = (
+            over_tokens(k, log_w) * log_w - over_tokens(rate, log_w) * (log_w.exp() - 1)
+            for k, rate in (
+                (self.k_positive, self.lambda_positive),
+                (self.k_negative, self.lambda_negative),
+            )
+        )
+        phi = torch.where(batch.advantage >= 0, positive, negative).exp()
+        return -phi.to(batch.logp) * batch.advantage * batch.logp
+
+
+@dataclass(frozen=True)
+class TOPR(Surrogate):
+    """``-A log pi`` at ``A >= 0``, ``-min(w, cap) A log pi`` at ``A < 0`` (TOPR, arXiv:2503.14286).
+
+    ``w = pi(y)/mu(y)`` is the ratio of the whole response, a constant, ``mu`` the policy that drew it. What
+    was good is imitated, however unlikely it has become; what was bad is left alone once it is.
+
+    Args:
+        cap: the largest weight of a bad response.
+
+    Raises:
+        InputError: not positive.
+    """
+
+    cap: Hyper = 1.0
+
+    def __post_init__(self) -> None:
+        require_parameter(self, "cap", above=0)
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Loss of each token."""
+        w = _response_log_ratio(batch).exp()
+        w = w.clamp(max=over_tokens(self.cap, w)).to(batch.logp)
+        weight = torch.where(batch.advantage < 0, w, 1.0)
+        return -weight * batch.advantage * batch.logp
 
 
 def _expm1(x: Hyper, sign: float = 1.0) -> Hyper:

@@ -21,6 +21,7 @@ __all__ = [
     "CISPO",
     "GPPO",
     "SAPO",
+    "BehaviourWeighted",
     "ImportanceWeighted",
     "PPOClip",
     "Reinforce",
@@ -52,6 +53,18 @@ class ImportanceWeighted(Surrogate):
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Loss of each token."""
         return -batch.advantage * batch.ratio
+
+
+@dataclass(frozen=True)
+class BehaviourWeighted(Surrogate):
+    """``-(pi/mu) A``, with ``mu`` the policy that drew the tokens: ``rollout_logp``, else ``old_logp``.
+
+    The surrogate of what anchors its trust region at the rollout, as DPPO (arXiv:2602.04879 eq. 11).
+    """
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Loss of each token."""
+        return -batch.advantage * batch.behaviour_log_ratio.exp()
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from erc_bench.core.batch import TokenBatch
-from erc_bench.core.numerics import Hyper, clamp_log_ratio, over_tokens, require_parameter
+from erc_bench.core.numerics import (
+    Hyper,
+    clamp_log_ratio,
+    over_tokens,
+    require_choice,
+    require_parameter,
+)
 from erc_bench.objectives.base import Surrogate
 from erc_bench.objectives.surrogates.token import PPOClip
 
@@ -74,16 +81,20 @@ class TruncatedImportance(Surrogate):
     Args:
         base: surrogate that is weighed.
         cap: largest weight; inf never truncates.
+        level: whose ratio the weight is: the ``token``'s, or that of its whole ``sequence``, the product
+            of its tokens'.
 
     Raises:
-        InputError: ``cap`` not positive.
+        InputError: ``cap`` not positive, or another level.
     """
 
     base: Surrogate = field(default_factory=PPOClip)
     cap: Hyper = 2.0
+    level: Literal["token", "sequence"] = "token"
 
     def __post_init__(self) -> None:
         require_parameter(self, "cap", above=0)
+        require_choice(self, "level", "token", "sequence")
 
     @property
     def clip_range(self) -> tuple[Hyper, Hyper] | None:
@@ -104,7 +115,9 @@ class TruncatedImportance(Surrogate):
         return loss if batch.rollout_logp is None else self.weight(batch).to(loss) * loss
 
     def weight(self, batch: TokenBatch) -> Tensor:
-        """``min(pi_old/pi_rollout, cap)``; 1, or ``cap`` if it is smaller, where masked."""
-        rollout = batch.require("rollout_logp", by="TruncatedImportance")
-        weight = clamp_log_ratio(batch.old_logp - rollout).exp()
+        """``min(pi_old/pi_rollout, cap)``; at the level of tokens 1, or a smaller ``cap``, where masked."""
+        gap = batch.old_logp - batch.require("rollout_logp", by="TruncatedImportance")
+        if self.level == "sequence":
+            gap = gap.to(torch.promote_types(gap.dtype, torch.float32)).sum(-1, keepdim=True)
+        weight = clamp_log_ratio(gap).exp()
         return weight.clamp(max=over_tokens(self.cap, weight))
