@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -84,8 +83,6 @@ class Arithmetic(TextTask):
     operands: IntArray = field(init=False, repr=False, compare=False)
     """The pairs (num_prompts, 2) of this split, in lexicographic order."""
 
-    _end: ClassVar[int] = _END
-
     def __post_init__(self) -> None:
         check_int("digits", self.digits, 1, 3)
         check_int("instance_seed", self.instance_seed, 0)
@@ -105,6 +102,7 @@ class Arithmetic(TextTask):
             horizon=self.digits + 2,
             prompt_tokens=context.shape[1],
             operands=operands,
+            _end=_END,
             _symbols=_SYMBOLS,
             _context=context,
             _answer=answer,
@@ -168,7 +166,8 @@ class Arithmetic(TextTask):
         return f"Arithmetic ({self.split})"
 
     def _reward(self, prompt: IntArray, response: IntArray) -> FloatArray:
-        return (response == self._answer[prompt]).all(axis=1).astype(np.float64)
+        right = (response == self._answer[prompt]).all(axis=1)
+        return np.asarray(right, dtype=np.float64)
 
 
 _ROW_END = 10 * 10 * 2 * 2  # the prior's row after the last digit

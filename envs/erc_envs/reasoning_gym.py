@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -22,13 +21,13 @@ from erc_envs.base import FloatArray, IntArray
 
 #: Families with short questions and answers, and the settings that keep them short. Their verifiers
 #: read the answer of an entry and nothing else of it.
-_FAMILIES: Mapping[str, Mapping[str, int]] = {
+_FAMILIES: dict[str, dict[str, int]] = {
     "binary_alternation": {"min_n": 6, "max_n": 10},
     "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
     "count_bits": {"min_n": 1, "max_n": 1023},
     "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 1, "max_value": 99},
 }
-_PAD, _END = " ", "<end>"
+_PAD, _END = " ", "."
 _DRAWS = 10  # entries drawn at most for each problem, since questions repeat
 _SLIP_LOW, _SLIP_HIGH = 0.01, 2.0  # range of the tokens' slips, in units of `slip`
 _STRAY = 0.01  # chance of a token drawn uniformly, in units of `slip`
@@ -73,7 +72,8 @@ class ReasoningGym(TextTask):
 
     Which objective should win: one that unlearns the slips without losing the nearly certain tokens.
 
-    Tokens: the characters of questions and answers in the order of their codes, then the end.
+    Tokens: the characters of questions and answers in the order of their codes, then the end,
+    shown as ".".
     Observation: MultiDiscrete with ``prompt_tokens`` + horizon columns, the context so far. Each
     column is a token + 1, or 0 where nothing is written yet; column ``prompt_tokens`` + t holds the
     action of step t.

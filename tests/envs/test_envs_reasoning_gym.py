@@ -99,7 +99,7 @@ def test_contexts_are_read_back(family):
     for _ in range(task.horizon):
         state, _, _ = task.step(state, task.optimal_action(state), np.zeros(task.num_prompts))
     for row, (_, answer) in zip(state[:, 1:], task.problems, strict=True):
-        assert "".join(task._symbols[i - 1] for i in row[row > 0]) == f"{answer}<end>"
+        assert "".join(task._symbols[i - 1] for i in row[row > 0]) == f"{answer}."
 
 
 @needs_tasks
