@@ -66,7 +66,7 @@ llm-demo: .venv-oracle/installed  ## A real language model learns to add, on thi
 	.venv-oracle/bin/erc-bench llm demo --out results/llm
 
 $(VENV)/docs-installed: $(VENV)/dev-installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,docs,tasks]'
 	@touch $@
 
 docs: $(VENV)/docs-installed  ## The documentation site, into site/; warnings are errors

@@ -34,7 +34,10 @@ _GLYPHS = {  # 3 x 5 pixels, row by row
     "8": "111101111101111",
     "9": "111101111001111",
     "+": "000010111010000",
+    "-": "000000111000000",
     "=": "000111000111000",
+    ",": "000000000010100",
+    " ": "000000000000000",
     ".": "000000000000010",
 }
 
@@ -62,7 +65,7 @@ def outline(frame: Frame, box: Box, colour: Colour, thick: int = 3) -> None:
 
 
 def label(frame: Frame, value: int | str, box: Box, colour: Colour) -> None:
-    """Write digits, "+", "=" or ".", centred in the box, 15 pixels high or less."""
+    """Write characters that have a glyph, centred in the box, 15 pixels high or less."""
     top, left, height, width = box
     text = str(value)
     scale = 3 if 12 * len(text) <= width else 2 if 8 * len(text) <= width else 1
@@ -83,8 +86,9 @@ def tile(frame: Frame, top: int, left: int, value: int | str | None, colour: Col
 
 
 def reward_tile(frame: Frame, top: int, left: int, reward: float | None) -> None:
-    """Draw a square for a 0/1 reward: green for 1, vermilion for 0, and pale before the end."""
-    tile(frame, top, left, None if reward is None else int(reward), GREEN if reward else VERMILION)
+    """Draw a square for a reward in [0, 1]: vermilion for 0, green above, and pale before the end."""
+    value = None if reward is None else f"{reward:.1f}".removesuffix(".0")
+    tile(frame, top, left, value, GREEN if reward else VERMILION)
     if reward is None:
         outline(frame, (top, left, TILE, TILE), GREY, thick=2)
 

@@ -9,12 +9,10 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
-from gymnasium import spaces
 
 from erc_envs._checks import check_choice, check_float, check_int
-from erc_envs._render import BLUE, GREY, ORANGE, PALE, SKY, token_frame
-from erc_envs._tokens import TokenTask
-from erc_envs.base import BoolArray, Episode, FloatArray, Frame, IntArray, states
+from erc_envs._tokens import TextTask
+from erc_envs.base import BoolArray, FloatArray, IntArray
 
 _PLUS, _EQUALS, _END = 10, 11, 12
 _SYMBOLS = (*"0123456789", "+", "=", ".")
@@ -24,7 +22,7 @@ _STRAY = 0.01  # chance of a token drawn uniformly, in units of `slip`
 
 
 @dataclass(frozen=True)
-class Arithmetic(TokenTask):
+class Arithmetic(TextTask):
     r"""Addition as a language task, ``a+b=`` to the digits of the sum, on held-out operands too.
 
     What it isolates: whether what holds in tables survives in a sequence model, whose every
@@ -82,15 +80,8 @@ class Arithmetic(TokenTask):
     instance_seed: int = 0
 
     num_actions: int = field(default=len(_SYMBOLS), init=False, repr=False, compare=False)
-    prompt_tokens: int = field(init=False, repr=False, compare=False)
-    """Number of columns of the observation that hold the prompt; the response follows."""
     operands: IntArray = field(init=False, repr=False, compare=False)
     """The pairs (num_prompts, 2) of this split, in lexicographic order."""
-    # Tables by prompt; the columns of the answer's are those of the response.
-    _context: IntArray = field(init=False, repr=False, compare=False)  # (P, prompt_tokens), + 1
-    _answer: IntArray = field(init=False, repr=False, compare=False)  # (P, T), + 1, 0 after the end
-    _row: IntArray = field(init=False, repr=False, compare=False)  # (P, T + 1), row of _prior
-    _prior: FloatArray = field(init=False, repr=False, compare=False)  # (rows, V)
 
     def __post_init__(self) -> None:
         check_int("digits", self.digits, 1, 3)
@@ -111,6 +102,8 @@ class Arithmetic(TokenTask):
             horizon=self.digits + 2,
             prompt_tokens=context.shape[1],
             operands=operands,
+            _end=_END,
+            _symbols=_SYMBOLS,
             _context=context,
             _answer=answer,
             _row=row,
@@ -160,37 +153,6 @@ class Arithmetic(TokenTask):
         return np.asarray((1 - stray) * rows + stray / self.num_actions)
 
     @property
-    def observation_space(self) -> spaces.MultiDiscrete:
-        return spaces.MultiDiscrete([self.num_actions + 1] * (self.prompt_tokens + self.horizon))
-
-    def initial_state(self, prompt: IntArray) -> IntArray:
-        return states(prompt, *[0] * self.horizon)
-
-    def observe(self, state: IntArray) -> IntArray:
-        return np.concatenate([self._context[state[:, 0]], state[:, 1:]], axis=1)
-
-    def step(
-        self, state: IntArray, action: IntArray, noise: FloatArray
-    ) -> tuple[IntArray, FloatArray, BoolArray]:
-        position, ended = _progress(state)
-        live = np.flatnonzero(~ended)
-        after = state.copy()
-        after[live, 1 + position[live]] = action[live] + 1
-        terminated = _progress(after)[1]
-        won = ~ended & (after[:, 1:] == self._answer[state[:, 0]]).all(axis=1)
-        return after, won.astype(np.float64), terminated
-
-    def prior(self, state: IntArray) -> FloatArray:
-        position, ended = _progress(state)
-        rows = self._prior[self._row[state[:, 0], position]]
-        return np.where(ended[:, None], 1 / self.num_actions, rows)
-
-    def optimal_action(self, state: IntArray) -> IntArray:
-        position = np.minimum(_progress(state)[0], self.horizon - 1)
-        right = self._answer[state[:, 0], position]
-        return np.where(right > 0, right - 1, _END)  # past the answer's length: end at once
-
-    @property
     def prior_return(self) -> float:
         tokens = np.maximum(self._answer - 1, 0)
         right = np.take_along_axis(self._prior[self._row[:, :-1]], tokens[..., None], axis=-1)
@@ -200,38 +162,12 @@ class Arithmetic(TokenTask):
         """The test split of the same instance."""
         return dataclasses.replace(self, split="test")
 
-    def _symbols(self, columns: IntArray) -> list[str]:
-        return [_SYMBOLS[token - 1] for token in columns[columns > 0].tolist()]
+    def _title(self) -> str:
+        return f"Arithmetic ({self.split})"
 
-    def _wrong(self, episode: Episode) -> list[bool]:
-        right = self._answer[episode.prompt, : len(episode.actions)] - 1
-        wrong: list[bool] = (episode.actions != right).tolist()
-        return wrong
-
-    def render_text(self, episode: Episode) -> str:
-        rows = {
-            "answer": self._symbols(self._answer[episode.prompt]),
-            "prior entropy": [f"{h:.2g}" for h in self._entropies(episode)],
-            "token": episode.actions.tolist(),
-            "symbol": self._symbols(episode.states[-1, 1:]),
-            "": self._verdicts(episode),
-        }
-        question = "".join(self._symbols(self._context[episode.prompt]))
-        prompt = f"prompt {episode.prompt}: {question}"
-        title = f"Arithmetic ({self.split})  {prompt}  {self._steps(episode)}"
-        return self._text(episode, rows, title)
-
-    def render_frame(self, episode: Episode) -> Frame:
-        asked = self._symbols(self._context[episode.prompt])
-        levels = self._entropies(episode) / np.log(self.num_actions)
-        return token_frame(
-            tokens=asked + self._symbols(episode.states[-1, 1:]),
-            colours=[SKY if symbol.isdigit() else GREY for symbol in asked] + [BLUE] * self.horizon,
-            wrong=[False] * len(asked) + self._wrong(episode),
-            levels=[0.0] * len(asked) + levels.tolist(),
-            strip=[PALE] * len(asked) + [ORANGE] * self.horizon,
-            reward=episode.final_reward,
-        )
+    def _reward(self, prompt: IntArray, response: IntArray) -> FloatArray:
+        right = (response == self._answer[prompt]).all(axis=1)
+        return np.asarray(right, dtype=np.float64)
 
 
 _ROW_END = 10 * 10 * 2 * 2  # the prior's row after the last digit
@@ -245,10 +181,3 @@ def _row_of(u: IntArray, v: IntArray, carry: IntArray, has_right: BoolArray) -> 
 def _digits_of(numbers: IntArray, count: int) -> IntArray:
     """Decimal digits (N, count), the ones first."""
     return np.asarray(numbers[:, None] // 10 ** np.arange(count) % 10)
-
-
-def _progress(state: IntArray) -> tuple[IntArray, BoolArray]:
-    """Tokens written (N,), and whether the response has ended or is full (N,)."""
-    response = state[:, 1:]
-    ended = (response == _END + 1).any(axis=1) | (response[:, -1] > 0)
-    return np.count_nonzero(response, axis=1), ended

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import get_args
 
 import gymnasium as gym
+from gymnasium.error import DependencyNotInstalled
 from rich.table import Table
 from rich.text import Text
 
@@ -100,7 +101,11 @@ def environments() -> Table:
     table = _table("Environments", "id", "optimum", "prior", "what it isolates")
     plugged = load_environments()
     for name in sorted(i for i in gym.registry if i.startswith("erc/") or i in plugged):
-        environment = gym.make(name)
+        try:
+            environment = gym.make(name)
+        except DependencyNotInstalled as error:
+            table.add_row(name, "", "", Text(str(error)))
+            continue
         if not environment.has_wrapper_attr("dynamics"):
             table.add_row(name, "", "", "has no `dynamics`: cannot be trained on here")
             continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import gymnasium as gym
+from gymnasium.error import DependencyNotInstalled
 
 import erc_envs
 from erc_bench.core.errors import InputError
@@ -82,7 +83,7 @@ def training_environment(name: str, options: Mapping[str, Any]) -> gym.Env[Any, 
         raise unknown("environment", name, dict.fromkeys([*short, *known]))
     try:
         made = gym.make(full, **options)
-    except TypeError as error:
+    except (TypeError, DependencyNotInstalled) as error:
         raise InputError(f"environment: {full}: {error}") from None
     if not made.has_wrapper_attr("dynamics"):
         raise InputError(

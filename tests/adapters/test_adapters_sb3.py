@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from extras import marked
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -217,7 +218,7 @@ def test_callbacks_see_our_metrics():
 
 
 @pytest.mark.parametrize(
-    "environment", [name for name in gymnasium.registry if str(name).startswith("erc/")]
+    "environment", marked(name for name in gymnasium.registry if name.startswith("erc/"))
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_environment_of_ours_runs(environment):

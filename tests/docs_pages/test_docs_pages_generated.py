@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from extras import marked, needs_tasks
 from PIL import Image
 
 from erc_bench.objectives import RECIPES, make
@@ -102,7 +103,7 @@ def test_other_responses_change_no_weight_of_what_looks_at_one_response(name, mo
         np.testing.assert_allclose(panel.weights, among.weights, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("spec", ENVIRONMENTS)
+@pytest.mark.parametrize("spec", marked(ENVIRONMENTS))
 def test_page_of_an_environment_says_what_it_is(spec):
     """Summary, optimum, every option with its default, and the experiments that use it."""
     text, dynamics = environments.page(spec), ENVIRONMENTS[spec]
@@ -116,6 +117,7 @@ def test_page_of_an_environment_says_what_it_is(spec):
         )
 
 
+@needs_tasks
 def test_pictures_of_environments_are_their_frames():
     """Pixel by pixel."""
     files = environments.pages()

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from extras import marked
 
 import erc_envs
 
@@ -11,7 +12,7 @@ DYNAMICS = {spec_id: getattr(erc_envs, gym.spec(spec_id).name) for spec_id in ID
 BLOCK = 2**22  # probabilities held at once: at 1024 actions, 40,000 rows of them would be 328 MB
 
 
-@pytest.fixture(params=IDS)
+@pytest.fixture(params=marked(IDS))
 def env_id(request):
     return request.param
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import pickle
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -65,6 +66,15 @@ ARITHMETICS = st.builds(
     carry_slip=st.floats(0, 0.499),
     instance_seed=SEEDS,
 )
+REASONING_GYMS = st.builds(
+    erc_envs.ReasoningGym,
+    family=st.sampled_from(["chain_sum", "count_bits"]),
+    size=st.integers(2, 40),
+    split=st.sampled_from(["train", "test"]),
+    test_fraction=st.floats(0.001, 0.999),
+    slip=st.floats(0.001, 0.5),
+    instance_seed=SEEDS,
+)
 MODE_SWAPS = st.tuples(st.integers(1, 7), st.integers(1, 3)).flatmap(
     lambda sizes: st.builds(
         erc_envs.ModeSwap,
@@ -113,6 +123,7 @@ ANY = st.one_of(
     ZIPF_BANDITS,
     VARIABLE_LENGTHS,
     ARITHMETICS,
+    *([REASONING_GYMS] if find_spec("reasoning_gym") else []),
 )
 
 
@@ -238,6 +249,7 @@ def exact_return(dynamics, policy, prompt):
         erc_envs.RewardShift(num_prompts=3, vocab_size=4, length=3, num_moved=2, slip=0.2),
         erc_envs.RewardShift(num_prompts=3, vocab_size=4, length=3, phase=1),
         erc_envs.ZipfBandit(num_prompts=4, num_actions=24, num_good=2, num_common=3),
+        *([erc_envs.ReasoningGym("count_bits", 3)] if find_spec("reasoning_gym") else []),
     ],
     ids=lambda dynamics: type(dynamics).__name__,
 )
@@ -356,6 +368,12 @@ def test_instance_seed_draws_the_instance(dynamics):
         *((erc_envs.VariableLength, "min_steps", bad) for bad in (0, 7)),
         *((erc_envs.VariableLength, "ramble", bad) for bad in (0.0, 0.91)),
         *((erc_envs.VariableLength, "accuracy", bad) for bad in (0.0, 1.0)),
+        (erc_envs.ReasoningGym, "family", "sudoku"),
+        *((erc_envs.ReasoningGym, "size", bad) for bad in (1, 2.5)),
+        *((erc_envs.ReasoningGym, "split", bad) for bad in ("dev", None)),
+        *((erc_envs.ReasoningGym, "test_fraction", bad) for bad in (0.0, 1.0)),
+        *((erc_envs.ReasoningGym, "slip", bad) for bad in (0.0, 0.6)),
+        (erc_envs.ReasoningGym, "instance_seed", -1),
         *((erc_envs.Arithmetic, "digits", bad) for bad in (0, 4)),
         *((erc_envs.Arithmetic, "split", bad) for bad in ("dev", None)),
         *((erc_envs.Arithmetic, "test_fraction", bad) for bad in (0.0, 1.0)),

@@ -33,7 +33,7 @@ def assert_same(left, right):
 
 
 # Where the prompts follow from other fields, those fields.
-FEWER_PROMPTS = {"erc/Arithmetic-v0": {"digits": 1}}
+FEWER_PROMPTS = {"erc/Arithmetic-v0": {"digits": 1}, "erc/ReasoningGym-v0": {"size": 9}}
 
 
 def test_every_environment_is_registered():
@@ -332,13 +332,14 @@ def test_render_without_mode_warns(env_id):
 
 
 def test_imports_without_torch():
-    """erc_envs needs numpy and gymnasium only: it imports and runs where torch cannot."""
+    """erc_envs needs numpy and gymnasium only, but for an extra: it imports and runs where torch cannot."""
     code = """
 import sys
-for name in ("torch", "scipy", "matplotlib", "pandas", "erc_bench"):
+for name in ("torch", "scipy", "matplotlib", "pandas", "erc_bench", "reasoning_gym"):
     sys.modules[name] = None
 import gymnasium, erc_envs
-for spec_id in [i for i in gymnasium.registry if i.startswith("erc/")]:
+made = [i for i in gymnasium.registry if i.startswith("erc/") and "ReasoningGym" not in i]
+for spec_id in made:
     env = gymnasium.make(spec_id, render_mode="rgb_array")
     env.reset(seed=0)
     env.step(0)

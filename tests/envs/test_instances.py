@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from extras import needs_tasks
 
 import erc_envs
 
@@ -16,6 +17,7 @@ PINNED = {
     erc_envs.DriftBandit: (0.8494869886146318, 0.4228624968996526),
     erc_envs.ModeSwap: (1.0, 0.026244),
     erc_envs.NullReward: (0.5, 0.5),
+    erc_envs.ReasoningGym: (1.0, 0.7155493422790719),
     erc_envs.RewardShift: (1.0, 0.225625),
     erc_envs.TokenForks: (1.0, 0.10534017375601457),
     erc_envs.VariableLength: (1.0, 0.32779342828495606),
@@ -23,7 +25,14 @@ PINNED = {
 }
 
 
-@pytest.mark.parametrize("cls", PINNED, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, marks=[needs_tasks] if cls is erc_envs.ReasoningGym else [])
+        for cls in PINNED
+    ],
+    ids=lambda cls: cls.__name__,
+)
 def test_default_instances_are_pinned(cls):
     """The default instance of a version never changes."""
     dynamics = cls()

@@ -5,12 +5,19 @@ import json
 
 import gymnasium as gym
 import pytest
+from extras import REASONING_GYM, needs_tasks
 
 from erc_bench.analysis.claims import load
 from erc_bench.objectives import RECIPES
 from erc_bench.studies import EXPERIMENTS, TIERS, plan
 
-every = pytest.mark.parametrize("entry", EXPERIMENTS.values(), ids=lambda e: e.name)
+every = pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(e, id=e.name, marks=[needs_tasks] if e.environment == REASONING_GYM else [])
+        for e in EXPERIMENTS.values()
+    ],
+)
 
 
 @every

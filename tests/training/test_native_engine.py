@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from extras import marked
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +41,7 @@ def population(dynamics, arms, by=None, seed=1, **changes):
     return Trainer(config, dynamics, dynamics.observation_space, arms, seed=seed, engine=by)
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", marked(ENVIRONMENTS))
 def test_every_recipe_agrees_with_torch_at_each_of_24_updates(environment):
     """Rollouts, metrics, gradients, value heads, warm start and recorded tokens, from equal states."""
     made = gym.make(environment)
