@@ -32,6 +32,8 @@ EXPERIMENT = Experiment(
                 "placebo-dppo-tv-",
                 "kl-gate-",
                 "placebo-kl-gate-",
+                "m2po-",
+                "placebo-m2po-",
             )
         ),
     ),

@@ -15,9 +15,24 @@ EXPERIMENT = Experiment(
         "The mismatch biases the gradient of every objective alike; corrections by the sampler's own "
         "probabilities repair part of it. Entropy gates compare two trained policies and cannot see it."
     ),
-    config=TrainConfig(rollouts=60, learning_rate=1e-3, token_samples=0),
+    config=TrainConfig(
+        rollouts=60, prompts=16, generation_rounds=1, learning_rate=2e-3, epochs=2, token_samples=0
+    ),
     tiers={"smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 200}},
-    objectives=("dapo", "dapo-tis", "erc-dapo", "erc-directional-dapo"),
+    objectives=(
+        "dapo",
+        "gppo",
+        "erc-dapo",
+        "placebo-erc-dapo",
+        "dapo-tis",
+        "seq-tis",
+        "icepop",
+        "placebo-icepop",
+        "seq-mis",
+        "placebo-seq-mis",
+        "dppo-tv",
+        "placebo-dppo-tv",
+    ),
     regime="sweep",
-    grid={"rollout_jitter": (0.0, 0.1, 0.3, 1.0)},
+    grid={"rollout_weight_bits": (53, 8, 4), "rollout_jitter": (0.0, 1.0)},
 )
