@@ -14,10 +14,10 @@ import torch
 import trl
 from torch import Tensor
 
-from erc_bench.adapters.reads import drift_shares, require_fields
+from erc_bench.adapters.reads import drift_shares, fields_read, require_fields
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
-from erc_bench.objectives import Objective, TruncatedImportance, make, recipe
+from erc_bench.objectives import Objective, make, recipe
 from erc_bench.objectives.base import Denominators
 
 __all__ = ["ObjectiveGRPOTrainer", "require_settings"]
@@ -270,11 +270,11 @@ def require_settings(config: Any, objective: Objective, named: str | Objective) 
             raise InputError(
                 f"GRPOConfig.scale_rewards: {found!r}, but {named} is defined with {wanted!r}"
             )
-    corrects = isinstance(objective.surrogate, TruncatedImportance)
+    corrects = "rollout_logp" in fields_read(objective)
     if config.use_vllm and config.vllm_importance_sampling_correction and not corrects:
         raise InputError(
             "GRPOConfig.vllm_importance_sampling_correction: True has no effect; set it to False or "
-            "choose an objective that corrects, as dapo-tis"
+            "choose an objective that reads the engine's probabilities, as dapo-tis"
         )
     accumulate, slices = config.gradient_accumulation_steps, config.steps_per_generation
     if slices % accumulate:

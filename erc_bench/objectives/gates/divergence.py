@@ -104,7 +104,7 @@ class SequenceTrustRegion(KLTrustRegion):
     are exact, over the full vocabulary, as the paper's guarantee asks for.
 
     Args:
-        delta: nats; inf drops nothing.
+        delta: nats; inf drops nothing. The default is the bound of DPPO-Binary-KL and of TROLL.
         criterion: ``max``, or the ``mean`` over the response's tokens.
 
     Raises:
