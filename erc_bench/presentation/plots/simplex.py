@@ -140,11 +140,11 @@ def _rows(points: Points, **more: Any) -> pd.DataFrame:
 
 def table(frames: Frames) -> pd.DataFrame:
     """Boundaries, arrows (a policy and its change by one update) and paths of the recipes that ran."""
-    labels = frames.runs["objective"].unique()
-    ran = {arm.recipe for e in frames.experiments for arm in frames.arms(e).values()} | {*labels}
+    trained = [e for e in frames.experiments if "imported" not in frames.about(e)]
+    ran = {arm.recipe for e in trained for arm in frames.arms(e).values()}
     shown = [name for name in SHOWN if name in ran]
     if not shown:
-        raise NothingToDraw(f"none of {', '.join(SHOWN)} ran")
+        raise NothingToDraw(f"none of {', '.join(SHOWN)} was trained here")
     tables = []
     for name in shown:
         objective = make(name)

@@ -118,7 +118,7 @@ def test_recipes_that_ran_have_a_panel_and_no_others(drawing):
     one = FIGURE(frames_of("erc-dapo", "grpo"))
     assert set(one.data.objective) == {"erc-dapo"}
     assert_legible(one.figure)
-    with pytest.raises(NothingToDraw, match=r"none of dapo, .* ran"):
+    with pytest.raises(NothingToDraw, match=r"none of dapo, .* was trained here"):
         FIGURE(frames_of("grpo"))
 
 
