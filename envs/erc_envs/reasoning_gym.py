@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import re
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -235,7 +236,7 @@ def _score(family: str, answer: str, text: str) -> float:
 
 
 def _what_varies(questions: list[str]) -> list[str]:
-    """The questions without what all of them begin and end with.
+    """The questions without the whole words that all of them begin and end with.
 
     >>> _what_varies(["What is 1 + 2?", "What is 13 + 4?"])
     ['1 + 2', '13 + 4']
@@ -247,6 +248,7 @@ def _what_varies(questions: list[str]) -> list[str]:
 
 
 def _shared(texts: list[str]) -> int:
-    """Number of characters that all texts begin with."""
+    """Number of characters that all texts begin with, but for the start of a word or number."""
     columns = zip(*texts, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    same = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    return len(re.sub(r"\w+$", "", texts[0][:same]))
