@@ -227,7 +227,7 @@ def kl_cov(beta: Hyper = 1.0, fraction: Hyper = 2e-3) -> Objective:
     return Objective(ImportanceWeighted()).regularized(CovarianceKL(beta, fraction))
 
 
-@register("pg-is", source="arXiv:2602.04879 sec. 5; arXiv:1502.05477 eq. 14")
+@register("pg-is", source="arXiv:2602.04879; arXiv:1502.05477 eq. 14")
 def pg_is() -> Objective:
     """The importance-weighted policy gradient, without any trust region.
 

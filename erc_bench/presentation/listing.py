@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import get_args
 
 import gymnasium as gym
-from gymnasium.error import DependencyNotInstalled
+from gymnasium.envs.registration import load_env_creator
 from rich.table import Table
 from rich.text import Text
 
@@ -101,11 +101,12 @@ def environments() -> Table:
     table = _table("Environments", "id", "optimum", "prior", "what it isolates")
     plugged = load_environments()
     for name in sorted(i for i in gym.registry if i.startswith("erc/") or i in plugged):
-        try:
-            environment = gym.make(name)
-        except DependencyNotInstalled as error:
-            table.add_row(name, "", "", Text(str(error)))
+        made = load_env_creator(str(gym.spec(name).entry_point))
+        extra = getattr(getattr(made, "dynamics_class", None), "extra", "")
+        if extra:  # what it needs takes seconds to import
+            table.add_row(name, "", "", Text(f"needs pip install 'erc-bench[{extra}]'"))
             continue
+        environment = gym.make(name)
         if not environment.has_wrapper_attr("dynamics"):
             table.add_row(name, "", "", "has no `dynamics`: cannot be trained on here")
             continue
