@@ -88,7 +88,7 @@ def test_the_scorecard_shows_the_scores_of_the_records(frames, drawings):
     for _, row in means.iterrows():
         arm = runs[(runs.experiment == row.experiment) & (runs.objective == row.objective)]
         expected = mean_interval(arm["score"])
-        assert (row["value"], row["low"], row["runs"]) == (expected.mean, expected.low, 20)
+        assert (row["value"], row["low"], row["runs"]) == (expected.estimate, expected.low, 20)
     gppo = data[(data["kind"] == "IQM") & (data["objective"] == "gppo")].iloc[0]
     common = gppo["experiment"].split()
     assert common == [
