@@ -30,7 +30,7 @@ from erc_bench.analysis.statistics.intervals import (
     paired_difference,
     ratio_interval,
 )
-from erc_bench.analysis.statistics.pass_at_k import pass_at_k, pass_at_k_estimate
+from erc_bench.analysis.statistics.pass_at_k import pass_at_k
 from erc_bench.analysis.statistics.significance import holm, sign_flip_test
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
     "median_intervals",
     "paired_difference",
     "pass_at_k",
-    "pass_at_k_estimate",
     "performance_profile",
     "probability_of_improvement",
     "ratio_interval",
