@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from erc_bench.adapters.logs import read_log
-from erc_bench.analysis.statistics import mean_score, stratified_bootstrap
+from erc_bench.analysis.statistics import stratified_mean
 from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import Count, Size, checked_dataclass, checked_file
@@ -186,7 +186,7 @@ def _difference(
                 for key, count in ours.correct.items()
             ]
         )
-    found = stratified_bootstrap(strata, mean_score)
+    found = stratified_mean(strata)
     return found.value, found.low, found.high
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 import tyro
 from pydantic import Field
 
-from erc_bench.analysis.statistics import Estimate, pass_at_k_estimate
+from erc_bench.analysis.statistics import Estimate, pass_at_k, stratified_mean
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import write_json
 from erc_bench.core.validation import Count, Positive, Size, checked, checked_dataclass
@@ -216,9 +216,9 @@ def _benchmark(name: str, judged: pd.DataFrame) -> dict[str, Any]:
     samples, *others = sorted(set(judged["samples"].tolist()))
     if others:
         raise InputError(f"generations: {name} has problems with {[samples, *others]} responses")
-    correct = judged["correct"].to_numpy(dtype=float)[None]
+    correct = judged["correct"].to_numpy(dtype=float)
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
-    by_k = {k: pass_at_k_estimate(correct, samples, k, over="prompts") for k in powers}
+    by_k = {k: stratified_mean([pass_at_k(correct, samples, k)]) for k in powers}
     mean = by_k[1]  # pass@1 is avg@n
     return {
         "problems": len(judged),

@@ -43,8 +43,8 @@ def test_a_check_of_a_recipe_waits_for_no_compiler_and_no_tables():
     assert not loaded & {"torch._dynamo", "scipy.stats", "pandas", "matplotlib"}
 
 
-def test_an_interval_over_seeds_waits_for_no_bootstrap():
-    """Student-t intervals are one special function; the half second of scipy.stats is for resampling."""
+def test_an_interval_over_seeds_waits_for_no_scipy_stats():
+    """They are one special function; the half second of scipy.stats is for the tests of claims."""
     loaded = imported_by("from erc_bench.analysis import summary")
     assert "pandas" in loaded
     assert "scipy.stats" not in loaded

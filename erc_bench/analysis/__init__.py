@@ -14,7 +14,13 @@ from erc_bench.analysis.scorecard import (
     summary,
 )
 from erc_bench.analysis.scores import Scores, improvements
-from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference, ratio_interval
+from erc_bench.analysis.statistics import (
+    Interval,
+    mean_interval,
+    median_interval,
+    paired_difference,
+    ratio_interval,
+)
 from erc_bench.analysis.tables import (
     as_markdown,
     as_rich,
@@ -36,6 +42,7 @@ __all__ = [
     "improvements",
     "interval_text",
     "mean_interval",
+    "median_interval",
     "out_of_band_to_bound",
     "paired",
     "paired_difference",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from erc_bench.analysis.numbers import ends, number
-from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference
+from erc_bench.analysis.statistics import LEAST, Interval, median_interval, paired_difference
 from erc_bench.conformance import PolicyLoss
 from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
@@ -51,7 +51,7 @@ MEASURES = tuple(
 
 @dataclass(frozen=True)
 class Row:
-    """One measure in one experiment: means over seeds, and the paired difference's 95 % interval."""
+    """One measure in one experiment: medians over seeds, and the paired difference's 95 % interval."""
 
     experiment: str
     measure: str
@@ -63,7 +63,7 @@ class Row:
     def record(self) -> dict[str, Any]:
         """The row for a JSON file, in which unknown numbers are None."""
         d = self.difference
-        ends = {"difference": d.mean, "low": d.low, "high": d.high}
+        ends = {"difference": d.estimate, "low": d.low, "high": d.high}
         numbers = {"baseline": self.baseline, "loss": self.loss, **ends}
         texts = {"experiment": self.experiment, "measure": self.measure, "unit": self.unit}
         return texts | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
@@ -143,7 +143,7 @@ def compare(
     Args:
         loss: from :func:`erc_bench.conformance.load_loss`.
         baseline: a recipe, or ``name:parameter=value,...``.
-        seeds: paired seeds per arm, at least 2.
+        seeds: paired seeds per arm, at least 6, below which there is no interval.
         seed: root of all randomness.
         on_rollout: called with the experiment's name after each rollout.
 
@@ -151,8 +151,8 @@ def compare(
         InputError: an unknown baseline, too few seeds, or a loss that fails on a training batch.
     """
     parse(baseline)  # refuses an unknown baseline before anything is planned
-    if seeds < 2:
-        raise InputError(f"seeds: {seeds} is not allowed; must be at least 2 for an interval")
+    if seeds < LEAST:
+        raise InputError(f"seeds: {seeds} is not allowed; must be at least {LEAST} for an interval")
     rows: list[Row] = []
     diverged = np.zeros(2, dtype=int)
     plans = _plans(baseline, seeds, seed)
@@ -163,9 +163,9 @@ def compare(
         for measure in MEASURES:
             values = measure.scale * _per_run(result, measure.name).reshape(2, seeds)
             ours, theirs = (pd.Series(v) for v in values)
-            means = mean_interval(theirs).mean, mean_interval(ours).mean
+            medians = median_interval(theirs).estimate, median_interval(ours).estimate
             difference = paired_difference(theirs, ours)
-            rows.append(Row(name, measure.label, measure.shown, *means, difference))
+            rows.append(Row(name, measure.label, measure.shown, *medians, difference))
     failed = (int(diverged[0]), int(diverged[1]))
     return Comparison(loss.name, baseline, seeds, tuple(rows), failed, seeds * len(plans))
 
@@ -206,7 +206,7 @@ def as_extra(found: Comparison) -> Extra:
     rows = []
     for row in found.rows:
         d = row.difference
-        interval = f"{number(d.mean, signed=True)} [{ends(d.low, d.high, signed=True)}]"
+        interval = f"{number(d.estimate, signed=True)} [{ends(d.low, d.high, signed=True)}]"
         clear = "  *" if d.excludes(0.0) else ""
         heading = f"{row.measure}, {row.unit}" if row.unit else row.measure
         rows.append(
@@ -214,11 +214,11 @@ def as_extra(found: Comparison) -> Extra:
         )
     ours, theirs = found.diverged
     note = (
-        f"Smoke tier, {found.seeds} paired seeds: means, and loss minus {found.baseline} with its "
-        "95 % Student-t interval; * where it excludes 0. Only the loss differs: both arms use the "
-        f"baseline's advantages and sampling. Diverged runs: {ours} of {found.runs} with the loss, "
-        f"{theirs} of {found.runs} with the baseline. So small a run shows large changes only, and one "
-        "interval in twenty excludes 0 by chance."
+        f"Smoke tier, {found.seeds} paired seeds: medians, and the median of loss minus "
+        f"{found.baseline} with its 95 % interval; * where it excludes 0. Only the loss differs: both "
+        f"arms use the baseline's advantages and sampling. Diverged runs: {ours} of {found.runs} with "
+        f"the loss, {theirs} of {found.runs} with the baseline. So small a run shows large changes only, "
+        "and one interval in twenty excludes 0 by chance."
     )
     records = {
         "baseline": found.baseline,

@@ -34,7 +34,7 @@ DELTAS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3)
 def _row(name: str, counted: pd.DataFrame) -> dict[str, Any]:
     found = pooled_share(counted["part"], counted["whole"])
     ends = {f"{name}_low": found.low, f"{name}_high": found.high}
-    return {name: found.mean, **ends, "tokens": int(counted["whole"].sum()), "seeds": found.n}
+    return {name: found.estimate, **ends, "tokens": int(counted["whole"].sum()), "seeds": found.n}
 
 
 def _arms(results: Results) -> Iterator[tuple[dict[str, str], pd.DataFrame, Bounds]]:

@@ -18,7 +18,7 @@ __all__ = [
     "interval_text",
     "number",
     "percent",
-    "plus_minus",
+    "with_ends",
 ]
 
 UNKNOWN = "–"
@@ -53,14 +53,14 @@ def decimals(half: float, most: int) -> int:
     return min(max(1 - math.floor(math.log10(half)), 0), most)
 
 
-def plus_minus(interval: Interval, scale: float = 1.0, unit: str = "") -> str:
-    """Mean and half interval, or the mean alone if there is no interval.
+def with_ends(interval: Interval, scale: float = 1.0, unit: str = "") -> str:
+    """Estimate and ends of the interval, or the estimate alone if there is no interval.
 
-    >>> plus_minus(Interval(0.2821, 0.27, 0.2942, 10), 100, " %")
-    '28.2 ± 1.2 %'
+    >>> with_ends(Interval(0.2821, 0.27, 0.2942, 10), 100, " %")
+    '28.2 (27 to 29.4) %'
     """
-    mean, half = scale * interval.mean, scale * interval.half
-    return f"{number(mean)}{f' ± {number(half, 2)}' if math.isfinite(half) else ''}{unit}"
+    estimate, low, high = (scale * x for x in (interval.estimate, interval.low, interval.high))
+    return f"{number(estimate)}{f' ({ends(low, high)})' if interval.known else ''}{unit}"
 
 
 def ends(low: float, high: float, digits: int = 3, *, signed: bool = False) -> str:
@@ -72,29 +72,32 @@ def ends(low: float, high: float, digits: int = 3, *, signed: bool = False) -> s
     return f"{number(low, digits, signed=signed)} to {number(high, digits, signed=signed)}"
 
 
-def interval_text(interval: Interval, scale: float = 1.0, *, separator: str = "±") -> str:
-    """A mean and half its interval, rounded to two digits of the latter.
+def interval_text(interval: Interval, scale: float = 1.0) -> str:
+    """An estimate and the ends of its interval, to the second digit of half their distance.
 
-    There are at most three decimals, or four for values below 0.05.
+    There are at most three decimals, or four for values below 0.05. Without an interval, the number of
+    seeds stands in its place.
 
-    >>> interval_text(Interval(0.71234, 0.69934, 0.72534, 5))
-    '0.712±0.013'
-    >>> interval_text(Interval(0.71234, math.nan, math.nan, 1))
-    '0.712 n=1'
+    >>> interval_text(Interval(0.71234, 0.69934, 0.72534, 6))
+    '0.712 [0.699, 0.725]'
+    >>> interval_text(Interval(0.71234, math.nan, math.nan, 3))
+    '0.712 n=3'
     """
-    if not math.isfinite(interval.mean):
+    if not math.isfinite(interval.estimate):
         return UNKNOWN
-    mean, half = scale * interval.mean, scale * interval.half
-    if math.isfinite(half) and half > 0:
-        places = decimals(half, 3 if abs(mean) >= 0.05 else 4)
-        return f"{mean:,.{places}f}{separator}{half:,.{places}f}"
-    places = 3 if mean == 0 else min(max(2 - math.floor(math.log10(abs(mean))), 0), 4)
-    text = f"{mean:,.{places}f}" if mean else "0"
-    return f"{text} n=1" if interval.n == 1 else f"{text}{separator}0"
+    value, low, high = (scale * x for x in (interval.estimate, interval.low, interval.high))
+    half, most = (high - low) / 2, 3 if abs(value) >= 0.05 or not value else 4
+    if half > 0:
+        places = decimals(half, most)
+    else:
+        places = 0 if not value else min(max(2 - math.floor(math.log10(abs(value))), 0), 4)
+    if not interval.known:
+        return f"{value:,.{places}f} n={interval.n}" if value else f"0 n={interval.n}"
+    return f"{value:,.{places}f} [{low:,.{places}f}, {high:,.{places}f}]"
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """A statistic with the ends of its bootstrap interval.
+    """A statistic with the ends of its interval.
 
     >>> estimate_text(Estimate(0.5, 0.41, 0.562))
     '0.500 (0.410 to 0.562)'

@@ -1,7 +1,8 @@
-"""The scorecard: one number per run and measure, and its mean over seeds.
+"""The scorecard: one number per run and measure, and its median over seeds.
 
-Every measure is first computed within a run, and then averaged over seeds with a 95 % Student-t
-interval. A measure of updates is the plain mean over all updates of the run, also those at staleness 0.
+Every measure is first computed within a run; what is shown is the median over seeds, the typical run,
+with its 95 % interval. A measure of updates is the plain mean over all updates of the run, also those
+at staleness 0.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from erc_bench.analysis.numbers import ends, number
+from erc_bench.analysis.numbers import ends, number, with_ends
 from erc_bench.analysis.scores import Scores
-from erc_bench.analysis.statistics import Interval, exact_share, mean_interval, ratio_interval
+from erc_bench.analysis.statistics import (
+    LEAST,
+    Interval,
+    mean_interval,
+    median_interval,
+    ratio_interval,
+)
 from erc_bench.core.errors import InputError
 from erc_bench.core.metrics import METRICS, Metric
 from erc_bench.studies.arms import gated_pairs, stored_arms
@@ -69,7 +76,7 @@ _COLUMNS = {
 MEASURES = tuple(Measure(k, g, METRICS[name]) for g, c in _COLUMNS.items() for k, name in c.items())
 
 NOTE = (
-    "Mean over seeds ± half of the 95 % Student-t interval; n=1: one seed, no interval. "
+    f"Median over seeds with its 95 % interval; n=3: three seeds, no interval below {LEAST}. "
     "A diverged run counts as reward 0; its other measures come from the updates before "
     "divergence. Shares are means over all updates, the first after a rollout (ratio 1) included."
 )
@@ -119,8 +126,8 @@ def collapses(results: Results) -> pd.DataFrame:
     rows = []
     for keys, flags in runs.groupby(["experiment", "objective"], sort=False)["reward/collapsed"]:
         known = flags.dropna()
-        found = exact_share(int(known.sum()), len(known))
-        rows.append((*keys, int(known.sum()), found.n, found.mean, found.low, found.high))
+        found = mean_interval(known)
+        rows.append((*keys, int(known.sum()), found.n, found.estimate, found.low, found.high))
     names = ["experiment", "objective", "collapsed", "runs", "share", "low", "high"]
     return pd.DataFrame(rows, columns=names)
 
@@ -138,7 +145,7 @@ def summary(results: Results) -> pd.DataFrame:
     """One row per experiment and objective, in the records' order.
 
     Columns: ``experiment``, ``environment``, ``objective``, ``seeds`` and ``diverged`` (numbers of
-    runs), and for every measure ``<key>/mean``, ``/low``, ``/high`` (the 95 % interval over seeds) and
+    runs), and for every measure ``<key>/estimate``, ``/low``, ``/high`` (the 95 % interval over seeds) and
     ``/n`` (number of seeds with a value).
     """
     rows = []
@@ -153,19 +160,19 @@ def summary(results: Results) -> pd.DataFrame:
             "diverged": int(runs["diverged"].sum()),
         }
         for measure in MEASURES:
-            row |= _columns(measure.key, mean_interval(runs[measure.key]))
+            row |= _columns(measure.key, median_interval(runs[measure.key]))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _columns(name: str, interval: Interval) -> dict[str, float]:
-    return {f"{name}/{end}": getattr(interval, end) for end in ("mean", "low", "high", "n")}
+    return {f"{name}/{end}": getattr(interval, end) for end in ("estimate", "low", "high", "n")}
 
 
 def paired(runs: pd.DataFrame, base: str, other: str) -> pd.DataFrame:
     """``other - base`` on the same seeds: one row per measure and experiment that ran both.
 
-    Columns: ``experiment``, ``measure``, ``base/mean``, ``other/mean``, ``difference/mean``,
+    Columns: ``experiment``, ``measure``, ``base/estimate``, ``other/estimate``, ``difference/estimate``,
     ``/low``, ``/high``, ``/n``, and ``verdict``: "better" or "worse" if the measure has a direction
     and the interval excludes 0, "unclear" if the interval includes 0, and "" without a direction.
 
@@ -188,13 +195,13 @@ def paired(runs: pd.DataFrame, base: str, other: str) -> pd.DataFrame:
         a, b = a.loc[shared], b.loc[shared]
         for measure in MEASURES:
             before, after = a[measure.key], b[measure.key]
-            difference = mean_interval(after - before)
+            difference = median_interval(after - before)
             rows.append(
                 {
                     "experiment": experiment,
                     "measure": measure.key,
-                    "base/mean": mean_interval(before).mean,
-                    "other/mean": mean_interval(after).mean,
+                    "base/estimate": median_interval(before).estimate,
+                    "other/estimate": median_interval(after).estimate,
                     **_columns("difference", difference),
                     "verdict": _verdict(measure, difference),
                 }
@@ -209,7 +216,7 @@ def _verdict(measure: Measure, difference: Interval) -> str:
         return ""
     if not difference.excludes(0.0):
         return "unclear"
-    return "better" if (difference.mean > 0) == (measure.metric.better == "higher") else "worse"
+    return "better" if (difference.estimate > 0) == (measure.metric.better == "higher") else "worse"
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,7 @@ class Contrast:
         out_of_band_in_base: the same share measured in ``base`` itself, which has no gate.
         per_seed: ``bound``, ``out_of_band`` and ``ratio`` by seed. The ratio is inf if nothing was
             clipped, and NaN if nothing was out of band either.
-        ratio: geometric mean of the ratio over seeds; NaN if a seed has a share of 0.
+        ratio: median of the ratio over seeds; NaN if a seed has a share of 0.
         lower_bound: a ratio that the records support even if shares are 0: the low end of
             ``out_of_band`` over the high end of ``bound``. The latter is taken as at least
             3 / tokens, the 95 % limit if none of that many independent tokens was clipped.
@@ -243,14 +250,14 @@ class Contrast:
 
     def sentence(self) -> str:
         """The contrast in words, which claim no more than the records show."""
-        if math.isnan(self.bound.mean) or math.isnan(self.out_of_band.mean):
+        if math.isnan(self.bound.estimate) or math.isnan(self.out_of_band.estimate):
             return f"{self.experiment}: shares of {self.base} or {self.other} are missing."
         text = (
             f"{self.experiment}: the clip of {self.base} determined {_share(self.bound)} of tokens, "
             f"{_share(self.out_of_band)} lay outside the entropy band of {self.other}"
         )
-        if math.isfinite(self.ratio.mean):
-            text += f", {number(self.ratio.mean)} times as many"
+        if math.isfinite(self.ratio.estimate):
+            text += f", {number(self.ratio.estimate)} times as many"
             if math.isfinite(self.ratio.low):
                 text += f" (95 % interval {ends(self.ratio.low, self.ratio.high)})"
         elif self.lower_bound > 1:
@@ -260,8 +267,7 @@ class Contrast:
 
 
 def _share(interval: Interval) -> str:
-    half = f" (± {number(100 * interval.half, 2)})" if interval.half > 0 else ""
-    return f"{number(100 * interval.mean)} %{half}"
+    return with_ends(interval, 100, " %")
 
 
 def out_of_band_to_bound(
@@ -301,18 +307,18 @@ def out_of_band_to_bound(
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         seeds["ratio"] = seeds["out_of_band"].to_numpy() / seeds["bound"].to_numpy()
-    bound = mean_interval(seeds["bound"])
-    out_of_band = mean_interval(seeds["out_of_band"])
+    bound = median_interval(seeds["bound"])
+    out_of_band = median_interval(seeds["out_of_band"])
     tokens = int(a.loc[seeds.index, "tokens"].sum())
-    low = _first_finite(out_of_band.low, out_of_band.mean)
-    high = max(_first_finite(bound.high, bound.mean), 3 / tokens if tokens else math.nan)
+    low = _first_finite(out_of_band.low, out_of_band.estimate)
+    high = max(_first_finite(bound.high, bound.estimate), 3 / tokens if tokens else math.nan)
     return Contrast(
         experiment=experiment,
         base=base,
         other=other,
         bound=bound,
         out_of_band=out_of_band,
-        out_of_band_in_base=mean_interval(a.loc[seeds.index, "out_of_band"]),
+        out_of_band_in_base=median_interval(a.loc[seeds.index, "out_of_band"]),
         per_seed=seeds,
         ratio=ratio_interval(seeds["bound"], seeds["out_of_band"]),
         lower_bound=max(low, 0.0) / high if high > 0 else math.nan,

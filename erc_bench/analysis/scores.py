@@ -19,10 +19,10 @@ from erc_bench.analysis.statistics import (
     Estimate,
     Interval,
     holm,
+    interquartile_mean,
     mean_interval,
     probability_of_improvement,
     sign_flip_test,
-    stratified_bootstrap,
 )
 from erc_bench.studies.arms import gated_pairs, stored_arm, stored_arms, table
 
@@ -131,17 +131,17 @@ class Scores:
         return pd.DataFrame(columns).sort_index()
 
     def mean(self, experiment: str, objective: str) -> Interval:
-        """Mean over seeds with its Student-t interval; NaN with n = 0 if there is no run."""
+        """Mean over seeds with the interval of a bounded score; NaN with n = 0 if there is no run."""
         return mean_interval(self._runs.get((experiment, objective), ()))
 
     def iqm(self, objective: str) -> Estimate:
-        """Interquartile mean over all runs of the common experiments, with its bootstrap interval.
+        """Interquartile mean over all runs of the common experiments, with its interval.
 
         NaN for an objective that did not run in all of them.
         """
         if objective not in self.ranked:
             return Estimate(math.nan, math.nan, math.nan)
-        return stratified_bootstrap(self.strata(objective, self.common))
+        return interquartile_mean(self.strata(objective, self.common))
 
     def paired(self, base: str, other: str, experiment: str) -> tuple[Array, Array]:
         """Scores of two objectives on the seeds that both ran."""
@@ -155,10 +155,9 @@ def improvements(scores: Scores) -> pd.DataFrame:
     """P(ERC arm > its base) per experiment that ran both, and over all of them.
 
     Columns: ``base``; ``objective``; ``experiment``, :data:`OVERALL` for all; ``n``, the number of
-    pairs; ``any/value``, ``/low`` and ``/high``, which compare each seed of one arm with each seed of
-    the other (Mann-Whitney); ``same/value``, ``/low`` and ``/high``, which compare the same seed only;
-    ``difference``, the mean of the paired differences; ``p``, their two-sided sign-flip test;
-    ``p_holm``, adjusted over the whole table.
+    pairs; ``value``, ``low`` and ``high``, which compare runs of the same seed; ``difference``, the mean
+    of the paired differences; ``p``, their two-sided sign-flip test; ``p_holm``, adjusted over the whole
+    table.
     """
     rows = []
     for base, other in gated_pairs(map(stored_arm, scores.objectives)):
@@ -180,9 +179,8 @@ def improvements(scores: Scores) -> pd.DataFrame:
 def _improvement(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
     """The numbers of one row. Every experiment weighs the same, whatever its number of seeds."""
     bases, others = [a for a, _ in pairs], [b for _, b in pairs]
+    found = probability_of_improvement(others, bases)
     row: dict[str, float] = {"n": sum(len(a) for a in bases)}
-    for key, paired in (("any", False), ("same", True)):
-        found = probability_of_improvement(others, bases, paired=paired)
-        row |= {f"{key}/value": found.value, f"{key}/low": found.low, f"{key}/high": found.high}
+    row |= {"value": found.value, "low": found.low, "high": found.high}
     weighted = np.concatenate([(b - a) / (len(a) * len(pairs)) for a, b in pairs])
     return row | {"difference": float(weighted.sum()), "p": sign_flip_test(weighted)}

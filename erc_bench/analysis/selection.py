@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from erc_bench.analysis.statistics import mean_interval
 from erc_bench.core.storage import write_text
 from erc_bench.studies.arms import Arm, parse
 from erc_bench.studies.base import Experiment
@@ -61,17 +60,14 @@ def choose(runs: pd.DataFrame, arms: Iterable[Arm]) -> dict[str, Any]:
         arms: the candidates.
 
     Returns:
-        For each recipe ``chosen``, and ``tried`` with the mean and the 95 % half-interval of the score
-        of every candidate.
+        For each recipe ``chosen``, and ``tried`` with the mean score of every candidate.
     """
     scores = dict(iter(runs.groupby("objective")["score"]))
     found: dict[str, Any] = {}
     for arm in arms:
         if arm.label in scores:
-            interval = mean_interval(scores[arm.label])
-            half = interval.half if interval.n > 1 else None
             entry = found.setdefault(arm.recipe.name, {"chosen": "", "tried": {}})
-            entry["tried"][arm.label] = {"score": interval.mean, "half_interval": half}
+            entry["tried"][arm.label] = {"score": float(scores[arm.label].mean())}
     for entry in found.values():
         entry["chosen"] = max(entry["tried"], key=lambda s, e=entry: e["tried"][s]["score"])  # type: ignore[misc]
     return found

@@ -14,7 +14,7 @@ from rich.text import Text
 from erc_bench.analysis.numbers import estimate_text, interval_text
 from erc_bench.analysis.scorecard import MEASURES, NOTE
 from erc_bench.analysis.scores import Scores
-from erc_bench.analysis.statistics import Interval
+from erc_bench.analysis.statistics import LEAST, Interval
 
 __all__ = [
     "as_markdown",
@@ -33,7 +33,7 @@ GROUPS = {"learning": "what was learned", "drift": "how far an update went"}
 def interval_of(row: pd.Series, key: str) -> Interval:
     """The interval of a measure in a row of the summary."""
     return Interval(
-        float(row[f"{key}/mean"]),
+        float(row[f"{key}/estimate"]),
         float(row[f"{key}/low"]),
         float(row[f"{key}/high"]),
         int(row[f"{key}/n"]),
@@ -88,7 +88,7 @@ def as_markdown(summary: pd.DataFrame) -> str:
         rows = []
         for _, row in runs.iterrows():
             intervals = [(interval_of(row, m.key), m.metric.scale) for m in MEASURES]
-            cells = [interval_text(*found, separator=" ± ") for found in intervals]
+            cells = [interval_text(*found) for found in intervals]
             rows.append([row["objective"], *cells, runs_text(row)])
         blocks += [f"### {plain(str(experiment))}", _numbers_table(head, rows)]
     return "\n\n".join([*blocks, NOTE]) + "\n"
@@ -119,7 +119,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[list[str]]]:
+def score_rows(scores: Scores) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of scores, with one column per experiment and one for the IQM.
 
     Rows with an aggregate come first; otherwise rows keep the order of the records.
@@ -127,9 +127,7 @@ def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[l
     header = ["objective", *scores.experiments, "IQM"]
     rows = []
     for name in sorted(scores.objectives, key=lambda n: n not in scores.ranked):
-        cells = [
-            interval_text(scores.mean(e, name), separator=separator) for e in scores.experiments
-        ]
+        cells = [interval_text(scores.mean(e, name)) for e in scores.experiments]
         rows.append([name, *cells, estimate_text(scores.iqm(name))])
     return header, rows
 
@@ -137,13 +135,13 @@ def score_rows(scores: Scores, separator: str = "±") -> tuple[list[str], list[l
 def scores_note(scores: Scores) -> str:
     """What the table of scores shows."""
     text = (
-        "Score in [0, 1], 1 is best: mean over seeds ± half of the 95 % Student-t interval; a diverged "
-        "run counts as 0."
+        "Score in [0, 1], 1 is best: mean over seeds with its 95 % interval, which allows for failures "
+        f"not seen (n=3: three seeds, no interval below {LEAST}); a diverged run counts as 0."
     )
     if scores.ranked:
         text += (
             f" IQM: interquartile mean over all runs of {', '.join(scores.common)}, with its 95 % "
-            "stratified bootstrap interval; – for objectives that did not run in all of them."
+            "interval; – for objectives that did not run in all of them."
         )
     return text
 
@@ -162,5 +160,5 @@ def scores_as_rich(scores: Scores) -> Group:
 
 def scores_as_markdown(scores: Scores) -> str:
     """The table of scores as Markdown, and the note below it."""
-    header, rows = score_rows(scores, " ± ")
+    header, rows = score_rows(scores)
     return f"{_numbers_table([*map(plain, header)], rows)}\n\n{plain(scores_note(scores))}\n"

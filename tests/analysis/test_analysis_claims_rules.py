@@ -21,6 +21,7 @@ def test_the_committed_rules_cover_every_claim():
     assert [c.id for c in book.claims] == [*(f"C{i}" for i in range(1, 8)), "D1", "D2", "D3"]
     assert dataclasses.asdict(book.rules) == {
         "level": 0.95,
+        "collapse": 0.1,
         "seeds": 20,
         "false_discovery_rate": 0.05,
         "tokens": 5,

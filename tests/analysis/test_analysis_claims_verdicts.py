@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.synthetic_claims import PAPER, make_world
 from erc_bench.analysis.claims import as_data, assess, claims_markdown, load, unmeasured_lines
@@ -144,7 +145,7 @@ def test_an_improvement_below_the_smallest_effect_is_none(tmp_path):
     def same_but_little(experiment, label, frame):
         if label in ("dapo", "erc-dapo"):
             rng = np.random.default_rng(len(label + experiment))
-            frame[REWARD] = 0.7 + 0.02 * rng.normal(size=20)
+            frame[REWARD] = 0.7 + 0.02 * rng.normal(size=len(frame))
 
     found = verdict(make_world(tmp_path / "r", runs=same_but_little), "C6")
     row = next(r for r in found.deciding if r.arms == ("dapo", "erc-dapo"))
@@ -198,7 +199,7 @@ def test_a_missing_arm_or_column_is_named(tmp_path):
 
 
 def test_pairing_is_by_seed(tmp_path):
-    """Seeds carried to another run of the same arm widen the interval and keep the mean."""
+    """Seeds carried to another run of the same arm widen the interval."""
 
     def turned(experiment, label, frame):
         if label.startswith("erc-dapo"):
@@ -208,8 +209,8 @@ def test_pairing_is_by_seed(tmp_path):
         verdict(make_world(tmp_path / name, runs=change), "C6", "stress").deciding[0]
         for name, change in (("paired", None), ("turned", turned))
     ]
-    assert rows[0].interval.mean == pytest.approx(rows[1].interval.mean)
-    assert rows[1].interval.half > 3 * rows[0].interval.half
+    paired, turned = (row.interval.high - row.interval.low for row in rows)
+    assert turned > 2 * paired
 
 
 def diverge(count, recipe, where):
@@ -222,14 +223,137 @@ def diverge(count, recipe, where):
 
 
 def test_a_diverged_run_earns_nothing(tmp_path):
-    """Three of twenty turn an improvement of 5 pp into none, and are shown."""
+    """Three of thirty leave the typical improvement of 5 pp, forbid its verdict, and are shown."""
     found = verdict(
         make_world(tmp_path / "r", runs=diverge(3, "erc-dapo", ["stress"])), "C6", "stress"
     )
     row = found.deciding[0]
     assert row.diverged == (0, 3)
-    assert row.interval.mean < 0.05 - 0.09
-    assert found.verdict != "reproduced"
+    assert row.interval.estimate == pytest.approx(0.05, abs=0.01)
+    assert "erc-dapo may collapse in 10 % more of the seeds" in row.note
+    assert found.verdict == "inconclusive"
+
+
+def lost(count, recipes, where):
+    def change(experiment, label, frame):
+        if label.partition(":")[0] in recipes and experiment in where:
+            frame["reward/collapsed"] = np.arange(len(frame)) < count
+            frame.loc[: count - 1, "reward/final"] = 0.0
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("count", "recipes", "seeds", "expected"),
+    [
+        (0, ERC, 30, "reproduced"),
+        (1, ERC, 30, "inconclusive"),
+        (0, ERC, 28, "inconclusive"),  # too few to exclude one in ten
+        (1, ERC, 60, "reproduced"),
+        (8, ("dapo", "gppo"), 20, "reproduced"),
+    ],
+)
+def test_a_better_score_holds_only_if_collapse_allows_it(tmp_path, count, recipes, seeds, expected):
+    world = make_world(
+        tmp_path / "r", only=["stress"], seeds=seeds, runs=lost(count, recipes, ["stress"])
+    )
+    assert verdict(world, "C6", "stress").verdict == expected
+
+
+def test_a_worse_score_fails_only_if_collapse_of_the_base_allows_it(tmp_path):
+    """Worse by 15 pp in the typical run, while the base collapses in three of thirty."""
+
+    def both(experiment, label, frame):
+        scaled(REWARD, 0.8, arms=ERC)(experiment, label, frame)
+        lost(3, ("dapo",), ["stress"])(experiment, label, frame)
+
+    found = verdict(make_world(tmp_path / "r", only=["stress"], runs=both), "C6", "stress")
+    assert found.verdict == "inconclusive"
+    assert any("dapo may collapse" in row.note for row in found.deciding)
+
+
+def test_records_that_do_not_say_who_collapsed_are_judged_by_their_mean(tmp_path):
+    """5 pp cannot be shown by a bounded mean, 50 pp can."""
+
+    def unknown(gain):
+        def change(experiment, label, frame):
+            del frame["reward/collapsed"]
+            if label.startswith("erc-"):
+                frame[REWARD] = np.minimum(frame[REWARD] + gain, 1.0)
+            frame[REWARD] -= 0.2 * (gain > 0) + 0.2 * (gain > 0)
+
+        return change
+
+    for gain, expected in ((0.0, "inconclusive"), (0.5, "reproduced")):
+        world = make_world(tmp_path / str(gain), only=["stress"], runs=unknown(gain))
+        found = verdict(world, "C6", "stress")
+        assert found.verdict == expected
+        widths = [row.interval.high - row.interval.low for row in found.deciding]
+        assert min(widths) > 0.1
+
+
+COLLAPSE = """
+version = 1
+[rules]
+level = 0.95
+collapse = 0.1
+seeds = 20
+false_discovery_rate = 0.05
+tokens = 5
+[[claim]]
+id = "X"
+title = "collapse"
+statement = "gppo collapses, and erc-gppo less often"
+paper = ""
+figures = []
+[[claim.part]]
+name = "share that collapses"
+statistic = "mean"
+columns = ["reward/collapsed"]
+unit = "%"
+decides = "every"
+arms = [["gppo"]]
+holds = { above = 0.1 }
+experiments = { stress = ["stress"] }
+[[claim.part]]
+name = "change of collapse"
+statistic = "mean-difference"
+columns = ["reward/collapsed"]
+unit = "pp"
+decides = "every"
+arms = [["gppo", "erc-gppo"]]
+holds = { below = 0.0 }
+experiments = { stress = ["stress"] }
+[[claim.part]]
+name = "steadiness"
+statistic = "ratio"
+columns = ["jitter/grad/norm"]
+unit = "times"
+decides = "no"
+arms = [["gppo", "erc-gppo"]]
+holds = { below = 1.0 }
+experiments = { stress = ["stress"] }
+"""
+
+
+def test_collapse_is_decided_by_exact_tests_and_one_seed_may_decide(tmp_path):
+    """8 of 20 against none: 0.4 [0.19, 0.64] as Clopper and Pearson, p = 2 / 2^8 as McNemar."""
+    (tmp_path / "rules.toml").write_text(COLLAPSE)
+    rules = load(tmp_path / "rules.toml")
+
+    def rows(count):
+        changes = lost(count, ("gppo",), ["stress"])
+        world = make_world(tmp_path / str(count), only=["stress"], seeds=20, runs=changes)
+        return assess(world, rules).rows
+
+    share, change, steady = rows(8)
+    exact = stats.binomtest(8, 20).proportion_ci()
+    assert (share.interval.low, share.interval.high) == pytest.approx((exact.low, exact.high))
+    assert change.p == pytest.approx(2 / 2**8)
+    assert [row.verdict for row in (share, change, steady)] == ["reproduced", "reproduced", "yes"]
+    assert not any("one seed decides" in row.note for row in (change, steady))
+    _, change, _ = rows(6)  # p = 2 / 2^6 = 0.031, and 0.063 without one of the six
+    assert (change.verdict, change.note) == ("reproduced", "one seed decides")
 
 
 def test_an_arm_that_diverges_more_often_is_not_steadier(tmp_path):
@@ -245,15 +369,15 @@ def test_an_arm_that_diverges_more_often_is_not_steadier(tmp_path):
 def test_runs_without_violations_have_no_value_and_are_counted(tmp_path):
     def none_left(experiment, label, frame):
         if experiment == "stress" and label == "dapo":
-            frame.loc[:4, ["mean/drift/violation_fraction", HIDDEN]] = 0.0
+            frame.loc[:14, ["mean/drift/violation_fraction", HIDDEN]] = 0.0
         if experiment == "staleness":
             frame[["mean/drift/violation_fraction", HIDDEN]] = 0.0
 
     results = make_world(tmp_path / "r", runs=none_left)
     found = verdict(results, "C1", "stress")
     row = found.deciding[0]
-    assert (row.interval.n, row.without) == (15, 5)
-    assert "15 of 20 seeds; 5 of 20 without a value" in row.note
+    assert (row.interval.n, row.without) == (15, 15)
+    assert "15 of 20 seeds; 15 of 30 without a value" in row.note
     assert found.verdict == "inconclusive"
     sweep = verdict(results, "C1", "sweep")
     assert (sweep.verdict, {r.verdict for r in sweep.deciding}) == ("inconclusive", {"no value"})
@@ -295,7 +419,7 @@ def test_the_noise_floor_is_related_to_the_drop_rate(tmp_path):
     jitters = ("0", "0.01", "0.03")
     assert [r.point for r in rows] == [f"rollout_jitter={j}" for j in jitters]
     for row in rows:
-        assert row.interval.mean == pytest.approx(0.25, rel=0.1)
+        assert row.interval.estimate == pytest.approx(0.25, rel=0.1)
         assert row.verdict == ""
 
 

@@ -76,7 +76,7 @@ def test_recall_and_precision_are_counts(rule, violation, seed):
 
 def test_the_tables_pool_the_seeds_and_what_the_clip_does_not_find_is_hidden(tmp_path):
     """Shares of all seeds' tokens; the hidden share at delta is one minus the clip's recall there."""
-    results = make_world(tmp_path / "world", only=["stress", "forking_tokens"], seeds=4)
+    results = make_world(tmp_path / "world", only=["stress", "forking_tokens"], seeds=6)
     table = detection(results)
     keys = ["experiment", "objective", "rule", "violation", "measure"]
     assert not table.duplicated(keys).any()

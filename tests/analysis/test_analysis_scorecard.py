@@ -12,7 +12,7 @@ from erc_bench.analysis import (
     as_rich,
     collapses,
     interval_text,
-    mean_interval,
+    median_interval,
     out_of_band_to_bound,
     paired,
     per_seed,
@@ -25,7 +25,7 @@ from erc_bench.studies.records import Results
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return make_results(tmp_path_factory.mktemp("records") / "r", seeds=4, tokens=20)
+    return make_results(tmp_path_factory.mktemp("records") / "r", seeds=6, tokens=20)
 
 
 @pytest.fixture(scope="module")
@@ -72,35 +72,35 @@ def test_one_row_per_experiment_and_objective(results):
     table = summary(results)
     assert len(table) == 2 * 5
     assert not table.duplicated(["experiment", "objective"]).any()
-    assert set(table["seeds"]) == {4}
+    assert set(table["seeds"]) == {6}
 
 
 def test_known_shares_come_back(results):
     arm = row(summary(results), experiment="unsampled_shift", objective="erc-dapo")
-    factor = np.mean([seed_factor(s) for s in range(4)])
-    assert arm["clip_bound/mean"] == pytest.approx(BOUND)
-    assert arm["out_of_band/mean"] == pytest.approx(OUT_OF_BAND * factor)
-    assert arm["dropped/mean"] == pytest.approx(DROPPED * factor)
-    assert arm["kl_exact/mean"] == pytest.approx(0.004)
-    assert arm["final_reward/mean"] == pytest.approx(0.85)
-    assert arm["share_of_optimum/mean"] == pytest.approx(0.85)
-    assert arm["tokens/mean"] == 20 * 768
+    factor = np.median([seed_factor(s) for s in range(6)])
+    assert arm["clip_bound/estimate"] == pytest.approx(BOUND)
+    assert arm["out_of_band/estimate"] == pytest.approx(OUT_OF_BAND * factor)
+    assert arm["dropped/estimate"] == pytest.approx(DROPPED * factor)
+    assert arm["kl_exact/estimate"] == pytest.approx(0.004)
+    assert arm["final_reward/estimate"] == pytest.approx(0.85)
+    assert arm["share_of_optimum/estimate"] == pytest.approx(0.85)
+    assert arm["tokens/estimate"] == 20 * 768
 
 
-def test_gradient_spread_is_the_deviation_over_updates_then_the_mean_over_seeds(results):
+def test_gradient_spread_is_the_deviation_over_updates_then_the_median_over_seeds(results):
     metrics = results.read("metrics")
     arm = metrics[(metrics.experiment == "forking_tokens") & (metrics.objective == "gppo")]
-    by_hand = [np.std(arm[arm.seed == s]["grad/norm"], ddof=1) for s in range(4)]
+    by_hand = [np.std(arm[arm.seed == s]["grad/norm"], ddof=1) for s in range(6)]
     got = row(summary(results), experiment="forking_tokens", objective="gppo")
-    expected = mean_interval(by_hand)
-    assert got["grad_norm_spread/mean"] == pytest.approx(expected.mean)
+    expected = median_interval(by_hand)
+    assert got["grad_norm_spread/estimate"] == pytest.approx(expected.estimate)
     assert got["grad_norm_spread/low"] == pytest.approx(expected.low)
 
 
 def test_a_diverged_run_is_counted_and_has_reward_zero(failing):
     arm = row(summary(failing), objective="dapo")
     assert (arm["seeds"], arm["diverged"]) == (3, 1)
-    assert arm["final_reward/mean"] == pytest.approx((0.7 + 0.0 + 0.74) / 3)
+    assert arm["final_reward/estimate"] == pytest.approx(0.7)
     assert arm["final_reward/n"] == 3
     assert arm["entropy_change/n"] == 2
     assert arm["kl_exact/n"] == 3  # from the updates before divergence
@@ -114,8 +114,8 @@ def test_an_arm_whose_every_run_diverged_at_once_stays_in_the_table(tmp_path):
     run["metrics"][measured] = np.nan
     results.write_part("0", run)
     arm = row(summary(results), objective="dapo")
-    assert (arm["diverged"], arm["final_reward/mean"]) == (1, 0.0)
-    assert math.isnan(arm["kl_exact/mean"])
+    assert (arm["diverged"], arm["final_reward/estimate"]) == (1, 0.0)
+    assert math.isnan(arm["kl_exact/estimate"])
 
 
 def test_metrics_that_no_arm_has_are_unknown_not_zero(tmp_path):
@@ -124,8 +124,8 @@ def test_metrics_that_no_arm_has_are_unknown_not_zero(tmp_path):
     run["metrics"] = run["metrics"].drop(columns=["clip/ratio_bound_fraction", "drift/kl_exact"])
     results.write_part("0", run)
     arm = row(summary(results), objective="reinforce")
-    assert math.isnan(arm["clip_bound/mean"])
-    assert math.isnan(arm["kl_exact/mean"])
+    assert math.isnan(arm["clip_bound/estimate"])
+    assert math.isnan(arm["kl_exact/estimate"])
 
 
 def test_share_of_an_optimum_that_is_not_positive_is_unknown(tmp_path):
@@ -133,18 +133,18 @@ def test_share_of_an_optimum_that_is_not_positive_is_unknown(tmp_path):
     run = make_run("null_reward", "dapo", 0, 5)
     run["runs"]["reward/optimal"] = 0.0
     results.write_part("0", run)
-    assert math.isnan(summary(results)["share_of_optimum/mean"][0])
+    assert math.isnan(summary(results)["share_of_optimum/estimate"][0])
 
 
 def test_paired_finds_the_known_difference_and_its_sign(results):
     table = paired(per_seed(results), "dapo", "erc-dapo")
     reward = row(table, experiment="unsampled_shift", measure="final_reward")
-    differences = [0.85 - (0.7 + 0.02 * s) for s in range(4)]
-    assert reward["difference/mean"] == pytest.approx(np.mean(differences))
-    assert reward["difference/low"] == pytest.approx(mean_interval(differences).low)
+    differences = [0.85 - (0.7 + 0.02 * s) for s in range(6)]
+    assert reward["difference/estimate"] == pytest.approx(np.median(differences))
+    assert reward["difference/low"] == pytest.approx(median_interval(differences).low)
     assert reward["verdict"] == "better"
     spread = row(table, experiment="unsampled_shift", measure="grad_norm_spread")
-    assert spread["difference/mean"] < 0
+    assert spread["difference/estimate"] < 0
     assert spread["verdict"] == "better"  # lower is better
     back = paired(per_seed(results), "erc-dapo", "dapo")
     assert row(back, experiment="unsampled_shift", measure="final_reward")["verdict"] == "worse"
@@ -155,24 +155,24 @@ def test_paired_finds_the_known_difference_and_its_sign(results):
 def test_the_papers_contrast_with_its_known_ratio(results):
     contrast = out_of_band_to_bound(results, "unsampled_shift")
     assert (contrast.base, contrast.other) == ("dapo", "erc-dapo")
-    ratios = [OUT_OF_BAND * seed_factor(s) / BOUND for s in range(4)]
+    ratios = [OUT_OF_BAND * seed_factor(s) / BOUND for s in range(6)]
     np.testing.assert_allclose(contrast.per_seed["ratio"], ratios)
-    assert contrast.ratio.mean == pytest.approx(np.exp(np.mean(np.log(ratios))))
-    assert 0 < contrast.lower_bound < contrast.ratio.mean
+    assert contrast.ratio.estimate == pytest.approx(np.median(ratios))
+    assert 0 < contrast.lower_bound < contrast.ratio.estimate
     assert "times as many" in contrast.sentence()
 
 
 def test_a_bound_share_of_zero_gives_a_lower_bound_instead_of_infinity(tmp_path):
     results = Results.create(tmp_path / "r", {})
-    runs = [make_run("e", arm, seed, 5) for arm in ("dapo", "erc-dapo") for seed in range(3)]
+    runs = [make_run("e", arm, seed, 5) for arm in ("dapo", "erc-dapo") for seed in range(6)]
     for run in runs:
         run["metrics"]["clip/ratio_bound_fraction"] = 0.0
     results.write_part("0", {t: pd.concat([r[t] for r in runs]) for t in runs[0]})
     contrast = out_of_band_to_bound(results, "e")
-    assert math.isnan(contrast.ratio.mean)
+    assert math.isnan(contrast.ratio.estimate)
     assert np.isinf(contrast.per_seed["ratio"]).all()
     low = contrast.out_of_band.low
-    assert contrast.lower_bound == pytest.approx(low / (3 / (3 * 20 * 768)))
+    assert contrast.lower_bound == pytest.approx(low / (3 / (6 * 20 * 768)))
     assert "at least" in contrast.sentence()
     assert "inf" not in contrast.sentence()
 
@@ -187,14 +187,14 @@ def test_the_contrast_names_what_is_missing(results):
 @pytest.mark.parametrize(
     ("interval", "scale", "text"),
     [
-        (Interval(0.71234, 0.69934, 0.72534, 5), 1.0, "0.712±0.013"),
-        (Interval(0.2029, 0.19, 0.2158, 5), 100.0, "20.3±1.3"),
-        (Interval(15360.0, 15360.0, 15360.0, 5), 1e-3, "15.4±0"),
-        (Interval(0.5, math.nan, math.nan, 1), 1.0, "0.500 n=1"),
+        (Interval(0.71234, 0.69934, 0.72534, 6), 1.0, "0.712 [0.699, 0.725]"),
+        (Interval(0.2029, 0.19, 0.2158, 6), 100.0, "20.3 [19.0, 21.6]"),
+        (Interval(15360.0, 15360.0, 15360.0, 6), 1e-3, "15.4 [15.4, 15.4]"),
+        (Interval(0.5, math.nan, math.nan, 5), 1.0, "0.500 n=5"),
         (Interval(math.nan, math.nan, math.nan, 0), 1.0, "–"),
-        (Interval(0.0, 0.0, 0.0, 4), 100.0, "0±0"),
-        (Interval(-0.951, -1.13, -0.77, 4), 1.0, "-0.95±0.18"),
-        (Interval(-0.2424, -0.2483, -0.2365, 5), 1.0, "-0.242±0.006"),
+        (Interval(0.0, 0.0, 0.0, 6), 100.0, "0 [0, 0]"),
+        (Interval(-0.951, -1.13, -0.77, 6), 1.0, "-0.95 [-1.13, -0.77]"),
+        (Interval(0.0, -0.05, 0.07, 6), 1.0, "0.000 [-0.050, 0.070]"),
     ],
 )
 def test_values_are_rounded_where_their_uncertainty_starts(interval, scale, text):
@@ -215,13 +215,13 @@ def test_the_terminal_table_fits_100_columns_and_shows_every_arm(failing):
 
 def test_markdown_holds_the_summarys_numbers_and_no_markup_from_names(tmp_path):
     name = "a|b<script>"
-    results = make_results(tmp_path / "r", experiments=("e",), arms=(name,), seeds=2, tokens=5)
+    results = make_results(tmp_path / "r", experiments=("e",), arms=(name,), seeds=6, tokens=5)
     text = as_markdown(summary(results))
     assert "<script>" not in text
     lines = [line for line in text.splitlines() if line.startswith("| a")]
     assert len(lines) == 1
     assert lines[0].replace("\\|", "").count("|") == len(MEASURES) + 3
-    assert "71.0 ± 12.7" in lines[0] or "71 ± 13" in lines[0]
+    assert "75.0 [70.0, 80.0]" in lines[0]
 
 
 def test_rich_markup_in_names_is_shown_as_it_is(tmp_path):

@@ -10,9 +10,17 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from erc_bench.analysis.claims.evidence import REWARD, Evidence
-from erc_bench.analysis.claims.inference import Decision, decide, decide_discoveries
-from erc_bench.analysis.claims.rules import Claim, Part, Regime, Thresholds
+from erc_bench.analysis.claims.evidence import COLLAPSED, Evidence
+from erc_bench.analysis.claims.inference import (
+    DIFFERENCES,
+    Decision,
+    Family,
+    collapse_overrules,
+    decide,
+    decide_discoveries,
+    one_seed_decides,
+)
+from erc_bench.analysis.claims.rules import REWARD, Claim, Criterion, Part, Regime, Thresholds
 from erc_bench.analysis.claims.statistics import (
     auroc_by_seed,
     difference,
@@ -28,6 +36,7 @@ __all__ = ["Question", "Role", "Row"]
 
 Role = Literal["deciding", "detail", "information"]
 NO_VALUE = "no value"
+NOTHING = "nothing to steady here"
 #: Those of sampled tokens; the others are of runs.
 TOKEN_STATISTICS = ("auroc", "auroc-difference", "recall", "precision", "dropped-below-kept")
 
@@ -62,7 +71,7 @@ class Row(Compared):
     Attributes:
         claim, part, regime: what the number is about.
         role: whether it decides the claim, is an experiment inside a deciding mean, or informs.
-        interval: 95 % interval over seeds; for a ratio, that of its geometric mean.
+        interval: the part's estimate over seeds with its 95 % interval.
         adjusted: the interval at ``level``, the one its family's correction asks for.
         p: the unadjusted p-value.
         verdict: the claim's word for holding or failing, "inconclusive", or "no value"; for
@@ -84,11 +93,21 @@ class Row(Compared):
     without: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Sample(Compared):
-    """Values of one comparison by seed, before any decision; for a ratio, its logarithms."""
+    """Values of one comparison by seed, before any decision; for a ratio, its logarithms.
+
+    Attributes:
+        values: of the part's statistic.
+        excess: of paired scores, 1 where only the second arm collapsed, -1 where only its base did,
+            else 0; None where the records do not say.
+        calm: the part is about steadying, and the base is not shown to collapse in more than
+            ``rules.collapse`` of the seeds.
+    """
 
     values: pd.Series
+    excess: pd.Series | None = None
+    calm: bool = False
 
     @property
     def known(self) -> np.ndarray:
@@ -152,11 +171,17 @@ class Question:
                     recipes=recipes,
                     point=evidence.point(experiment, arms, without=single),
                     values=values,
+                    excess=_excess(runs) if part.compares_scores else None,
+                    calm=part.steadies and not self._collapses(runs[0]),
                     diverged=tuple(int(r["diverged"].astype(bool).sum()) for r in runs),
                     runs=max(len(r) for r in runs),
                 )
             )
         return samples, ""
+
+    def _collapses(self, base: pd.DataFrame) -> bool:
+        """Whether a base is shown to collapse in more than ``rules.collapse`` of the seeds."""
+        return mean_interval(base[COLLAPSED], level=self.rules.level).low > self.rules.collapse
 
     def _values(
         self, experiment: str, label: str, recipes: tuple[str, ...], runs: Sequence[pd.DataFrame]
@@ -177,41 +202,46 @@ class Question:
                 by_score = [auroc_by_seed(tokens, score, delta, least) for score in scores]
                 found = by_score[0] if len(by_score) == 1 else difference(*by_score)
             return found.reindex(runs[0].index)
-        if statistic == "value":
-            return runs[0][first]
+        if statistic in ("value", "mean"):
+            return runs[0][first].astype(np.float64)
         if statistic == "share":
             return share(runs[0], first, *others)
         if statistic == "value-to-reference":
             (reference,) = evidence.comparisons(self.part.reference, recipes, {})[0]
             whole = evidence.arm(self.part.reference, reference)[others[0]]
             return share(runs[0][[first]].join(whole.rename("whole")), first, "whole")
-        pair = difference if statistic == "difference" else log_ratio
-        return pair(runs[0][first], runs[1][first])
+        pair = log_ratio if statistic == "ratio" else difference
+        return pair(*(arm[first].astype(np.float64) for arm in runs))
 
     def _rows(self, role: Role, samples: Sequence[Sample]) -> list[Row]:
-        """Decide a family; members without a single value are shown and left out of it."""
-        decisions = iter(self._decisions([s.known for s in samples if len(s.known)]))
-        return [self._row(role, s, next(decisions) if len(s.known) else None) for s in samples]
+        """Decide a family; members without a value, or with nothing to steady, are shown and left out of it."""
+        known = [s for s in samples if len(s.known) and not s.calm]
+        family = self._family(known)
+        members = [s.known for s in known]
+        if self.part.decides == "cells":
+            found = decide_discoveries(members, family, self.rules.false_discovery_rate)
+        else:
+            found = decide(members, family)
+        decisions = iter(found)
+        return [
+            self._row(role, s, family, next(decisions) if s in known else None) for s in samples
+        ]
 
-    def _decisions(self, members: Sequence[np.ndarray]) -> list[Decision]:
+    def _family(self, samples: Sequence[Sample]) -> Family:
         part, rules = self.part, self.rules
-        if part.holds is None:
-            plain = [mean_interval(x, rules.level) for x in members]
-            return [Decision(i, i, rules.level, math.nan, "inconclusive") for i in plain]
-        criterion = part.holds.logarithm() if part.logarithmic else part.holds
-        if part.decides == "cells":
-            rate = rules.false_discovery_rate
-            return decide_discoveries(
-                members, criterion, level=rules.level, seeds=rules.seeds, rate=rate
-            )
-        return decide(members, criterion, level=rules.level, seeds=rules.seeds)
+        asked = part.holds or Criterion()
+        estimator = part.estimator
+        if part.compares_scores and any(s.excess is None for s in samples):
+            estimator = DIFFERENCES  # what does not say who collapsed is judged by its mean
+        criterion = asked.logarithm() if part.logarithmic else asked
+        return Family(criterion, estimator, rules.level, rules.seeds)
 
-    def _row(self, role: Role, sample: Sample, decision: Decision | None) -> Row:
+    def _row(self, role: Role, sample: Sample, family: Family, decision: Decision | None) -> Row:
         part, rules, n = self.part, self.rules, len(sample.known)
         notes = [part.note, sample.note]
         holds: bool | None = None
         if decision is None:
-            verdict = NO_VALUE
+            verdict = NOTHING if sample.calm else NO_VALUE
         elif part.holds is None:
             verdict = ""
         else:
@@ -220,15 +250,19 @@ class Question:
                 notes.append(f"{n} of {rules.seeds} seeds")
             elif holds is None and decision.p <= 1 - rules.level:
                 notes.append("conclusive before correction")
-            objection = _objection(part, role, sample, holds)
+            objection = self._objection(role, sample, holds)
             if objection:
                 holds = None
                 notes.append(objection)
+            elif one_seed_decides(sample.known, decision, family):
+                notes.append("one seed decides")
             verdict = _word(self.claim, part, role, holds)
         without = len(sample.values) - n
         if without:
             notes.append(f"{without} of {len(sample.values)} without a value")
         nothing = Interval(math.nan, math.nan, math.nan, 0)
+        if sample.calm and n:
+            nothing = family.estimator.interval(sample.known, rules.level)
         found = decision or Decision(nothing, nothing, rules.level, math.nan, "inconclusive")
         shown = [_exp(i) if part.logarithmic else i for i in (found.interval, found.adjusted)]
         measured = {f.name: getattr(sample, f.name) for f in fields(Compared)}
@@ -247,29 +281,48 @@ class Question:
             without=without,
         )
 
+    def _objection(self, role: Role, sample: Sample, holds: bool | None) -> str:
+        """Why a row decides nothing although its interval does; empty where it may."""
+        if holds is None:
+            return ""
+        if sample.note and role == "deciding":
+            return "a mean over all its experiments is asked for"
+        if sample.excess is not None:
+            margin, better = self.rules.collapse, sample.recipes[int(holds)]
+            excess = sample.excess.dropna().to_numpy(np.float64) * (1 if holds else -1)
+            if collapse_overrules(excess, margin, self.rules.level):
+                return f"{better} may collapse in {100 * margin:g} % more of the seeds"
+        if holds and len(sample.diverged) == 2 and self.part.columns != (REWARD,):
+            base, other = sample.diverged
+            if other > base:
+                return f"{sample.recipes[1]} diverged in {other} runs, its base in {base}"
+        return ""
+
 
 def _mean(samples: Sequence[Sample], missing: Mapping[str, str]) -> Sample:
     """The average over experiments within each seed; none for a seed that lacks one of them."""
+
+    def by_seed(found: Sequence[pd.Series]) -> pd.Series:
+        return pd.concat(found, axis=1).mean(axis=1, skipna=False)
+
+    excess = [s.excess for s in samples if s.excess is not None]
     return replace(
         samples[0],
         experiment=f"mean of {len(samples)}" if len(samples) > 1 else samples[0].experiment,
         point="",
-        values=pd.concat([s.values for s in samples], axis=1).mean(axis=1, skipna=False),
+        values=by_seed([s.values for s in samples]),
+        excess=by_seed(excess) if len(excess) == len(samples) else None,
         diverged=tuple(map(sum, zip(*(s.diverged for s in samples), strict=True))),
         runs=sum(s.runs for s in samples),
         note=f"without {', '.join(missing)}" if missing else "",
     )
 
 
-def _objection(part: Part, role: Role, sample: Sample, holds: bool | None) -> str:
-    """Why a row decides nothing although its interval does; empty where it may."""
-    if holds is not None and sample.note and role == "deciding":
-        return "a mean over all its experiments is asked for"
-    if holds and len(sample.diverged) == 2 and part.columns != (REWARD,):
-        base, other = sample.diverged
-        if other > base:
-            return f"{sample.recipes[1]} diverged in {other} runs, its base in {base}"
-    return ""
+def _excess(runs: Sequence[pd.DataFrame]) -> pd.Series | None:
+    """By how much the second arm collapsed more often than the first, by seed."""
+    if any(COLLAPSED not in arm or arm[COLLAPSED].isna().any() for arm in runs):
+        return None
+    return difference(*(arm[COLLAPSED] for arm in runs))
 
 
 def _word(claim: Claim, part: Part, role: Role, holds: bool | None) -> str:
@@ -282,5 +335,5 @@ def _word(claim: Claim, part: Part, role: Role, holds: bool | None) -> str:
 
 def _exp(interval: Interval) -> Interval:
     return Interval(
-        math.exp(interval.mean), math.exp(interval.low), math.exp(interval.high), interval.n
+        math.exp(interval.estimate), math.exp(interval.low), math.exp(interval.high), interval.n
     )

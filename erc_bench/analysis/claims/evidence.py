@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from erc_bench.analysis.bounds import Bounds
+from erc_bench.analysis.claims.rules import REWARD
 from erc_bench.studies.arms import stored_arms
 from erc_bench.studies.records import Results
 
-__all__ = ["REWARD", "Evidence"]
+__all__ = ["COLLAPSED", "Evidence"]
 
-#: Final reward, 0 for a diverged run, as a share of the best policy's exact expected reward.
-REWARD = "reward/of_optimum"
+#: Whether a run lost what it had learned, or diverged; older records lack it.
+COLLAPSED = "reward/collapsed"
 TOKEN_COLUMNS = ["objective", "seed", "log_ratio", "log_entropy_ratio"]
 TOKEN_COLUMNS += ["kl_exact", "prob/old", "entropy/old", "gate_dropped"]
 
@@ -27,14 +28,19 @@ class Evidence:
     """Everything of a results folder that a claim may ask for.
 
     Attributes:
-        runs: the ``runs`` table with the column :data:`REWARD`.
+        runs: the ``runs`` table with the column ``reward/of_optimum``, which is at most 1 (an
+            evaluation by samples can exceed the optimum); a diverged run has collapsed.
     """
 
     def __init__(self, results: Results) -> None:
         runs = results.read("runs")
         optimal = runs["reward/optimal"].where(runs["reward/optimal"] > 0)
-        earned = runs["reward/final"].where(~runs["diverged"].astype(bool), 0.0)
-        self.runs = runs.assign(**{REWARD: earned / optimal})
+        diverged = runs["diverged"].astype(bool)
+        earned = runs["reward/final"].where(~diverged, 0.0)
+        runs = runs.assign(**{REWARD: (earned / optimal).clip(upper=1.0)})
+        if COLLAPSED in runs:
+            runs[COLLAPSED] = runs[COLLAPSED].astype(float).where(~diverged, 1.0)
+        self.runs = runs
         self._arms = {
             (str(experiment), str(label)): frame.set_index("seed")
             for (experiment, label), frame in self.runs.groupby(

@@ -12,10 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from erc_bench.analysis.statistics import MEDIAN, Estimator, mean_estimator
 from erc_bench.core.errors import InputError
 from erc_bench.core.validation import Count, checked_dataclass, checked_file
 
 __all__ = [
+    "REWARD",
+    "SCORES",
     "Claim",
     "Criterion",
     "Decides",
@@ -27,12 +30,14 @@ __all__ = [
     "load",
 ]
 
-Regime = Literal["paper", "stress", "sweep"]
+Regime = Literal["paper", "stress", "breaking", "sweep"]
 Decides = Literal["every", "mean", "no", "cells"]
 Statistic = Literal[
     "value",
     "share",
     "value-to-reference",
+    "mean",
+    "mean-difference",
     "difference",
     "ratio",
     "auroc",
@@ -43,11 +48,18 @@ Statistic = Literal[
 ]
 Unit = Literal["", "%", "pp", "times"]
 
+#: Final reward, 0 for a diverged run, as a share of the best policy's exact expected reward.
+REWARD = "reward/of_optimum"
+#: Columns of scores in [0, 1].
+SCORES = (REWARD, "reward/final", "score")
+
 #: How many columns and how many arms each statistic takes.
 TAKES: dict[Statistic, tuple[int, int]] = {
     "value": (1, 1),
     "share": (2, 1),
     "value-to-reference": (2, 1),
+    "mean": (1, 1),
+    "mean-difference": (1, 2),
     "difference": (1, 2),
     "ratio": (1, 2),
     "auroc": (1, 1),
@@ -121,6 +133,7 @@ class Part:
     failing: Annotated[Failing | None, Field(alias="fails")] = None
     at: Mapping[str, Numbers] = field(default_factory=dict)
     reference: str = ""
+    steadies: bool = False
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -146,6 +159,18 @@ class Part:
         return Criterion(above, below, self.failing.below, self.failing.above)
 
     @property
+    def compares_scores(self) -> bool:
+        """Whether it is a paired difference of scores, which a change of collapse can overrule."""
+        return self.statistic == "difference" and self.columns[0] in SCORES
+
+    @property
+    def estimator(self) -> Estimator:
+        """What is estimated from the values per seed: a mean of scores or flags, else the median."""
+        if self.statistic == "mean":
+            return mean_estimator(0.0, 1.0)
+        return mean_estimator(-1.0, 1.0) if self.statistic == "mean-difference" else MEDIAN
+
+    @property
     def logarithmic(self) -> bool:
         """Whether intervals are computed on the logarithm."""
         return self.statistic == "ratio"
@@ -169,9 +194,10 @@ class Claim:
 
 @checked_dataclass
 class Thresholds:
-    """The section ``[rules]``: levels, and the least numbers of seeds and of tokens."""
+    """The section ``[rules]``: levels, the margin of collapse, least numbers of seeds and of tokens."""
 
     level: Open
+    collapse: Open
     seeds: Annotated[int, Field(ge=2)]
     false_discovery_rate: Open
     tokens: Count

@@ -21,7 +21,7 @@ from erc_bench.analysis.tables import markdown_table
 __all__ = ["as_data", "claims_markdown", "claims_rich", "interval_text", "ours", "unmeasured_lines"]
 
 NOTE = (
-    "Means over paired seeds with 95 % Student-t intervals; verdicts after Holm's correction over "
+    "Medians over paired seeds with 95 % intervals; verdicts after Holm's correction over "
     "the rows of a part (phase diagram: Benjamini-Hochberg). Rules: analysis/claims.toml, fixed "
     "before the runs. A diverged run earns 0."
 )
@@ -30,17 +30,17 @@ SCALES = {"%": 100.0, "pp": 100.0, "times": 1.0, "": 1.0}
 
 
 def interval_text(interval: Interval, unit: str, *, signed: bool = False) -> str:
-    """A mean with both ends of its interval, to the digit where the uncertainty starts.
+    """An estimate with both ends of its interval, to the digit where the uncertainty starts.
 
     >>> interval_text(Interval(0.2029, 0.1951, 0.2107, 20), "%")
     '20.29 [19.51, 21.07] %'
     >>> interval_text(Interval(0.0143, 0.0011, 0.0275, 20), "pp", signed=True)
     '+1.4 [+0.1, +2.8] pp'
     """
-    if not math.isfinite(interval.mean):
+    if not math.isfinite(interval.estimate):
         return UNKNOWN
     scale, sign = SCALES[unit], "+" if signed else ""
-    mean, low, high = (scale * x for x in (interval.mean, interval.low, interval.high))
+    mean, low, high = (scale * x for x in (interval.estimate, interval.low, interval.high))
     half = (high - low) / 2
     kind = f"{sign}.{decimals(half, 4) if math.isfinite(half) and half > 0 else 3}f"
     ends = f" [{low:{kind}}, {high:{kind}}]" if math.isfinite(half) else ""
@@ -77,7 +77,7 @@ def ours(verdict: Verdict) -> str:
         if len(rows) == 1:
             number = row_text(rows[0])
         else:
-            unit, means = rows[0].part.unit, [row.interval.mean for row in rows]
+            unit, means = rows[0].part.unit, [row.interval.estimate for row in rows]
             ends = [
                 row_text(rows[0], Interval(mean, math.nan, math.nan, 1))
                 for mean in (min(means), max(means))
@@ -176,7 +176,7 @@ def figure_files(verdict: Verdict, folder: Path | None) -> list[str]:
 
 def _row_data(row: Row) -> dict[str, Any]:
     def ends(interval: Interval) -> dict[str, float | None]:
-        values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+        values = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
         return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
     return {

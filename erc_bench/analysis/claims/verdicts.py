@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from erc_bench.analysis.claims.assess import NO_VALUE, Question, Row
+from erc_bench.analysis.claims.assess import NO_VALUE, NOTHING, Question, Row
 from erc_bench.analysis.claims.evidence import Evidence
 from erc_bench.analysis.claims.rules import Claim, Regime, RuleBook, load
 from erc_bench.studies.records import Results
@@ -85,13 +85,18 @@ def assess(results: Results, rules: RuleBook | None = None) -> Assessment:
 
 def _verdict(claim: Claim, regime: Regime, rows: Sequence[Row], missing: dict[str, str]) -> Verdict:
     deciding = tuple(row for row in rows if row.role == "deciding")
-    known = [row for row in deciding if row.verdict != NO_VALUE]
-    if any(row.part.decides == "cells" for row in deciding):
+    calm = sum(row.verdict == NOTHING for row in deciding)
+    known = [row for row in deciding if row.verdict not in (NO_VALUE, NOTHING)]
+    if calm and not known:
+        word, because = NOTHING, "the base is not shown to collapse"
+    elif any(row.part.decides == "cells" for row in deciding):
         word, because = _phase(known)
     else:
         word, because = _conjunction(claim, known, complete=not missing)
-    if len(known) < len(deciding):
-        because += f"; {_count(len(deciding) - len(known), 'row')} without a value"
+    if calm:
+        because += f"; nothing to steady in {_count(calm, 'row')}"
+    if len(known) + calm < len(deciding):
+        because += f"; {_count(len(deciding) - len(known) - calm, 'row')} without a value"
     if missing and known:
         because += f"; lacks {', '.join(missing)}"
     return Verdict(claim, regime, word, because, deciding, missing)

@@ -1,16 +1,14 @@
-"""Stratified bootstrap: runs are resampled within each task, and tasks are kept."""
+"""Stratified bootstrap of a mean: values are resampled within each task, and tasks are kept."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from erc_bench.analysis.statistics.aggregates import interquartile_mean
 from erc_bench.core.errors import InputError
 
 __all__ = [
@@ -18,13 +16,14 @@ __all__ = [
     "Estimate",
     "Seed",
     "Strata",
+    "checked",
     "ends",
     "resampling_counts",
-    "stratified_bootstrap",
+    "stratified_mean",
 ]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-#: One array of runs per task.
+#: One vector of runs per task.
 Strata = Sequence[Any]
 #: Anything that :func:`numpy.random.default_rng` takes. The same seed gives the same interval.
 Seed = int | np.random.SeedSequence | np.random.Generator
@@ -32,12 +31,11 @@ Seed = int | np.random.SeedSequence | np.random.Generator
 #: Number of replicates. The Monte-Carlo error of an end of a 95 % interval is then about 0.03 of the
 #: estimate's standard error: sqrt(0.025 x 0.975 / 10,000) over the normal density at that end.
 REPLICATES = 10_000
-_BATCH = 1_000  # replicates held in memory at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and the ends of its bootstrap interval, which are NaN if a task has one run only."""
+    """A statistic and the ends of its interval, which are NaN where there is none."""
 
     value: float
     low: float
@@ -85,50 +83,29 @@ def resampling_counts(runs: int, replicates: int, rng: np.random.Generator) -> A
     return counts.reshape(replicates, runs).astype(np.float64)
 
 
-def stratified_bootstrap(
-    strata: Strata,
-    statistic: Callable[..., Any] = interquartile_mean,
-    *,
-    replicates: int = REPLICATES,
-    level: float = 0.95,
-    method: Literal["percentile", "bca"] = "percentile",
-    seed: Seed = 0,
+def stratified_mean(
+    strata: Strata, *, replicates: int = REPLICATES, level: float = 0.95, seed: Seed = 0
 ) -> Estimate:
-    """A statistic of all tasks' runs with its stratified bootstrap interval.
+    """Mean over tasks of the mean over a task's values, so that every task weighs the same.
+
+    The interval is the percentile interval of the stratified bootstrap. It is for the many problems of
+    a benchmark, not for a few seeds, of which it covers too little; :func:`.mean_interval` is for those.
 
     Args:
-        strata: one vector of runs per task, of equal or different lengths.
-        statistic: ``statistic(*strata, axis=-1)``, as those of :mod:`.aggregates`.
+        strata: one vector of values per task, of equal or different lengths.
         replicates: number of resamples.
         level: nominal coverage of the interval.
-        method: "percentile", or "bca" (bias-corrected and accelerated, Efron 1987), which is the
-            percentile interval if all replicates are equal.
         seed: determines every draw.
 
-    >>> stratified_bootstrap([[0.25, 0.25], [0.75, 0.75]], replicates=100)
+    >>> stratified_mean([[0.25, 0.25], [0.75, 0.75]], replicates=100)
     Estimate(value=0.5, low=0.5, high=0.5)
     """
-    from scipy import stats  # noqa: PLC0415 - half a second, and most commands resample nothing
-
-    runs = checked(strata)
-    value = float(statistic(*runs, axis=-1))
-    if min(len(r) for r in runs) < 2:
+    tasks = checked(strata)
+    value = float(np.mean([task.mean() for task in tasks]))
+    if min(len(task) for task in tasks) < 2:
         return Estimate(value, math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            runs,
-            statistic,
-            n_resamples=replicates,
-            batch=_BATCH,
-            vectorized=True,
-            axis=-1,
-            confidence_level=level,
-            method="BCa" if method == "bca" else "percentile",
-            rng=rng,
-        )
-    low, high = (float(end) for end in found.confidence_interval)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        low, high = (float(end) for end in ends(found.bootstrap_distribution, level))
-    return Estimate(value, low, high)
+    total = np.zeros(replicates)
+    for task in tasks:
+        total += resampling_counts(len(task), replicates, rng) @ task / (len(task) * len(tasks))
+    return Estimate(value, *map(float, ends(total, level)))

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from erc_bench.analysis.statistics.bootstrap import (
-    REPLICATES,
-    Estimate,
-    Seed,
-    ends,
-    resampling_counts,
-)
 from erc_bench.core.errors import InputError
 
-__all__ = ["pass_at_k", "pass_at_k_estimate"]
+__all__ = ["pass_at_k"]
 
 
 def pass_at_k(correct: Any, samples: Any, k: int) -> Any:
@@ -46,47 +39,3 @@ def pass_at_k(correct: Any, samples: Any, k: int) -> Any:
     for j in range(int(k)):
         miss *= np.maximum(n - c - j, 0.0) / (n - j)
     return 1.0 - miss
-
-
-def pass_at_k_estimate(
-    correct: Any,
-    samples: int,
-    k: int,
-    *,
-    over: Literal["seeds", "prompts", "both"] = "seeds",
-    replicates: int = REPLICATES,
-    level: float = 0.95,
-    seed: Seed = 0,
-) -> Estimate:
-    """Mean pass@k over seeds and prompts, with a percentile bootstrap interval.
-
-    Args:
-        correct: number of correct answers, shape (seeds, prompts).
-        samples: number of answers per prompt.
-        k: number of answers that may be tried.
-        over: what is resampled. "seeds" describes other trainings on these prompts, "prompts" these
-            policies on other prompts. "both" draws the two independently, which is conservative (Owen
-            2007, arXiv:0712.1111).
-        replicates: number of resamples.
-        level: nominal coverage of the interval.
-        seed: determines every draw.
-
-    The ends are NaN if an axis that is resampled has length 1.
-    """
-    table = np.asarray(pass_at_k(correct, samples, k))
-    if table.ndim != 2 or table.size == 0:
-        raise InputError(f"correct: shape {table.shape}; (seeds, prompts) is needed")
-    if over not in ("seeds", "prompts", "both"):
-        raise InputError(f"over: {over!r}; seeds, prompts or both")
-    value = float(table.mean())
-    axes = {"seeds": (0,), "prompts": (1,), "both": (0, 1)}[over]
-    if any(table.shape[axis] < 2 for axis in axes):
-        return Estimate(value, math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    weights = [
-        resampling_counts(count, replicates, rng) if axis in axes else np.ones((replicates, count))
-        for axis, count in enumerate(table.shape)
-    ]
-    drawn = (weights[0] @ table * weights[1]).sum(1) / table.size
-    low, high = ends(drawn, level)
-    return Estimate(value, float(low), float(high))

@@ -53,7 +53,7 @@ def table(frames: Frames) -> pd.DataFrame:
     if column(runs, DROPPED).notna().any():
         share = over_seeds(runs, ["objective"], DROPPED)
         parts.append(share.assign(part=TASK, value=DROPPED))
-    order = ["part", "value", "objective", "half_width", "mean", "low", "high", "n"]
+    order = ["part", "value", "objective", "half_width", "estimate", "low", "high", "n"]
     data = pd.concat(parts, ignore_index=True)
     return data.reindex(columns=[*order, "bits", "jitter"])
 
@@ -106,7 +106,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         left, right = lower.subplots(1, 2, width_ratios=(1.5, 1))
         for place, jitter in enumerate(sorted(noise["jitter"].unique())):
             entries.append((layout.mark(**_jitter_mark(place)), f"jitter {jitter:g}"))
-        measured = data[data["part"] == TASK]["mean"]
+        measured = data[data["part"] == TASK]["estimate"]
         gate = {"color": arm_style(frames.looks([GATE])[GATE]).color, "linestyle": (0, (4, 2))}
         references = [(PAPER_DROPPED, _PAPER, f"dropped in the paper: {100 * PAPER_DROPPED:g} %")]
         references += [
@@ -133,7 +133,7 @@ def draw_sweep(axes: Axes, here: pd.DataFrame, value: str, arms: Mapping[str, St
         layout.marks(axes, points, points["half_width"], arm, along="y", scale=shown.scale, **style)
         levels = rows[rows["half_width"].isna()] if value != DROPPED else rows[:0]
         for row in levels.itertuples():  # without a gate nothing is dropped
-            axes.axhline(shown.scale * row.mean, **line_of(arm, zorder=2))
+            axes.axhline(shown.scale * row.estimate, **line_of(arm, zorder=2))
             if math.isfinite(row.low):
                 ends = shown.scale * row.low, shown.scale * row.high
                 axes.axhspan(*ends, **shade_of(arm, alpha=0.2, zorder=1))
@@ -161,7 +161,7 @@ def draw_noise(axes: Axes, here: pd.DataFrame, value: str) -> Axes:
     scale = _SHOWN[value].scale
     for place, jitter in enumerate(jitters):
         rows = here[here["jitter"] == jitter]
-        mean, low, high = (scale * rows[end].to_numpy() for end in ("mean", "low", "high"))
+        mean, low, high = (scale * rows[end].to_numpy() for end in ("estimate", "low", "high"))
         at = rows["bits"].map(bits.index) + layout.spread(place, len(jitters), 0.44)
         look: dict[str, Any] = {
             "ls": "none",

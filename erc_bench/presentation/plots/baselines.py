@@ -61,7 +61,7 @@ def table(frames: Frames) -> pd.DataFrame:
     }
     failed = runs.groupby("arm")["diverged"].sum().astype(int)
     data = data.assign(settings=data["arm"].map(settings), diverged=data["arm"].map(failed))
-    return data[["value", "arm", "settings", "mean", "low", "high", "n", "diverged"]]
+    return data[["value", "arm", "settings", "estimate", "low", "high", "n", "diverged"]]
 
 
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:
@@ -127,9 +127,9 @@ def draw_trade_off(
     for name, arm in arms.items():
         drift, reward = by_value.loc[[(value, name)]], by_value.loc[[(REWARD, name)]]
         style: dict[str, Any] = {"elinewidth": 1.0, "ecolor": arm_style(arm).color}
-        layout.marks(axes, drift, reward["mean"], arm, scale=scale, marker="", **style)
+        layout.marks(axes, drift, reward["estimate"], arm, scale=scale, marker="", **style)
         style |= {"markersize": 6, "mec": "white", "mew": 0.5}
-        layout.marks(axes, reward, scale * drift["mean"], arm, along="y", **style)
+        layout.marks(axes, reward, scale * drift["estimate"], arm, along="y", **style)
     axes.set_title("better: up and to the left", fontsize=6.5, fontweight="normal", color=MUTED)
     return axes
 

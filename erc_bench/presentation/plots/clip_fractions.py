@@ -60,10 +60,10 @@ def table(frames: Frames) -> pd.DataFrame:
             tables.append(_course(frames, experiment, here, dropping))
         for name in _MARKS:
             shown = here if name != DROPPED else here[here["objective"].isin(dropping)]
-            found = over_seeds(shown, ["objective"], name, least=3)
+            found = over_seeds(shown, ["objective"], name)
             tables.append(found.assign(kind=WHOLE, experiment=experiment, metric=name))
-    data = pd.concat(tables, ignore_index=True).dropna(subset=["mean"])
-    order = ["rollout", "mean", "low", "high", "n", "kind", "experiment", "objective", "metric"]
+    data = pd.concat(tables, ignore_index=True).dropna(subset=["estimate"])
+    order = ["rollout", "estimate", "low", "high", "n", "kind", "experiment", "objective", "metric"]
     return data.reindex(columns=order)
 
 
@@ -85,7 +85,7 @@ def _course(
         rollout=shown["rollout"] // width * width + (width - 1) / 2,
         metric=dropped.map({True: DROPPED, False: BOUND}),
     )
-    found = over_seeds(shown, ["objective", "metric", "rollout"], "share", least=3)
+    found = over_seeds(shown, ["objective", "metric", "rollout"], "share")
     return found.assign(kind=COURSE, experiment=experiment)
 
 

@@ -46,14 +46,14 @@ def table(frames: Frames) -> pd.DataFrame:
         if column(frames.metrics, name).isna().all():
             raise NothingToDraw(f"no values of {name}")
     tables = [
-        over_seeds(_binned(frames, experiment), ["objective", "update"], name, least=3).assign(
+        over_seeds(_binned(frames, experiment), ["objective", "update"], name).assign(
             experiment=experiment, metric=name
         )
         for experiment in frames.panels
         for name in (ENTROPY, GRADIENT)
     ]
-    data = pd.concat(tables, ignore_index=True).dropna(subset=["mean"])
-    return data[["update", "mean", "low", "high", "n", "experiment", "objective", "metric"]]
+    data = pd.concat(tables, ignore_index=True).dropna(subset=["estimate"])
+    return data[["update", "estimate", "low", "high", "n", "experiment", "objective", "metric"]]
 
 
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:
@@ -82,11 +82,11 @@ def limits(axes: Axes, drawn: pd.DataFrame, include: float = math.nan) -> None:
     """Limits for all intervals; where a few would dwarf the means, for the means with room around."""
     if drawn.empty:
         return
-    values = [*drawn["mean"], *([include] if math.isfinite(include) else [])]
+    values = [*drawn["estimate"], *([include] if math.isfinite(include) else [])]
     low, high = min(values), max(values)
     reach = (high - low) or abs(high) or 1.0
-    bottom = min(low, drawn["low"].fillna(drawn["mean"]).min())
-    top = max(high, drawn["high"].fillna(drawn["mean"]).max())
+    bottom = min(low, drawn["low"].fillna(drawn["estimate"]).min())
+    top = max(high, drawn["high"].fillna(drawn["estimate"]).max())
     axes.set_ylim(
         max(bottom, low - 0.4 * reach) - 0.06 * reach, min(top, high + 0.4 * reach) + 0.2 * reach
     )

@@ -48,7 +48,9 @@ class Frames:
         Sweeps and tuned arms have figures of their own, 7, 8 and 10, where points of a grid are
         axes and not arms; without any other experiment they are drawn here too.
         """
-        plain = [e for e in self.experiments if self.about(e).get("regime") != "sweep"]
+        plain = [
+            e for e in self.experiments if self.about(e).get("regime") not in ("sweep", "breaking")
+        ]
         return [e for e in plain if e not in OWN_FIGURE] or plain or self.experiments
 
     def about(self, experiment: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def curves(
     x: str,
     arms: Mapping[str, StoredArm],
     *,
-    y: str = "mean",
+    y: str = "estimate",
     scale: float = 1.0,
     alpha: float = 0.15,
 ) -> Axes:
@@ -110,10 +110,12 @@ def marks(
     scale: float = 1.0,
     **style: Any,
 ) -> Axes:
-    """Means (column mean) as marks ``at`` places of the other axis, intervals as bars along ``along``."""
+    """Estimates as marks ``at`` places of the other axis, intervals as bars along ``along``."""
     if table.empty:
         return axes
-    mean, low, high = (scale * table[end].to_numpy(dtype=float) for end in ("mean", "low", "high"))
+    mean, low, high = (
+        scale * table[end].to_numpy(dtype=float) for end in ("estimate", "low", "high")
+    )
     place = (mean, at) if along == "x" else (at, mean)
     look = arm_style(arm)
     own: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": "none"}

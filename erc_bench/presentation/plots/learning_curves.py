@@ -1,4 +1,4 @@
-"""Figure 3: the mean return against the tokens generated."""
+"""Figure 3: the return against the tokens generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from erc_bench.analysis.statistics import mean_intervals
+from erc_bench.analysis.statistics import median_intervals
 from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.entropy_gradient import draw_ends, limits
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs
@@ -43,7 +43,7 @@ def _points(frames: Frames, experiment: str) -> pd.DataFrame:
 
 
 def _curve(points: pd.DataFrame) -> pd.DataFrame:
-    """Mean and interval over an arm's seeds, at common token counts.
+    """Median and interval over an arm's seeds, at common token counts.
 
     After its divergence a run has return 0. Where the seeds' token counts differ, their curves are
     interpolated linearly on a common grid between the largest first and the smallest last count.
@@ -59,13 +59,12 @@ def _curve(points: pd.DataFrame) -> pd.DataFrame:
         start, stop = max(x[0] for x in whole), min(x[-1] for x in whole)
         grid = np.linspace(start, stop, max(len(grid), 2))
     values = [np.interp(grid, x, y, right=0.0 if failed else None) for x, y, failed in runs]
-    mean, low, high, n = mean_intervals(values)
-    low, high = (np.where(n < 3, math.nan, end) for end in (low, high))
-    return pd.DataFrame({"tokens": grid, "mean": mean, "low": low, "high": high, "n": n})
+    estimate, low, high, n = median_intervals(values)
+    return pd.DataFrame({"tokens": grid, "estimate": estimate, "low": low, "high": high, "n": n})
 
 
 def table(frames: Frames) -> pd.DataFrame:
-    """Mean return of each rollout against tokens: mean and 95 % interval over seeds.
+    """Mean return of each rollout against tokens: median and 95 % interval over seeds.
 
     Tokens, not updates, because dynamic sampling generates more for the same number of updates.
     """
@@ -104,7 +103,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         axes.set_title(name_text(experiment))
         axes.set_xlabel(f"tokens generated ({word})")
         if layout.first_column(axes):
-            axes.set_ylabel("mean return")
+            axes.set_ylabel("return")
         axes.margins(x=0.01)
     known = any(math.isfinite(value) for value in optima.values())
     extra = [(Line2D([], [], **style), "optimum")] if known else []

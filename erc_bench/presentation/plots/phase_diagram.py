@@ -51,14 +51,14 @@ def table(frames: Frames) -> pd.DataFrame:
             found = paired_over_seeds(base, other, CELL, [*BAND, *CELL], value, log=log)
             tables.append(found.assign(value=name, objective=arm))
     data = pd.concat(tables, ignore_index=True)
-    if not np.isfinite(data.loc[data["value"] == REWARD, "mean"]).any():
+    if not np.isfinite(data.loc[data["value"] == REWARD, "estimate"]).any():
         raise NothingToDraw(f"{EXPERIMENT}: no seed ran {BASE} and a gated arm at the same setting")
-    return data[["value", "objective", *BAND, *CELL, "mean", "low", "high", "n"]]
+    return data[["value", "objective", *BAND, *CELL, "estimate", "low", "high", "n"]]
 
 
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     """A row of heat maps per value and gated arm, a column per band."""
-    known = data[np.isfinite(data["mean"])]
+    known = data[np.isfinite(data["estimate"])]
     kinds = list(known[["value", "objective"]].drop_duplicates().itertuples(index=False, name=None))
     bands = list(data[BAND].drop_duplicates().sort_values(BAND).itertuples(index=False, name=None))
     figure = layout.new_figure(WIDE, (0.26 * data["updates"].nunique() + 0.32) * len(kinds) + 0.9)
@@ -67,7 +67,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         rows = [row for row, (v, _) in enumerate(kinds) if v == value]
         if not rows:
             continue
-        reach = float(np.nanmax(np.abs(data.loc[data["value"] == value, "mean"]))) or 1.0
+        reach = float(np.nanmax(np.abs(data.loc[data["value"] == value, "estimate"]))) or 1.0
         norm = Normalize(-reach, reach)
         for row in rows:
             name = kinds[row][1]
@@ -118,9 +118,9 @@ def draw_cells(
     """
     rates, updates = (sorted(every[name].unique()) for name in CELL)
     cells = here.assign(text=[_cell_text(cell) for cell in here.itertuples()])
-    cells = cells.pivot(index="updates", columns="learning_rate", values=["mean", "text"])
+    cells = cells.pivot(index="updates", columns="learning_rate", values=["estimate", "text"])
     cells = cells.reindex(index=updates[::-1])
-    mean, text = (cells[name].reindex(columns=rates) for name in ("mean", "text"))
+    mean, text = (cells[name].reindex(columns=rates) for name in ("estimate", "text"))
     style: dict[str, Any] = {"cmap": colors, "vmin": norm.vmin, "vmax": norm.vmax, "cbar": False}
     style["annot_kws"] = {"fontsize": 6.5 if len(rates) <= 5 else 5.5, "fontweight": "bold"}
     style["xticklabels"] = [f"{1000 * rate:.3g}" for rate in rates]
@@ -129,7 +129,7 @@ def draw_cells(
     texts = {t.get_position(): t for t in axes.texts}
     for cell in here.itertuples():
         x, y = rates.index(cell.learning_rate), updates[::-1].index(cell.updates)
-        if not math.isfinite(cell.mean):
+        if not math.isfinite(cell.estimate):
             axes.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=MUTED)
         elif not (cell.low > 0 or cell.high < 0):
             axes.add_patch(Rectangle((x, y), 1, 1, facecolor=(1, 1, 1, 0.65), **_UNCLEAR))
@@ -142,9 +142,9 @@ def draw_cells(
 def _cell_text(cell: Any) -> str:
     """+.05 for a difference, ×1.5 for a ratio: no more characters than a cell has room for."""
     if cell.value == LOG_KL_RATIO:
-        return f"×{math.exp(cell.mean):.2g}"
-    digits = 2 if abs(cell.mean) >= 0.01 else 3
-    text = f"{cell.mean:+.{digits}f}".replace("-", "−")
+        return f"×{math.exp(cell.estimate):.2g}"
+    digits = 2 if abs(cell.estimate) >= 0.01 else 3
+    text = f"{cell.estimate:+.{digits}f}".replace("-", "−")
     if not text.strip("+−0."):
         return "0"
     return text[0] + text[2:] if text[1] == "0" else text

@@ -82,8 +82,7 @@ def draw_improvements(
     axes: Axes, improved: pd.DataFrame, rows: Sequence[str], others: Mapping[str, StoredArm]
 ) -> Axes:
     """A row per experiment, a mark with its interval per gated arm; filled where a test found it."""
-    points = improved.rename(columns={"any/value": "mean"})
-    points = points.assign(low=points["any/low"], high=points["any/high"])
+    points = improved.rename(columns={"value": "estimate"})
     for place, (name, arm) in enumerate(others.items()):
         offset = layout.spread(place, len(others), 0.64 * (1 - 1 / len(others)))
         here = points[points["objective"] == name]

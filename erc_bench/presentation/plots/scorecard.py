@@ -84,7 +84,7 @@ def families(scores: Scores, looks: Mapping[str, StoredArm]) -> list[list[str]]:
 def table(frames: Frames) -> pd.DataFrame:
     """Mean score with its interval per experiment and objective, and the interquartile means.
 
-    The latter are over the common experiments, with stratified bootstrap intervals; objectives that
+    The latter are over the common experiments, with their intervals; objectives that
     have one come first.
     """
     scores = scores_of(frames)
@@ -100,7 +100,7 @@ def table(frames: Frames) -> pd.DataFrame:
     for name in names:
         for experiment in scores.ran(name):
             i = scores.mean(experiment, name)
-            rows.append(("mean", experiment, name, i.mean, i.low, i.high, i.n))
+            rows.append(("mean", experiment, name, i.estimate, i.low, i.high, i.n))
     for name in (n for n in names if n in scores.ranked):
         e = scores.iqm(name)
         runs = sum(len(s) for s in scores.strata(name, scores.common))
@@ -159,8 +159,7 @@ def draw_radar(axes: PolarAxes, means: pd.DataFrame, arms: Mapping[str, StoredAr
         line = line_of(arm, lw=width, marker=arm_style(arm).marker, ms=size)
         axes.plot(angles[closed], mean, zorder=3 if plain else 4, **line)
         if not plain and np.isfinite(low).all():
-            ends = np.clip([low, high], 0, 1)
-            axes.fill_between(angles[closed], *ends, **shade_of(arm, alpha=0.2, zorder=2))
+            axes.fill_between(angles[closed], low, high, **shade_of(arm, alpha=0.2, zorder=2))
     axes.set_ylim(0, 1)
     axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["", "0.5", "", "1"], fontsize=6, color=MUTED)
     axes.set_rlabel_position(math.degrees(angles[1]) / 2)
@@ -207,9 +206,9 @@ def draw_table(
             "lw": 0.8,
         }
         axes.pcolormesh(edges, [row - 0.5, row + 0.5], [shades], gid=gid, **look)
-        for head, x, cell in zip(cells, centres, found, strict=True):
+        for x, cell in zip(centres, found, strict=True):
             if cell is not None:
-                _write(axes, x, row, cell, gid, head == IQM)
+                _write(axes, x, row, cell, gid)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.xaxis.tick_top()
@@ -225,15 +224,15 @@ def draw_table(
     return axes
 
 
-def _write(axes: Axes, x: float, y: float, cell: pd.Series, gid: str, ends: bool) -> None:
-    """A value, and below it half its interval or the interval's ends."""
+def _write(axes: Axes, x: float, y: float, cell: pd.Series, gid: str) -> None:
+    """A value, and below it the ends of its interval."""
     low, high = cell["low"], cell["high"]
     known = math.isfinite(low)
     ink = "white" if cell["value"] > 0.62 else INK
     style: dict[str, Any] = {"color": ink, "ha": "center", "va": "center", "gid": gid}
     axes.text(x, y - (0.17 if known else 0), f"{cell['value']:.3f}", fontsize=6.5, **style)
     if known:
-        text = f"{low:.3f}–{high:.3f}" if ends else f"±{(high - low) / 2:.3f}"
+        text = f"{low:.2f}–{high:.2f}"
         axes.text(x, y + 0.24, text, fontsize=5.4, **style)
 
 

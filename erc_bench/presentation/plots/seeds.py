@@ -1,4 +1,4 @@
-"""Means and 95 % intervals over seeds as tidy tables, and the runs with what figures 7, 8 and 10 add."""
+"""Medians and 95 % intervals over seeds as tidy tables, and the runs with what figures 7, 8 and 10 add."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from erc_bench.analysis.statistics import mean_intervals
+from erc_bench.analysis.statistics import median_intervals
 from erc_bench.presentation.plots.frames import Frames, NothingToDraw
 
 REWARD, KL = "final_reward", "mean/drift/kl_exact"
@@ -23,13 +23,10 @@ def column(runs: pd.DataFrame, name: str) -> pd.Series:
     return values.where(np.isfinite(values))
 
 
-def over_seeds(
-    table: pd.DataFrame, by: Sequence[str], value: str, *, least: int = 2
-) -> pd.DataFrame:
-    """Mean and 95 % Student-t interval over seeds: one row per group, with the columns ``by`` first.
+def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """Median and 95 % interval over seeds: one row per group, with the columns ``by`` first.
 
-    Rows of one group and seed count as one observation, their mean. Below ``least`` seeds the ends
-    are NaN.
+    Rows of one group and seed count as one observation, their mean.
     """
     by = list(by)
     values = table.assign(value=column(table, value))
@@ -38,10 +35,9 @@ def over_seeds(
     seed, seeds = pd.factorize(per_seed["seed"])
     matrix = np.full((len(seeds), group.nunique()), math.nan)
     matrix[seed, group] = per_seed["value"]
-    mean, low, high, n = mean_intervals(matrix)
-    low, high = (np.where(n < least, math.nan, end) for end in (low, high))
+    estimate, low, high, n = median_intervals(matrix)
     found = per_seed.assign(group=group).drop_duplicates("group").sort_values("group")[by]
-    return found.assign(mean=mean, low=low, high=high, n=n).reset_index(drop=True)
+    return found.assign(estimate=estimate, low=low, high=high, n=n).reset_index(drop=True)
 
 
 def paired_over_seeds(

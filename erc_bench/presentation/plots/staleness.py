@@ -19,7 +19,7 @@ def table(frames: Frames) -> pd.DataFrame:
     runs = runs_of(frames, "staleness", [KL])
     tables = [over_seeds(runs, ["recipe", "updates"], v).assign(value=v) for v in (REWARD, KL)]
     data = pd.concat(tables, ignore_index=True).rename(columns={"recipe": "objective"})
-    return data[["value", "objective", "updates", "mean", "low", "high", "n"]]
+    return data[["value", "objective", "updates", "estimate", "low", "high", "n"]]
 
 
 def draw(frames: Frames, data: pd.DataFrame) -> Figure:
@@ -30,8 +30,8 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
     for axes, (value, shown) in zip(
         figure.subplots(1, 2), ((REWARD, metric("reward/final")), (KL, metric(KL))), strict=True
     ):
-        here = data[data["value"] == value].dropna(subset=["mean"])
-        here = here[here["mean"] > 0] if value == KL else here
+        here = data[data["value"] == value].dropna(subset=["estimate"])
+        here = here[here["estimate"] > 0] if value == KL else here
         for name, arm in arms.items():
             curve = here[here["objective"] == name]
             style = {"linestyle": arm_style(arm).dash, "markersize": 4}
@@ -44,7 +44,7 @@ def draw(frames: Frames, data: pd.DataFrame) -> Figure:
         axes.set_ylabel(shown.heading)
         if value == KL and len(here):
             axes.set_yscale("log", nonpositive="clip")
-            low, high = shown.scale * here["mean"].min(), shown.scale * here["mean"].max()
+            low, high = shown.scale * here["estimate"].min(), shown.scale * here["estimate"].max()
             axes.set_ylim(low / 2, 2 * high)
             layout.log_ticks(axes, "y")
     layout.legend_below(figure, layout.line_handles(arms, marked=True))

@@ -69,17 +69,17 @@ def _contrasts(results: Results, summary: pd.DataFrame) -> list[Contrast]:
 
 def _lead(contrasts: list[Contrast]) -> str:
     """The range of the contrasts of the pair that most experiments have; "" for one or none."""
-    known = [c for c in contrasts if math.isfinite(c.ratio.mean)]
+    known = [c for c in contrasts if math.isfinite(c.ratio.estimate)]
     if len(known) < 2:
         return ""
     base, other = pd.Series([(c.base, c.other) for c in known]).mode().iloc[0]
     known = sorted(
-        (c for c in known if (c.base, c.other) == (base, other)), key=lambda c: c.ratio.mean
+        (c for c in known if (c.base, c.other) == (base, other)), key=lambda c: c.ratio.estimate
     )
     if len(known) < 2:
         return ""
     low, high = known[0], known[-1]
-    least, most = (number(c.ratio.mean) for c in (low, high))
+    least, most = (number(c.ratio.estimate) for c in (low, high))
     return (
         (least if least == most else f"{least} to {most}")
         + f" times as many tokens lay outside the entropy band of {other} as the clip of {base} "
@@ -116,7 +116,7 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
     """One sentence on a pair: numbers for one experiment, counts of verdicts for several."""
     parts = []
     for key, what in _ASKED.items():
-        rows = table[(table["measure"] == key) & table["difference/mean"].notna()]
+        rows = table[(table["measure"] == key) & table["difference/estimate"].notna()]
         if rows.empty:
             continue
         if len(rows) > 1:
@@ -127,7 +127,7 @@ def _verdicts(base: str, erc: str, table: pd.DataFrame) -> str:
         row, measure = rows.iloc[0], next(m for m in MEASURES if m.key == key)
         unit = f" {measure.metric.shown}" if measure.metric.shown else ""
         low, high = (measure.metric.scale * row[f"difference/{end}"] for end in ("low", "high"))
-        other, than = (measure.metric.scale * row[f"{arm}/mean"] for arm in ("other", "base"))
+        other, than = (measure.metric.scale * row[f"{arm}/estimate"] for arm in ("other", "base"))
         text = f"{what} {number(other)}{unit} against {number(than)}{unit}"
         if int(row["difference/n"]) > 1:
             text += f" (difference {ends(low, high, 2, signed=True)}: {row['verdict']})"

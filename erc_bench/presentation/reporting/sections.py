@@ -101,11 +101,11 @@ def scorecard(results: Results, frames: Frames, numbers: Mapping[str, int]) -> d
         scores = analysis.scores(results)
     except LookupError as reason:
         return {"header": [], "rows": [], "note": f"Not shown: {reason.args[0]}."}
-    header, rows = score_rows(scores, " ± ")
+    header, rows = score_rows(scores)
     looks = frames.looks(scores.objectives)
     table = []
     for name, *cells, overall in rows:
-        means = [scores.mean(experiment, name).mean for experiment in scores.experiments]
+        means = [scores.mean(experiment, name).estimate for experiment in scores.experiments]
         table.append(
             {
                 "name": name,
@@ -155,7 +155,7 @@ def sections(
 
 def _keys(row: pd.Series) -> dict[str, str]:
     means = {
-        group: [float(row[f"{m.key}/mean"]) for m in MEASURES if m.group == group]
+        group: [float(row[f"{m.key}/estimate"]) for m in MEASURES if m.group == group]
         for group in ("learning", "drift")
     }
     failed = float(row["diverged"]) / float(row["seeds"])
@@ -164,17 +164,17 @@ def _keys(row: pd.Series) -> dict[str, str]:
 
 def _cell(row: pd.Series, measure: Measure, best: Interval | None) -> Cell:
     interval = interval_of(row, measure.key)
-    text = analysis.interval_text(interval, measure.metric.scale, separator=" ± ")
+    text = analysis.interval_text(interval, measure.metric.scale)
     return Cell(text.replace("-", "−"), best is not None and interval.overlaps(best))
 
 
 def _best(measure: Measure, rows: pd.DataFrame) -> Interval | None:
-    """Interval of the best mean; None without a direction, or with nothing to compare."""
+    """Interval of the best estimate; None without a direction, or with nothing to compare."""
     intervals = [interval_of(row, measure.key) for _, row in rows.iterrows()]
-    known = [i for i in intervals if i.n > 1]
+    known = [i for i in intervals if i.known]
     if measure.metric.better is None or len(known) < 2:
         return None
-    return (max if measure.metric.better == "higher" else min)(known, key=lambda i: i.mean)
+    return (max if measure.metric.better == "higher" else min)(known, key=lambda i: i.estimate)
 
 
 def _comparisons(
@@ -198,9 +198,9 @@ def _comparisons(
                     "pair": f"{gated} − {base}",
                     "numbers": f"{numbers[arms[gated].recipe]} {numbers[arms[base].recipe]}",
                     "measure": measure.metric.heading,
-                    "difference": analysis.interval_text(
-                        interval, measure.metric.scale, separator=" ± "
-                    ).replace("-", "−"),
+                    "difference": analysis.interval_text(interval, measure.metric.scale).replace(
+                        "-", "−"
+                    ),
                     "verdict": row["verdict"],
                 }
             )

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from erc_bench.analysis.numbers import ends, number, plus_minus
-from erc_bench.analysis.statistics import Interval, mean_interval, paired_difference
+from erc_bench.analysis.numbers import ends, number, with_ends
+from erc_bench.analysis.statistics import Interval, median_interval, paired_difference
 from erc_bench.presentation.plots import Frames
 
 
@@ -30,24 +30,24 @@ def words(function: Callable[[Frames, pd.DataFrame], Words]) -> Callable[..., Wo
     return function
 
 
-def mean_of(values: pd.Series, scale: float = 1.0, unit: str = "") -> str:
-    """Mean and half interval over seeds, from one value per seed."""
-    return plus_minus(mean_interval(values), scale, unit)
+def median_of(values: pd.Series, scale: float = 1.0, unit: str = "") -> str:
+    """Median over seeds with its interval, from one value per seed."""
+    return with_ends(median_interval(values), scale, unit)
 
 
 def interval_of(row: pd.Series) -> Interval:
     """The interval in a row of a figure's table."""
-    return Interval(row["mean"], row["low"], row["high"], row["n"])
+    return Interval(row["estimate"], row["low"], row["high"], row["n"])
 
 
 def shown(row: pd.Series, scale: float = 1.0, unit: str = "") -> str:
-    """Mean and half interval of a row of a figure's table."""
-    return plus_minus(interval_of(row), scale, unit)
+    """Estimate and interval of a row of a figure's table."""
+    return with_ends(interval_of(row), scale, unit)
 
 
 def difference(row: pd.Series) -> str:
     """A difference in a row of a figure's table, with its sign and the ends of its interval."""
-    text = number(row["mean"], signed=True)
+    text = number(row["estimate"], signed=True)
     if not math.isfinite(row["low"]):
         return text
     return f"{text} ({ends(row['low'], row['high'], signed=True)})"
@@ -61,7 +61,7 @@ def sign_of(low: float, high: float) -> int:
 def clear_sign(base: pd.Series, other: pd.Series) -> int:
     """1 or -1 where ``other - base`` over shared seeds differs from 0 (95 % interval), else 0.
 
-    >>> clear_sign(pd.Series([1.0, 1.2, 1.1]), pd.Series([2.0, 2.1, 2.2]))
+    >>> clear_sign(pd.Series([1.0, 1.2, 1.1] * 2), pd.Series([2.0, 2.1, 2.2] * 2))
     1
     """
     found = paired_difference(base, other)

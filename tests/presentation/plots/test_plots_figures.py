@@ -9,7 +9,7 @@ from analysis.synthetic import ARMS, make_results, make_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from erc_bench.analysis import mean_interval
+from erc_bench.analysis import median_interval
 from erc_bench.objectives import RECIPES
 from erc_bench.presentation.plots import (
     FIGURES,
@@ -32,7 +32,7 @@ def frames(tmp_path_factory):
     path = tmp_path_factory.mktemp("records") / "r"
     experiments = ("unsampled_shift", "forking_tokens", "entropy_null")
     return read(
-        make_results(path, experiments=experiments, seeds=3, tokens=120, diverged=(("gppo", 1),))
+        make_results(path, experiments=experiments, seeds=6, tokens=120, diverged=(("gppo", 1),))
     )
 
 
@@ -176,8 +176,8 @@ def test_entropy_curve_data_equal_the_records(frames, drawings):
     m = frames.metrics
     arm = m[(m.experiment == "forking_tokens") & (m.objective == "erc-dapo")]
     per_rollout = arm.groupby(["rollout", "seed"])["drift/entropy_new"].mean().unstack()
-    np.testing.assert_allclose(curve["mean"], per_rollout.mean(axis=1))
-    expected = [mean_interval(r) for _, r in per_rollout.iterrows()]
+    np.testing.assert_allclose(curve["estimate"], per_rollout.median(axis=1))
+    expected = [median_interval(r) for _, r in per_rollout.iterrows()]
     np.testing.assert_allclose(curve["low"], [i.low for i in expected])
     np.testing.assert_allclose(curve["update"], np.arange(20) * 8 + 3.5)
 
@@ -191,7 +191,7 @@ def test_learning_curve_data_equal_the_records_and_a_diverged_run_has_return_zer
         wide = arm.drop_duplicates(["seed", "rollout"]).pivot(
             index="rollout", columns="seed", values="reward/mean"
         )
-        np.testing.assert_allclose(curve["mean"], wide.fillna(0.0).mean(axis=1))
+        np.testing.assert_allclose(curve["estimate"], wide.fillna(0.0).median(axis=1))
         np.testing.assert_allclose(curve["tokens"], (np.arange(20) + 1) * 768)
 
 
@@ -205,16 +205,16 @@ def test_seeds_with_other_token_counts_are_interpolated(tmp_path):
     data = FIGURES["fig3_learning_curves"](read(results)).data
     assert data["tokens"].iloc[0] == 2 * 768
     assert data["tokens"].iloc[-1] == 20 * 768
-    np.testing.assert_allclose(data["mean"], data["tokens"] / 1e5)
+    np.testing.assert_allclose(data["estimate"], data["tokens"] / 1e5)
 
 
-def test_clip_figure_means_equal_the_records(frames, drawings):
+def test_clip_figure_medians_equal_the_records(frames, drawings):
     data = drawings["fig4_clip_fractions"].data
     whole = data[(data.kind == "whole run") & (data.experiment == "unsampled_shift")]
     m = frames.metrics
     for _, point in whole.iterrows():
         arm = m[(m.experiment == "unsampled_shift") & (m.objective == point.objective)]
-        assert point["mean"] == pytest.approx(arm.groupby("seed")[point.metric].mean().mean())
+        assert point["estimate"] == pytest.approx(arm.groupby("seed")[point.metric].mean().median())
     assert set(whole.loc[whole.metric == "gate/dropped_fraction", "objective"]) == {
         "erc-dapo",
         "erc-gppo",
@@ -252,18 +252,18 @@ def test_ratio_figure_regions_are_the_rules(drawings):
 
 
 def test_intervals_over_seeds_are_those_of_the_analysis_and_few_seeds_have_none():
-    values = np.random.default_rng(0).normal(size=(5, 4))
+    values = np.random.default_rng(0).normal(size=(8, 4))
     values[2, 1] = np.nan
     values[2:, 2] = np.nan
     values[1:, 3] = np.nan
     seed, group = np.indices(values.shape)
     table = pd.DataFrame({"seed": seed.ravel(), "group": group.ravel(), "v": values.ravel()})
-    ends = ["mean", "low", "high", "n"]
-    for column, row in over_seeds(table, ["group"], "v").iterrows():
-        expected = dataclasses.astuple(mean_interval(values[:, column]))
+    ends = ["estimate", "low", "high", "n"]
+    found = over_seeds(table, ["group"], "v")
+    for column, row in found.iterrows():
+        expected = dataclasses.astuple(median_interval(values[:, column]))
         np.testing.assert_allclose(row[ends].to_numpy(float), expected)
-    few = over_seeds(table, ["group"], "v", least=3).set_index("group")
-    assert few["low"].isna().to_list() == [False, False, True, True]
+    assert found["low"].isna().to_list() == [False, False, True, True]
 
 
 def test_settings_are_read_defensively(frames):

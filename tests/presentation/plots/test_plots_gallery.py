@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import QuadMesh
 
-from erc_bench.analysis import mean_interval, paired_difference
+from erc_bench.analysis import median_interval, paired_difference
 from erc_bench.analysis.numbers import ends, number
 from erc_bench.presentation.plots import (
     FIGURES,
@@ -45,7 +45,7 @@ from plots.gallery import (
 )
 from plots.test_plots_figures import assert_legible
 
-SEEDS = 4
+SEEDS = 6
 OURS = ("fig7_baselines", "fig8_phase_diagram", "fig8b_staleness", "fig10_band_and_noise")
 
 
@@ -103,25 +103,25 @@ def test_a_sweep_alone_is_drawn_in_figures_2_to_4(frames):
     assert dataclasses.replace(frames, runs=runs).panels == ["staleness"]
 
 
-def test_baselines_are_means_and_paired_differences_over_seeds(frames, drawings):
+def test_baselines_are_medians_and_paired_differences_over_seeds(frames, drawings):
     data = drawings["fig7_baselines"].data.set_index(["value", "arm"])
     reference = final_rewards(frames, "baselines", "erc-dapo")
     for label, (reward, kl) in BASELINES.items():
         arm, _, settings = label.partition(":")
         rewards = final_rewards(frames, "baselines", arm)
-        expected = mean_interval(rewards)
+        expected = median_interval(rewards)
         row = data.loc[("final_reward", arm)]
-        assert row["mean"] == pytest.approx(expected.mean)
+        assert row["estimate"] == pytest.approx(expected.estimate)
         assert row["low"] == pytest.approx(expected.low)
-        assert row["mean"] == pytest.approx(reward, abs=0.08)
+        assert row["estimate"] == pytest.approx(reward, abs=0.08)
         for width in (0.05, 0.1):  # equal ends of a pair are one setting
             settings = settings.replace(f"band_high={width},band_low={width}", f"band={width}")
         assert row["settings"] == settings
-        assert data.loc[("mean/drift/kl_exact", arm), "mean"] == pytest.approx(kl, rel=0.3)
+        assert data.loc[("mean/drift/kl_exact", arm), "estimate"] == pytest.approx(kl, rel=0.3)
         if arm != "erc-dapo":
             expected = paired_difference(reference, rewards)
             row = data.loc[("difference", arm)]
-            got = row[["mean", "low", "high", "n"]].to_numpy(float)
+            got = row[["estimate", "low", "high", "n"]].to_numpy(float)
             np.testing.assert_allclose(got, dataclasses.astuple(expected))
     assert ("difference", "erc-dapo") not in data.index
 
@@ -145,7 +145,7 @@ def test_a_diverged_baseline_counts_as_reward_zero_and_is_named(frames):
     drawing = drawn("fig7_baselines", dataclasses.replace(frames, runs=runs))
     row = drawing.data.set_index(["value", "arm"]).loc[("final_reward", "gspo")]
     alive = runs.loc[runs.objective.str.startswith("gspo:") & ~failed, "reward/final"]
-    assert row["mean"] == pytest.approx(alive.sum() / SEEDS)
+    assert row["estimate"] == pytest.approx(np.median([*alive, 0.0]))
     assert "Diverged runs: gspo 1." in drawing.caption
 
 
@@ -158,12 +158,12 @@ def test_every_cell_of_the_phase_diagram_is_the_paired_difference_at_its_setting
         base = final_rewards(frames, "phase_diagram", "dapo", **at)
         other = final_rewards(frames, "phase_diagram", cell.objective, band_low=cell.band_low, **at)
         expected = dataclasses.astuple(paired_difference(base, other))
-        np.testing.assert_allclose(cell[["mean", "low", "high", "n"]].to_numpy(float), expected)
+        np.testing.assert_allclose(cell[["estimate", "low", "high", "n"]].to_numpy(float), expected)
 
 
 def test_the_phase_diagrams_drift_is_the_ratio_of_exact_kl(drawings):
     data = drawings["fig8_phase_diagram"].data
-    ratios = np.exp(data[data.value == "log_kl_ratio"].groupby("objective")["mean"].mean())
+    ratios = np.exp(data[data.value == "log_kl_ratio"].groupby("objective")["estimate"].mean())
     assert ratios["erc-dapo"] == pytest.approx(1.5, rel=0.15)
     assert ratios["erc-directional-dapo"] == pytest.approx(0.5, rel=0.15)
 
@@ -195,10 +195,10 @@ def test_one_update_per_rollout_has_reward_but_no_place_on_the_logarithm_of_kl(d
     drawing = drawings["fig8b_staleness"]
     assert sorted(drawing.data.updates.unique()) == list(STALENESS)
     kl = drawing.data[drawing.data.value == "mean/drift/kl_exact"]
-    assert (kl.loc[kl.updates == 1, "mean"] == 0).all()
+    assert (kl.loc[kl.updates == 1, "estimate"] == 0).all()
     at_most = drawing.data.set_index(["value", "objective", "updates"])
-    mean = at_most.loc[("final_reward", "erc-dapo", 64), "mean"]
-    assert re.search(rf"At 64 updates:.*erc-dapo {mean:.3g} ±", drawing.caption)
+    median = at_most.loc[("final_reward", "erc-dapo", 64), "estimate"]
+    assert re.search(rf"At 64 updates:.*erc-dapo {median:.3g} \(", drawing.caption)
 
 
 def test_the_band_sweep_has_every_width_and_the_ungated_base_as_one_level(frames, drawings):
@@ -208,7 +208,7 @@ def test_the_band_sweep_has_every_width_and_the_ungated_base_as_one_level(frames
     assert list(erc.half_width) == list(WIDTHS)
     for _, row in erc.iterrows():
         rewards = final_rewards(frames, "beta_sweep", "erc-dapo", band_high=row.half_width)
-        assert row["mean"] == pytest.approx(rewards.mean())
+        assert row["estimate"] == pytest.approx(rewards.median())
     base = swept[swept.objective == "dapo"]
     assert len(base) == 1
     assert math.isnan(base.half_width.item())
@@ -220,8 +220,8 @@ def test_the_noise_floor_is_the_share_outside_without_an_update(drawings):
     outside = data[data.value == "mean/drift/out_of_band_fraction"].set_index(["bits", "jitter"])
     assert set(outside.index) == set(itertools.product(BITS, JITTERS))
     for bits in BITS:
-        assert outside.loc[(bits, 0.0), "mean"] == pytest.approx(NOISE_FLOOR[bits])
-    dropped = drawing.data[drawing.data.part == "forking_tokens"]["mean"].item()
+        assert outside.loc[(bits, 0.0), "estimate"] == pytest.approx(NOISE_FLOOR[bits])
+    dropped = drawing.data[drawing.data.part == "forking_tokens"]["estimate"].item()
     assert f"puts {100 * NOISE_FLOOR[8] / dropped:.3g} % as many outside" in drawing.caption
     labels = [t.get_text() for t in drawing.figure.legends[0].get_texts()]
     assert f"dropped by erc-dapo in forking_tokens: {100 * dropped:.3g} %" in labels
@@ -268,15 +268,15 @@ def test_paired_bands_pair_by_seed_and_leave_out_what_has_no_logarithm():
     a = pd.DataFrame({"seed": [0, 1, 2, 3], "x": 1, "v": [1.0, 2.0, 0.0, 4.0]})
     b = pd.DataFrame({"seed": [1, 0, 2, 5], "x": 1, "v": [6.0, 2.0, 1.0, 9.0]})
     difference = paired_over_seeds(a, b, ["x"], ["x"], "v").iloc[0]
-    assert (difference["n"], difference["mean"]) == (3, pytest.approx(2.0))
+    assert (difference["n"], difference["estimate"]) == (3, pytest.approx(1.0))
     ratio = paired_over_seeds(a, b, ["x"], ["x"], "v", log=True).iloc[0]
-    assert (ratio["n"], math.exp(ratio["mean"])) == (2, pytest.approx(math.sqrt(6)))
+    assert (ratio["n"], math.exp(ratio["estimate"])) == (2, pytest.approx(math.sqrt(6)))
 
 
 def test_repeated_runs_of_a_seed_are_one_observation():
     runs = pd.DataFrame({"arm": "a", "seed": [0, 0, 1], "v": [0.0, 2.0, 3.0]})
     row = over_seeds(runs, ["arm"], "v").iloc[0]
-    assert (row["n"], row["mean"]) == (2, 2.0)
+    assert (row["n"], row["estimate"]) == (2, 2.0)
 
 
 def test_rounding_keeps_the_stated_digits_and_is_idempotent():

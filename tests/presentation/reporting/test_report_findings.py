@@ -25,7 +25,7 @@ def results(tmp_path_factory):
 def test_the_lead_gives_the_range_of_the_contrasts(results):
     found = findings(results, summary(results))
     experiments = list(dict.fromkeys(summary(results)["experiment"]))
-    ratios = {e: out_of_band_to_bound(results, e).ratio.mean for e in experiments}
+    ratios = {e: out_of_band_to_bound(results, e).ratio.estimate for e in experiments}
     low, high = min(ratios, key=ratios.get), max(ratios, key=ratios.get)
     assert found.lead.startswith(f"{ratios[low]:,.3g} to {ratios[high]:,.3g} times as many tokens")
     assert f"least in {low}, most in {high}" in found.lead

@@ -13,7 +13,7 @@ from erc_bench import api
 from erc_bench.adapters.demos.llm.noise import tabulate
 from erc_bench.adapters.demos.llm.training import Settings
 from erc_bench.adapters.logs import read_trl, write_records
-from erc_bench.analysis.statistics.intervals import mean_interval
+from erc_bench.analysis.statistics.intervals import median_interval
 from erc_bench.analysis.tables import markdown_table
 from erc_bench.core.errors import InputError
 from erc_bench.core.storage import read_object, write_text
@@ -77,7 +77,7 @@ def _ends(path: Path) -> tuple[float, float]:
 
 
 def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
-    """Means over seeds and paired differences to the first arm, with 95 % intervals or the values."""
+    """Medians over seeds and paired differences to the first arm, with 95 % intervals or the values."""
     by_run = metrics.groupby(["objective", "seed"])
     values = runs.set_index(["objective", "seed"])
     for column in SHOWN:
@@ -87,7 +87,7 @@ def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
     arms = list(dict.fromkeys(runs["objective"]))
     parts = [values.loc[arm, [*SHOWN]] for arm in arms]
     parts += [part - parts[0] for part in parts[1:]]
-    head = [f"mean over {runs['seed'].nunique()} seeds", *arms]
+    head = [f"median over {runs['seed'].nunique()} seeds", *arms]
     head += [f"{arm} - {arms[0]}, paired" for arm in arms[1:]]
     rows = [
         [name, *(_text(part[column], scale, unit) for part in parts)]
@@ -97,12 +97,12 @@ def table(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
 
 
 def _text(values: pd.Series, scale: float, unit: str) -> str:
-    """Mean and 95 % interval; with fewer than three seeds the values, as an interval would be too wide."""
-    interval = mean_interval(values)
-    mean = f"{interval.mean * scale:.3g}{unit}"
-    if interval.n < 3:
-        return f"{mean} ({', '.join(f'{v * scale:.3g}' for v in values.dropna())})"
-    return f"{mean} ({interval.low * scale:.3g} to {interval.high * scale:.3g})"
+    """Median and 95 % interval; the values where the seeds are too few for an interval."""
+    interval = median_interval(values)
+    text = f"{interval.estimate * scale:.3g}{unit}"
+    if not interval.known:
+        return f"{text} ({', '.join(f'{v * scale:.3g}' for v in values.dropna())})"
+    return f"{text} ({interval.low * scale:.3g} to {interval.high * scale:.3g})"
 
 
 def noise_markdown(rows: pd.DataFrame) -> str:

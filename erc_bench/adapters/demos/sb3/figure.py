@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from erc_bench.analysis.numbers import decimals
-from erc_bench.analysis.statistics import mean_interval, paired_difference
+from erc_bench.analysis.statistics import median_interval, paired_difference
 from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.seeds import over_seeds
 from erc_bench.presentation.plots.style import INK, WIDE, line_of, ordered, styled
@@ -36,21 +36,25 @@ def _arms(runs: pd.DataFrame) -> dict[str, StoredArm]:
 
 
 def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
-    """Per environment and arm: mean evaluation return, and its paired difference to the base."""
+    """Per environment and arm: median evaluation return, and its paired difference to the base."""
     rows = []
     for environment, here in runs.groupby("environment", sort=False):
         final = here.groupby(["objective", "seed"])["final"].first()
         for arm in _arms(here):
-            mean = mean_interval(final[arm])
-            row = {"environment": environment, "objective": arm, "seeds": mean.n}
-            row |= {"return": mean.mean, "low": mean.low, "high": mean.high}
+            final_return = median_interval(final[arm])
+            row = {"environment": environment, "objective": arm, "seeds": final_return.n}
+            row |= {
+                "return": final_return.estimate,
+                "low": final_return.low,
+                "high": final_return.high,
+            }
             own = here[here["objective"] == arm]
             row |= {name: own[metric].mean() for metric, (name, _) in SHARES.items()}
             row["dropped"] = own["gate/dropped_fraction"].mean()
             if arm != base and base in final:
                 found = paired_difference(final[base], final[arm])
                 ends = {"difference_low": found.low, "difference_high": found.high}
-                row |= {"difference": found.mean, **ends}
+                row |= {"difference": found.estimate, **ends}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -67,9 +71,9 @@ def _curve(
     axes: Axes, here: pd.DataFrame, arm: StoredArm, metric: str, scale: float, **extra: object
 ) -> pd.DataFrame:
     curve = over_seeds(here[here["objective"] == arm.label], ["objective", "steps"], metric)
-    curve[["mean", "low", "high"]] *= scale
+    curve[["estimate", "low", "high"]] *= scale
     line = line_of(arm, **extra)
-    axes.plot(curve["steps"] / 1e3, curve["mean"], **line)
+    axes.plot(curve["steps"] / 1e3, curve["estimate"], **line)
     shaded = curve.dropna(subset=["low"])
     ends = shaded["low"], shaded["high"]
     axes.fill_between(shaded["steps"] / 1e3, *ends, color=line["color"], alpha=0.15, linewidth=0)
@@ -78,7 +82,7 @@ def _curve(
 
 @styled
 def draw(runs: pd.DataFrame) -> Plate:
-    """Draw means and 95 % intervals over seeds; the titles tell the returns after training."""
+    """Draw medians and 95 % intervals over seeds; the titles tell the returns after training."""
     environments = list(dict.fromkeys(runs["environment"]))
     figure = layout.new_figure(WIDE, 4.0)
     grid = figure.subplots(2, len(environments), squeeze=False, sharex="col")

@@ -28,13 +28,13 @@ def scorecard(frames: Frames, data: pd.DataFrame) -> Words:
     caption = (
         "Scores in [0, 1], 1 is best. Radars: mean and 95 % interval over seeds, in the experiments "
         "that the base and its gated arms share; the area means nothing, the order of the axes is "
-        "arbitrary. Table: mean ± half of the 95 % Student-t interval."
+        "arbitrary. Table: mean and 95 % interval."
     )
     iqm = data[data["kind"] == IQM]
     if len(iqm):
         caption += (
             f" {IQM}: interquartile mean over all runs of {sentence_list(scores.common)}, with its "
-            "95 % stratified bootstrap interval; empty for objectives that did not run in all of "
+            "95 % interval; empty for objectives that did not run in all of "
             f"them. Highest: {_highest(iqm)}."
         )
     failed = frames.runs[frames.runs["diverged"].astype(bool)]
@@ -61,8 +61,7 @@ def profiles(frames: Frames, data: pd.DataFrame) -> Words:
     notice = "A profile above another is better at that score; profiles that cross have no order."
     caption = (
         "Left: share of runs that score above τ, averaged over "
-        f"{sentence_list(scores_of(frames).common)}; bands are pointwise 95 % stratified bootstrap "
-        "intervals."
+        f"{sentence_list(scores_of(frames).common)}; bands are pointwise 95 % intervals."
     )
     improved = data[data["kind"] == IMPROVEMENT]
     if improved.empty:
@@ -73,8 +72,8 @@ def profiles(frames: Frames, data: pd.DataFrame) -> Words:
         f"{better} of {tested} tests found it better, {worse} worse."
     )
     caption += (
-        " Right: probability that a run with the gate scores higher than a run without it, any seed "
-        "of one against any of the other, ties one half, with 95 % stratified bootstrap intervals. "
+        " Right: probability that a run with the gate scores higher than the run of the same seed "
+        "without it, ties one half, with 95 % intervals. "
         "Filled: the mean difference on the same seeds differs from 0 in a sign-flip test, p < "
         f"{FOUND:g} after Holm's correction for {len(improved)} tests."
     )
@@ -82,7 +81,7 @@ def profiles(frames: Frames, data: pd.DataFrame) -> Words:
     for (base, other), here in improved.groupby(["base", "objective"], sort=False):
         whole = here[here["experiment"] == OVERALL]
         row = (whole if len(whole) else here).iloc[0]
-        found = Estimate(row["any/value"], row["any/low"], row["any/high"])
+        found = Estimate(row["value"], row["low"], row["high"])
         text = f"{other} over {base}, {row['experiment']}: {estimate_text(found)}"
         better, worse, tested = _found(here)
         findings.append(f"{text}; of {tested} experiments better in {better}, worse in {worse}.")

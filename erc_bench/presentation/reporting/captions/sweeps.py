@@ -32,7 +32,7 @@ def baselines(frames: Frames, data: pd.DataFrame) -> Words:
     by_value = {value: rows.set_index("arm") for value, rows in data.groupby("value")}
     caption = (
         f"Arms tuned with an equal budget, {seeds} paired seeds. Above: points are "
-        "seeds, marks means and bars 95 % intervals over seeds; a diverged run has reward 0. "
+        "seeds, marks medians and bars 95 % intervals over seeds; a diverged run has reward 0. "
         "Exact KL (logarithmic axis) and hidden violations (exact KL above δ, ratio inside the "
         "clip range) are means over a run's updates. Below: reward against drift."
     )
@@ -49,11 +49,11 @@ def baselines(frames: Frames, data: pd.DataFrame) -> Words:
     caption += f" Tuned settings: {'; '.join(tuned)}." if tuned else ""
     caption += f" Diverged runs: {', '.join(failed)}." if failed else ""
 
-    best = rows.loc[rows["mean"].idxmax()]
+    best = rows.loc[rows["estimate"].idxmax()]
     notice = (
         "In the second panel an interval right of the line is an arm that earns more than "
-        f"{REFERENCE}, left of it less; below, the best trade is up and to the left. Highest mean "
-        f"reward: {best.name}, {shown(best)}."
+        f"{REFERENCE}, left of it less; below, the best trade is up and to the left. Highest "
+        f"median reward: {best.name}, {shown(best)}."
     )
     ends = compared[np.isfinite(compared["low"])][["low", "high"]].to_numpy()
     if len(ends):
@@ -65,14 +65,14 @@ def baselines(frames: Frames, data: pd.DataFrame) -> Words:
 @words
 def phase_diagram(_: Frames, data: pd.DataFrame) -> Words:
     """In how many cells a gated arm is clearly better or worse, and its best and worst cell."""
-    known = data[np.isfinite(data["mean"])]
+    known = data[np.isfinite(data["estimate"])]
     reward = known[known["value"] == REWARD].groupby("objective", sort=False)
     drift = known[known["value"] == LOG_KL_RATIO].groupby("objective", sort=False)
     caption = (
-        f"Each cell is the mean over {int(data['n'].max())} paired seeds of a gated arm against "
+        f"Each cell is the median over {int(data['n'].max())} paired seeds of a gated arm against "
         f"{BASE} at the same learning rate and updates per rollout (minibatches times epochs). "
         "Upper rows: difference in final reward, a diverged run counted as 0. Lower rows: ratio of "
-        "exact KL, geometric mean over seeds; empty where there is one update per rollout and so no "
+        "exact KL; empty where there is one update per rollout and so no "
         "drift. 95 % intervals, not corrected for the number of cells."
     )
     findings, counts = [], []
@@ -82,8 +82,8 @@ def phase_diagram(_: Frames, data: pd.DataFrame) -> Words:
         findings.append(
             f"{arm}: reward clearly higher than {BASE}'s in {higher} of {len(cells)} cells, "
             f"clearly lower in {lower}"
-            + (f"; best {_cell(cells.loc[cells['mean'].idxmax()])}" if higher else "")
-            + (f"; worst {_cell(cells.loc[cells['mean'].idxmin()])}" if lower else "")
+            + (f"; best {_cell(cells.loc[cells['estimate'].idxmax()])}" if higher else "")
+            + (f"; worst {_cell(cells.loc[cells['estimate'].idxmin()])}" if lower else "")
             + "."
         )
     for arm, cells in drift:
@@ -114,16 +114,16 @@ def _cell(cell: pd.Series) -> str:
 @words
 def staleness(frames: Frames, data: pd.DataFrame) -> Words:
     """The best mean reward, and both values at the most updates per rollout."""
-    reward = data[data["value"] == REWARD].dropna(subset=["mean"])
-    best = reward.loc[reward["mean"].idxmax()]
+    reward = data[data["value"] == REWARD].dropna(subset=["estimate"])
+    best = reward.loc[reward["estimate"].idxmax()]
     notice = (
         "With one update per rollout the gate cannot act; look where, to the right, gated lines "
-        "leave their base's, in reward (left) and in drift (right). Highest mean reward: "
+        "leave their base's, in reward (left) and in drift (right). Highest median reward: "
         f"{best['objective']} with {best['updates']:g} updates per rollout, {shown(best)}."
     )
     caption = (
         "Final reward (a diverged run counts as 0) and exact KL per token, mean over a run's "
-        "updates, against updates per rollout: means and 95 % intervals over "
+        "updates, against updates per rollout: medians and 95 % intervals over "
         f"{int(data['n'].max())} seeds. Logarithmic axes; with one update per rollout the KL is 0 "
         "and has no place on them."
     )
@@ -133,7 +133,7 @@ def staleness(frames: Frames, data: pd.DataFrame) -> Words:
         f"{name} {shown(last.loc[(REWARD, name)])} with "
         f"{shown(last.loc[(KL, name)], kl.scale)} {kl.shown}"
         for name in frames.looks(data["objective"].unique())
-        if (REWARD, name) in last.index and np.isfinite(last.loc[(KL, name), "mean"])
+        if (REWARD, name) in last.index and np.isfinite(last.loc[(KL, name), "estimate"])
     ]
     return Words(
         notice, f"{caption} At {most:g} updates: {', '.join(texts)}." if texts else caption
@@ -146,24 +146,24 @@ def band_and_noise(frames: Frames, data: pd.DataFrame) -> Words:
     notice, caption = [], []
     swept, noise, reference = (data[data["part"] == part] for part in (SWEEP, PRECISION, TASK))
     if len(swept):
-        best = f"Highest mean reward: {', '.join(_best_widths(frames, swept))}."
+        best = f"Highest median reward: {', '.join(_best_widths(frames, swept))}."
         notice.append(
             f"Above, look for a half-width whose reward lies over {BASE}'s level line, and at its "
             f"drift. {best}"
         )
         caption.append(
             "Above: final reward (a diverged run counts as 0), share of tokens the gate drops and "
-            "exact KL against the half-width of the band, means over a run's updates and 95 % "
+            "exact KL against the half-width of the band, means over a run's updates; medians and 95 % "
             f"intervals over {int(swept['n'].max())} seeds; level line: {BASE}, which has no gate. "
             f"{best}"
         )
     if len(noise):
-        outside = noise[(noise["value"] == OUTSIDE) & np.isfinite(noise["mean"])]
+        outside = noise[(noise["value"] == OUTSIDE) & np.isfinite(noise["estimate"])]
         still = outside[outside["jitter"] == outside["jitter"].min()].sort_values("bits")
         coarsest = still.iloc[0]
         text = (
             "Below, no update was made: whatever lies outside the band is noise. Rounding to the "
-            f"coarsest format puts {percent(coarsest['mean'])} there"
+            f"coarsest format puts {percent(coarsest['estimate'])} there"
         )
         floors = [
             f"{format_name(row['bits'])} {shown(row, 100, ' %')}" for _, row in still.iterrows()
@@ -171,16 +171,16 @@ def band_and_noise(frames: Frames, data: pd.DataFrame) -> Words:
         caption.append(
             "Below: the learning rate is 0, so every token should have an entropy ratio of 1; the "
             "behaviour policy's logits are rounded and disturbed by Gaussian noise (jitter: its "
-            "standard deviation). Share of tokens outside the band of 5 % and exact KL, means and "
+            "standard deviation). Share of tokens outside the band of 5 % and exact KL, medians and "
             f"95 % intervals over {int(noise['n'].max())} seeds. Outside the band at jitter "
             f"{coarsest['jitter']:g}: {', '.join(floors)}."
         )
         for _, dropped in reference.iterrows():
-            text += f"; {GATE} drops {percent(dropped['mean'])} in {TASK}"
-            if dropped["mean"] > 0:
+            text += f"; {GATE} drops {percent(dropped['estimate'])} in {TASK}"
+            if dropped["estimate"] > 0:
                 caption.append(
                     f"{GATE} drops {shown(dropped, 100, ' %')} in {TASK}; noise of the "
-                    f"coarsest format alone puts {percent(coarsest['mean'] / dropped['mean'])} as "
+                    f"coarsest format alone puts {percent(coarsest['estimate'] / dropped['estimate'])} as "
                     "many outside."
                 )
         notice.append(text + ".")
@@ -188,11 +188,11 @@ def band_and_noise(frames: Frames, data: pd.DataFrame) -> Words:
 
 
 def _best_widths(frames: Frames, swept: pd.DataFrame) -> list[str]:
-    reward = swept[(swept["value"] == REWARD) & np.isfinite(swept["mean"])]
+    reward = swept[(swept["value"] == REWARD) & np.isfinite(swept["estimate"])]
     found = []
     for name in frames.looks(reward["objective"].unique()):
         arm = reward[reward["objective"] == name]
-        best = arm.loc[arm["mean"].idxmax()]
+        best = arm.loc[arm["estimate"].idxmax()]
         where = "" if math.isnan(best["half_width"]) else f" at ±{best['half_width']:g}"
         found.append(f"{name} {shown(best)}{where}")
     return found

@@ -8,13 +8,13 @@ from collections import Counter
 import pandas as pd
 
 from erc_bench.analysis.claims.statistics import dropped_below_kept
-from erc_bench.analysis.numbers import percent, plus_minus
-from erc_bench.analysis.statistics import Interval, mean_interval
+from erc_bench.analysis.numbers import percent, with_ends
+from erc_bench.analysis.statistics import Interval, median_interval
 from erc_bench.presentation.plots import Frames
 from erc_bench.presentation.plots.one_update import choose_token, tv_hidden
 from erc_bench.presentation.plots.probability_entropy import CELL_TOKENS, gated_tokens
 from erc_bench.presentation.plots.ratios import OUTSIDE_BAND, OUTSIDE_CLIP, beyond_frame
-from erc_bench.presentation.reporting.words import Words, counted, mean_of, words
+from erc_bench.presentation.reporting.words import Words, counted, median_of, words
 
 
 @words
@@ -37,7 +37,7 @@ def one_update(frames: Frames, data: pd.DataFrame) -> Words:
         f"KL is {token['kl_exact']:.3g} nats, above {bounds.delta:g}. Of the total "
         f"variation of {token['tv']:.3f}, {tv_hidden(token):.3f} moved between other actions than the "
         f"sampled one. Chosen by rule: the median of that among such tokens{late}. Right: all sampled "
-        f"tokens with staleness of at least 1; {mean_of(per_seed, 100, ' %')} of them (mean over "
+        f"tokens with staleness of at least 1; {median_of(per_seed, 100, ' %')} of them (median over "
         f"{counted(len(per_seed), 'seed')}) violate the exact KL inside the clip range, which is "
         f"{of_all} of all {violating:,} violations."
     )
@@ -67,13 +67,13 @@ def probability_entropy(frames: Frames, data: pd.DataFrame) -> Words:
         if len(medians) < 2:
             findings.append(f"{experiment}: every sampled token was dropped.")
             continue
-        below = mean_interval(dropped_below_kept(here, "entropy/old", 1))
+        below = median_interval(dropped_below_kept(here, "entropy/old", 1))
         verdict = _verdict(below)
         verdicts[verdict] += 1
         findings.append(
             f"{experiment}: {_VERDICTS[verdict]} (median {medians[True]:.2f} against "
             f"{medians[False]:.2f} nats kept; a dropped token is below a kept one with probability "
-            f"{plus_minus(below)})."
+            f"{with_ends(below)})."
         )
     counts = [f"{verdict} in {verdicts[verdict]}" for verdict in ("lower", "higher", "unclear")]
     notice = (
@@ -92,7 +92,7 @@ def probability_entropy(frames: Frames, data: pd.DataFrame) -> Words:
 
 
 def _verdict(below: Interval) -> str:
-    if below.n < 2:
+    if not below.known:
         return "unknown"
     if not below.excludes(0.5):
         return "unclear"
@@ -106,7 +106,7 @@ def ratios(frames: Frames, data: pd.DataFrame) -> Words:
     for (experiment, arm), here in data.groupby(["experiment", "objective"], sort=False):
         clip, band = (here["region"].isin(regions) for regions in (OUTSIDE_CLIP, OUTSIDE_BAND))
         by_clip, by_band = (
-            mean_of(outside.groupby(here["seed"]).mean(), 100, " %") for outside in (clip, band)
+            median_of(outside.groupby(here["seed"]).mean(), 100, " %") for outside in (clip, band)
         )
         more += int(band.mean() > clip.mean())
         beyond = beyond_frame(here, frames.bounds(str(experiment)))

@@ -12,7 +12,7 @@ from erc_bench.presentation.plots.clip_fractions import BAND, BOUND, WHOLE
 from erc_bench.presentation.plots.entropy_gradient import GRADIENT, bin_width
 from erc_bench.presentation.plots.learning_curves import ROLLOUTS, optimum
 from erc_bench.presentation.plots.seeds import final_reward
-from erc_bench.presentation.reporting.words import Words, clear_sign, mean_of, shown, tally, words
+from erc_bench.presentation.reporting.words import Words, clear_sign, median_of, shown, tally, words
 
 
 @words
@@ -30,13 +30,13 @@ def entropy_gradient(frames: Frames, data: pd.DataFrame) -> Words:
         pairs = frames.pairs(experiment)
         signs += [clear_sign(spread[base], spread[gated]) for base, gated in pairs]
         parts = [
-            f"{name} changed entropy by {mean_of(change[name], unit=' nats')}, gradient-norm spread "
-            f"{mean_of(spread[name])}"
+            f"{name} changed entropy by {median_of(change[name], unit=' nats')}, gradient-norm spread "
+            f"{median_of(spread[name])}"
             for name in dict.fromkeys(name for pair in pairs for name in pair)
         ]
         findings += [f"{experiment}: {'; '.join(parts)}."] if parts else []
     caption = (
-        "Entropy per token and the gradient's norm before clipping, over training: mean and 95 % "
+        "Entropy per token and the gradient's norm before clipping, over training: median and 95 % "
         "interval over seeds, diverged runs until they diverge."
     )
     if averaged > 1:
@@ -64,13 +64,13 @@ def learning_curves(frames: Frames, data: pd.DataFrame) -> Words:
         pairs = frames.pairs(experiment)
         signs += [clear_sign(values[base], values[gated]) for base, gated in pairs]
         names = dict.fromkeys(name for pair in pairs for name in pair)
-        parts = [f"{name} {mean_of(values[name])}" for name in names]
+        parts = [f"{name} {median_of(values[name])}" for name in names]
         imported = "imported" in frames.about(experiment)  # a log: it has no evaluation
         measured = "Last rollout" if imported else "Final evaluation"
         findings += [f"{measured}, {experiment}: {', '.join(parts)}."] if parts else []
     known = any(math.isfinite(optimum(frames, experiment)) for experiment in frames.panels)
     caption = (
-        "Mean return of rollouts against the tokens generated for training: mean and 95 % interval "
+        "Mean return of rollouts against the tokens generated for training: median and 95 % interval "
         f"over seeds, at most {ROLLOUTS} points, each the mean of a seed's consecutive rollouts"
         f"{'; dotted: expected return of the best policy' if known else ''}. A diverged run has "
         "return 0 from its divergence on."
@@ -98,13 +98,13 @@ def clip_fractions(frames: Frames, data: pd.DataFrame) -> Words:
             if not all(key in whole.index for key in keys):
                 continue
             bound, outside = (whole.loc[key] for key in keys)
-            shares.append((bound["mean"], outside["mean"]))
+            shares.append((bound["estimate"], outside["estimate"]))
             findings.append(
                 f"{experiment}: clip of {base} {shown(bound, 100, ' %')}, band of {gated} "
                 f"{shown(outside, 100, ' %')}."
             )
     if not findings and BAND in set(data["metric"]):
-        outside = data.loc[(data["kind"] == WHOLE) & (data["metric"] == BAND), "mean"]
+        outside = data.loc[(data["kind"] == WHOLE) & (data["metric"] == BAND), "estimate"]
         findings = [
             f"Outside the band lay {percent(outside.min())} to {percent(outside.max())} of tokens."
         ]

@@ -11,76 +11,11 @@ from scipy import stats
 from erc_bench.analysis.statistics import (
     holm,
     pass_at_k,
-    performance_profile,
-    probability_of_improvement,
     sign_flip_test,
 )
 from erc_bench.core.errors import InputError
 
-runs = st.lists(st.integers(0, 6).map(lambda i: i / 6), min_size=2, max_size=6)
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8)
-
-
-@settings(deadline=None, max_examples=60)
-@given(runs, runs)
-def test_the_probability_of_improvement_is_the_mann_whitney_statistic(x, y):
-    got = probability_of_improvement([x], [y], replicates=10).value
-    assert got == pytest.approx(stats.mannwhitneyu(x, y).statistic / (len(x) * len(y)))
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(runs, runs), min_size=1, max_size=3))
-def test_the_two_directions_sum_to_one(tasks):
-    x, y = zip(*tasks, strict=True)
-    forth = probability_of_improvement(x, y, replicates=10).value
-    assert forth + probability_of_improvement(y, x, replicates=10).value == pytest.approx(1)
-
-
-def test_pairs_are_runs_of_the_same_seed():
-    """A small gain on every seed is certain in pairs and hidden by the spread between seeds."""
-    base = np.linspace(0, 0.9, 10)
-    same = probability_of_improvement([base + 0.01], [base], paired=True)
-    other = probability_of_improvement([base + 0.01], [base])
-    assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
-    assert other.value == 0.55
-    assert other.low < 0.5 < other.high
-
-
-def test_pairs_are_drawn_together():
-    """Their interval is that of a mean of independent pairs, the percentile bootstrap by scipy."""
-    rng = np.random.default_rng(0)
-    x, y = rng.random(20), rng.random(20)
-    got = probability_of_improvement([x], [y], paired=True)
-    expected = stats.bootstrap(
-        ((x > y).astype(float),), np.mean, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    np.testing.assert_allclose([got.low, got.high], expected, atol=0.051)  # one run
-
-
-def test_other_tasks_or_other_seeds_cannot_be_compared():
-    with pytest.raises(InputError, match="same tasks"):
-        probability_of_improvement([[1.0, 2.0]], [[1.0], [2.0]])
-    with pytest.raises(InputError, match="paired"):
-        probability_of_improvement([[1.0, 2.0]], [[1.0]], paired=True)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(runs, min_size=1, max_size=3))
-def test_a_profile_falls_from_all_to_none_and_lies_within_its_band(tasks):
-    got = performance_profile(tasks, np.linspace(-0.1, 1, 23), replicates=400)
-    assert (np.diff(got.share) <= 1e-12).all()
-    assert got.share[0] == 1.0
-    assert got.share[-1] == 0.0
-    assert (got.low <= got.share + 1e-12).all()
-    assert (got.share <= got.high + 1e-12).all()
-
-
-def test_the_area_below_a_profile_is_the_mean_score():
-    rng = np.random.default_rng(0)
-    tasks = rng.integers(0, 101, (3, 10)) / 100
-    taus = (np.arange(100) + 0.5) / 100
-    got = performance_profile(tasks, taus, replicates=10)
-    assert got.share.mean() == pytest.approx(tasks.mean())
 
 
 @settings(deadline=None, max_examples=60)
