@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from erc_bench.analysis.bounds import Bounds
+from erc_bench.analysis.claims.statistics import violating
 from erc_bench.analysis.numbers import percent
 from erc_bench.presentation.plots import layout
 from erc_bench.presentation.plots.exhibits import Exhibit, Needs, Whole
@@ -44,9 +45,10 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
     """The token shown: experiment, objective, its row, and all stale tokens of that arm.
 
     The first of unsampled_shift and then the other experiments, and there the first of ppo-clip,
-    dapo, grpo, gppo, that has a hidden violation with a stored distribution. Among those in the
-    upper half of staleness (if none, among all), the one with the median :func:`tv_hidden`, the
-    lower one of two; ties go to the first in the records' order.
+    dapo, grpo, gppo, that has a hidden violation with a stored distribution. Among those with more
+    exact KL than the clip permits the sampled action, so that other actions carry the excess, and in
+    the upper half of staleness (if none, without the one or the other condition), the one with the
+    median :func:`tv_hidden`, the lower one of two; ties go to the first in the records' order.
 
     Raises:
         NothingToDraw: no such token.
@@ -58,11 +60,14 @@ def choose_token(frames: Frames) -> tuple[str, str, pd.Series, pd.DataFrame]:
         for objective in ARMS:
             arm = tokens[(tokens["experiment"] == experiment) & (tokens["objective"] == objective)]
             arm = arm[(arm["staleness"] > 0) & np.isfinite(arm["kl_exact"])]
-            hidden = hidden_violations(arm, frames.bounds(experiment))
-            found = arm[hidden & arm["probs/old"].notna()]
-            late = found[found["staleness"] >= arm["staleness"].max() / 2]
-            among = late if len(late) else found
-            if len(among):
+            bounds = frames.bounds(experiment)
+            found = arm[hidden_violations(arm, bounds) & arm["probs/old"].notna()]
+            if len(found):
+                late = found["staleness"] >= arm["staleness"].max() / 2
+                excess = violating(found, "clip_kl", bounds)
+                among = next(
+                    a for a in (found[late & excess], found[excess], found[late], found) if len(a)
+                )
                 by_mass = np.argsort(tv_hidden(among).to_numpy(), kind="stable")
                 return experiment, objective, among.iloc[by_mass[(len(among) - 1) // 2]], arm
     raise NothingToDraw(

@@ -226,6 +226,11 @@ def test_figure_1_shows_a_token_that_the_stated_rule_picks(frames, drawings):
     assert (experiment, objective) == ("unsampled_shift", "ppo-clip")
     late = arm[(arm.staleness >= arm.staleness.max() / 2) & (arm.kl_exact > 0.01)]
     late = late[(np.exp(late.log_ratio) >= 0.8) & (np.exp(late.log_ratio) <= 1.28)]
+    p, edges = late["prob/old"], (0.8, 1.28)
+    with np.errstate(invalid="ignore"):
+        kl = [p * np.log(1 / r) + (1 - p) * np.log((1 - p) / (1 - p * r)) for r in edges]
+    excess = late[(1.28 * p < 1) & (late.kl_exact > np.maximum(*kl))]
+    late = excess if len(excess) else late
     hidden = late["tv"] - late["prob/old"] * (np.exp(late.log_ratio) - 1).abs()
     old, new = (np.asarray(token[f"probs/{when}"]) for when in ("old", "new"))
     moved = np.abs(old - new)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pandas as pd
 
-from erc_bench.analysis.claims.statistics import dropped_below_kept
+from erc_bench.analysis.claims.statistics import dropped_below_kept, violating
 from erc_bench.analysis.numbers import percent, with_ends
 from erc_bench.analysis.statistics import Interval, median_interval
 from erc_bench.presentation.plots import Frames
@@ -25,10 +25,16 @@ def one_update(frames: Frames, data: pd.DataFrame) -> Words:
     points = data[data["panel"] == "tokens"]
     hidden = points["hidden"].astype(bool)
     per_seed = hidden.groupby(points["seed"]).mean()
-    violating = int((points["kl_exact"] > bounds.delta).sum())
-    of_all = percent(hidden.sum() / violating)
+    violations = int((points["kl_exact"] > bounds.delta).sum())
+    of_all = percent(hidden.sum() / violations)
     stale = int(token["staleness"])
     late = " in the upper half of staleness" if stale >= arm["staleness"].max() / 2 else ""
+    chosen = (
+        "Its KL is more than the clip permits the sampled action, so that the others carry the excess. "
+        f"Chosen by rule: the median of what moved between them among such tokens{late}. "
+        if violating(token.to_frame().T.infer_objects(), "clip_kl", bounds).item()
+        else ""
+    )
     caption = (
         f"One update of {objective} on {experiment}. Left: the state of one sampled token after "
         f"{counted(stale, 'update')} on its rollout. The sampled action's ratio is "
@@ -36,10 +42,10 @@ def one_update(frames: Frames, data: pd.DataFrame) -> Words:
         f"[{1 - bounds.clip[0]:g}, {1 + bounds.clip[1]:g}], so the clip is silent; the exact "
         f"KL is {token['kl_exact']:.3g} nats, above {bounds.delta:g}. Of the total "
         f"variation of {token['tv']:.3f}, {tv_hidden(token):.3f} moved between other actions than the "
-        f"sampled one. Chosen by rule: the median of that among such tokens{late}. Right: all sampled "
-        f"tokens with staleness of at least 1; {median_of(per_seed, 100, ' %')} of them (median over "
+        f"sampled one. {chosen}Right: all sampled tokens with staleness of at least 1; "
+        f"{median_of(per_seed, 100, ' %')} of them (median over "
         f"{counted(len(per_seed), 'seed')}) violate the exact KL inside the clip range, which is "
-        f"{of_all} of all {violating:,} violations."
+        f"{of_all} of all {violations:,} violations."
     )
     notice = (
         "The clip is silent although the distribution moved: the ratio of the sampled action lies "
