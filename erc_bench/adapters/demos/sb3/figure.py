@@ -108,8 +108,8 @@ def draw(runs: pd.DataFrame) -> Plate:
         entries.append((Line2D([], [], color=INK, **{"linestyle": "-"} | style), name))
     layout.legend_below(figure, entries)
     caption = (
-        "SB3's PPO with and without the entropy-ratio band, mean and 95 % interval over paired seeds. In the "
-        "titles: ERC-PPO's return less PPO's after training, 20 evaluation episodes a seed."
+        "SB3's PPO with and without the entropy-ratio band, median and 95 % interval over paired seeds. In "
+        "the titles: ERC-PPO's return less PPO's after training, 20 evaluation episodes a seed."
     )
     ends = table.reindex(columns=["difference_low", "difference_high"]).dropna().to_numpy()
     signs = [sign_of(low, high) for low, high in ends]
