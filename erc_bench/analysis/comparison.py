@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from erc_bench.analysis.numbers import ends, number
-from erc_bench.analysis.statistics import LEAST, Interval, median_interval, paired_difference
+from erc_bench.analysis.statistics import Interval, median_interval, paired_difference
 from erc_bench.conformance import PolicyLoss
 from erc_bench.conformance.reports import Extra
 from erc_bench.core.batch import TokenBatch
@@ -143,7 +143,7 @@ def compare(
     Args:
         loss: from :func:`erc_bench.conformance.load_loss`.
         baseline: a recipe, or ``name:parameter=value,...``.
-        seeds: paired seeds per arm, at least 6, below which there is no interval.
+        seeds: paired seeds per arm, at least 2; below 6 there is no interval.
         seed: root of all randomness.
         on_rollout: called with the experiment's name after each rollout.
 
@@ -151,8 +151,8 @@ def compare(
         InputError: an unknown baseline, too few seeds, or a loss that fails on a training batch.
     """
     parse(baseline)  # refuses an unknown baseline before anything is planned
-    if seeds < LEAST:
-        raise InputError(f"seeds: {seeds} is not allowed; must be at least {LEAST} for an interval")
+    if seeds < 2:
+        raise InputError(f"seeds: {seeds} is not allowed; must be at least 2")
     rows: list[Row] = []
     diverged = np.zeros(2, dtype=int)
     plans = _plans(baseline, seeds, seed)
@@ -206,7 +206,8 @@ def as_extra(found: Comparison) -> Extra:
     rows = []
     for row in found.rows:
         d = row.difference
-        interval = f"{number(d.estimate, signed=True)} [{ends(d.low, d.high, signed=True)}]"
+        interval = number(d.estimate, signed=True)
+        interval += f" [{ends(d.low, d.high, signed=True)}]" if d.known else ""
         clear = "  *" if d.excludes(0.0) else ""
         heading = f"{row.measure}, {row.unit}" if row.unit else row.measure
         rows.append(

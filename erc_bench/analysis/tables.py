@@ -70,7 +70,7 @@ def as_rich(summary: pd.DataFrame) -> Group:
             if group == "learning":
                 table.add_column(RUNS, justify="right", min_width=8)
             for _, row in rows.iterrows():
-                cells = [interval_text(interval_of(row, m.key), m.metric.scale) for m in measures]
+                cells = [_stacked(interval_of(row, m.key), m.metric.scale) for m in measures]
                 if group == "learning":
                     failed = int(row["diverged"]) > 0
                     runs = runs_text(row)
@@ -78,6 +78,11 @@ def as_rich(summary: pd.DataFrame) -> Group:
                 table.add_row(escape(str(row["objective"])), *cells)
             tables.append(table)
     return Group(*tables, Text(NOTE, style="dim"))
+
+
+def _stacked(interval: Interval, scale: float) -> str:
+    """The estimate and, below it, the ends, so that no number is broken in a narrow column."""
+    return interval_text(interval, scale).replace(" [", "\n[")
 
 
 def as_markdown(summary: pd.DataFrame) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pandas as pd
 import pytest
 
-from erc_bench.adapters.demos.sb3.figure import compared
+from erc_bench.adapters.demos.sb3.figure import compared, difference_text
 from erc_bench.cli import main
 
 SMALL = ["sb3", "demo", "--environments", "CartPole-v1", "--steps", "2048", "--seeds", "2"]
@@ -61,9 +62,11 @@ def test_differences_are_paired():
             "drift/out_of_band_fraction": 0.2,
             "gate/dropped_fraction": 0.0,
         }
-        for seed in range(3)
+        for seed in range(6)
         for arm, more in (("ppo-clip", 0.0), ("erc-ppo", 5.0))
     ]
     row = compared(pd.DataFrame(rows)).set_index("objective").loc["erc-ppo"]
     assert row["difference"] == pytest.approx(5)
     assert row["difference_high"] - row["difference_low"] == pytest.approx(0, abs=1e-9)
+    assert difference_text(row) == "+5.0 [+5.0, +5.0]"
+    assert difference_text(dict(row) | {"difference_low": math.nan}) == "+5.0"

@@ -132,7 +132,7 @@ def test_the_baselines_caption_has_the_datas_differences_and_settings(drawings):
     for arm in ("dapo-kl", "gspo", "erc-directional-dapo"):
         row = table.loc[("difference", arm)]
         assert (
-            f"{arm} {number(row['mean'], signed=True)} ({ends(row['low'], row['high'], signed=True)})"
+            f"{arm} {number(row['estimate'], signed=True)} ({ends(row['low'], row['high'], signed=True)})"
             in drawing.caption
         )
     assert "dapo-kl beta=0.1, learning_rate=0.002" in drawing.caption

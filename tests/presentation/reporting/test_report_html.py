@@ -249,7 +249,7 @@ def test_the_sentence_on_one_experiment_has_units_difference_and_verdict(tmp_pat
     )
     text = headlines(results, summary(results))[-1]
     assert text.startswith(
-        "e, erc-dapo against dapo: final reward 0.85 against 0.73 (difference +0."
+        "e, erc-dapo against dapo: final reward 0.85 against 0.75 (difference +0."
     )
     assert ": better)" in text
     assert " % against " in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,11 +61,11 @@ def compared(runs: pd.DataFrame, base: str = "ppo-clip") -> pd.DataFrame:
 
 
 def difference_text(row: Mapping[str, Any]) -> str:
-    """A row's difference and its interval, with decimals to two digits of its wider end."""
-    mean, low, high = (float(row[f"difference{end}"]) for end in ("", "_low", "_high"))
-    widest = max(abs(low), abs(high))
+    """A row's difference and its interval if it has one, to two digits of the wider end."""
+    median, low, high = (float(row[f"difference{end}"]) for end in ("", "_low", "_high"))
+    widest = max(abs(end) for end in (median, low, high) if not math.isnan(end))
     kind = f"+.{decimals(widest, 4) if widest > 0 else 0}f"
-    return f"{mean:{kind}} [{low:{kind}}, {high:{kind}}]"
+    return f"{median:{kind}}" + ("" if math.isnan(low) else f" [{low:{kind}}, {high:{kind}}]")
 
 
 def _curve(
@@ -108,8 +109,8 @@ def draw(runs: pd.DataFrame) -> Plate:
         entries.append((Line2D([], [], color=INK, **{"linestyle": "-"} | style), name))
     layout.legend_below(figure, entries)
     caption = (
-        "SB3's PPO with and without the entropy-ratio band, mean and 95 % interval over paired seeds. In the "
-        "titles: ERC-PPO's return less PPO's after training, 20 evaluation episodes a seed."
+        "SB3's PPO with and without the entropy-ratio band, median and 95 % interval over paired seeds. In "
+        "the titles: ERC-PPO's return less PPO's after training, 20 evaluation episodes a seed."
     )
     ends = table.reindex(columns=["difference_low", "difference_high"]).dropna().to_numpy()
     signs = [sign_of(low, high) for low, high in ends]

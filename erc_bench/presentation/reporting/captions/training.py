@@ -110,7 +110,7 @@ def clip_fractions(frames: Frames, data: pd.DataFrame) -> Words:
         ]
     caption = (
         "Share of tokens whose loss PPO's clip determines against the share outside ERC's entropy "
-        "band. Curves: over training, means over whole rollouts. Rows: over whole runs, mean "
+        "band. Curves: over training, means over whole rollouts. Rows: over whole runs, median "
         "and 95 % interval over seeds. Dotted: the paper's 0.02 % and 20.29 %. The axis is linear "
         "below 0.01 %."
     )
