@@ -44,8 +44,8 @@ TOO_WIDE = """() => {
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """Built as `make docs` does: a warning is an error."""
-    if find_spec("mkdocs") is None or find_spec("material") is None:
-        pytest.skip("needs erc-bench[docs]")
+    if not all(map(find_spec, ("mkdocs", "material", "reasoning_gym"))):
+        pytest.skip("needs erc-bench[docs,tasks]")
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "-q", "--strict", "-d", str(folder)],

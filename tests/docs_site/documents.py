@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
+from types import ModuleType
+
+from gymnasium.error import DependencyNotInstalled
 
 from tools.docs_pages import claims, conformance, environments, experiments
 
@@ -16,11 +20,20 @@ COMMITTED = [
     ROOT / "benchmarks" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+
+
+def _generated(module: ModuleType) -> dict[str, str | bytes]:
+    """A module's pages; those of the environments need erc-bench[tasks], and are left out without it."""
+    with contextlib.suppress(DependencyNotInstalled):
+        return module.pages()
+    return {}
+
+
 #: Text of every document by its name: committed pages, and those that are generated without measuring.
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in COMMITTED} | {
     f"docs/{path}": text
     for module in (claims, conformance, environments, experiments)
-    for path, text in module.pages().items()
+    for path, text in _generated(module).items()
     if isinstance(text, str)
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -14,8 +14,8 @@ from docs_site.documents import COMMITTED, ROOT
 from erc_bench.objectives import RECIPES
 from tools.docs_pages.environments import ENVIRONMENTS
 
-for package in ("latex2mathml", "mkdocs", "mkdocs_gen_files", "nbconvert"):
-    pytest.importorskip(package, reason="needs erc-bench[docs]")
+for package in ("latex2mathml", "mkdocs", "mkdocs_gen_files", "nbconvert", "reasoning_gym"):
+    pytest.importorskip(package, reason="needs erc-bench[docs,tasks]")
 
 from tools.docs_pages.__main__ import export  # noqa: E402  # it needs erc-bench[docs]
 from tools.docs_pages.site import LINK, generated  # noqa: E402

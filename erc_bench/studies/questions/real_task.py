@@ -22,13 +22,13 @@ EXPERIMENT = Experiment(
         warm_start_steps=3000,
         warm_start_learning_rate=3e-3,
         rollouts=40,
-        learning_rate=5e-5,
+        learning_rate=1e-4,
         evaluation_answers=16,
         token_samples=4,
     ),
     tiers={
         "smoke": {"rollouts": 4, "evaluation_episodes": 256, "warm_start_steps": 30},
-        "full": {"rollouts": 60, "evaluation_episodes": 4096, "token_samples": 6},
+        "full": {"rollouts": 100, "evaluation_episodes": 4096, "token_samples": 6},
     },
     objectives=(
         "dapo",
