@@ -214,7 +214,7 @@ class Question:
         return pair(*(arm[first].astype(np.float64) for arm in runs))
 
     def _rows(self, role: Role, samples: Sequence[Sample]) -> list[Row]:
-        """Decide a family; members without a value, or with nothing to steady, are shown and left out of it."""
+        """Decide a family; members without a value or with nothing to steady are shown and left out."""
         known = [s for s in samples if len(s.known) and not s.calm]
         family = self._family(known)
         members = [s.known for s in known]
