@@ -74,6 +74,7 @@ class Dynamics(abc.ABC):
     num_actions: int
     horizon: int  # the largest number of actions in an episode
     stochastic: ClassVar[bool]  # whether `step` reads `noise`
+    extra: ClassVar[str | None] = None  # of erc-bench, with the package that making one imports
 
     @property
     @abc.abstractmethod

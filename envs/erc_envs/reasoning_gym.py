@@ -11,7 +11,7 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
@@ -85,6 +85,8 @@ class ReasoningGym(TextTask):
         ValueError: a field outside its range, named with its value.
         gymnasium.error.DependencyNotInstalled: reasoning-gym is not installed.
     """
+
+    extra: ClassVar[str | None] = "tasks"
 
     family: str = "chain_sum"
     size: int = 8000
