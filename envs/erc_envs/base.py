@@ -74,7 +74,7 @@ class Dynamics(abc.ABC):
     num_actions: int
     horizon: int  # the largest number of actions in an episode
     stochastic: ClassVar[bool]  # whether `step` reads `noise`
-    extra: ClassVar[str] = ""  # the extra of this distribution without which none can be made
+    extra: ClassVar[str | None] = None  # of erc-bench, with the package that making one imports
 
     @property
     @abc.abstractmethod

@@ -86,7 +86,7 @@ class ReasoningGym(TextTask):
         gymnasium.error.DependencyNotInstalled: reasoning-gym is not installed.
     """
 
-    extra: ClassVar[str] = "tasks"
+    extra: ClassVar[str | None] = "tasks"
 
     family: str = "chain_sum"
     size: int = 8000

@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import get_args
 
 import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
 from rich.table import Table
 from rich.text import Text
 
@@ -101,21 +100,25 @@ def environments() -> Table:
     table = _table("Environments", "id", "optimum", "prior", "what it isolates")
     plugged = load_environments()
     for name in sorted(i for i in gym.registry if i.startswith("erc/") or i in plugged):
-        made = load_env_creator(str(gym.spec(name).entry_point))
-        extra = getattr(getattr(made, "dynamics_class", None), "extra", "")
-        if extra:  # what it needs takes seconds to import
-            table.add_row(name, "", "", Text(f"needs pip install 'erc-bench[{extra}]'"))
+        ours = getattr(erc_envs, gym.spec(name).name, None) if name.startswith("erc/") else None
+        if ours is not None and ours.extra:  # slow to import, or not installed
+            line = f"{_first_line(ours)} Needs erc-bench[{ours.extra}]."
+            table.add_row(name, "", "", Text(line))
             continue
         environment = gym.make(name)
         if not environment.has_wrapper_attr("dynamics"):
             table.add_row(name, "", "", "has no `dynamics`: cannot be trained on here")
             continue
         dynamics = environment.get_wrapper_attr("dynamics")
-        line = (type(dynamics).__doc__ or "").strip().splitlines()[0]
+        line = _first_line(type(dynamics))
         table.add_row(
             name, f"{dynamics.optimal_return:.3f}", f"{dynamics.prior_return:.3f}", Text(line)
         )
     return table
+
+
+def _first_line(documented: type) -> str:
+    return (documented.__doc__ or "").strip().splitlines()[0]
 
 
 def settings() -> Table:
