@@ -42,7 +42,7 @@ def interval_text(interval: Interval, unit: str, *, signed: bool = False) -> str
     scale, sign = SCALES[unit], "+" if signed else ""
     mean, low, high = (scale * x for x in (interval.estimate, interval.low, interval.high))
     half = (high - low) / 2
-    kind = f"{sign}.{decimals(half, 4) if math.isfinite(half) and half > 0 else 3}f"
+    kind = f"{sign}z.{decimals(half, 4) if math.isfinite(half) and half > 0 else 3}f"
     ends = f" [{low:{kind}}, {high:{kind}}]" if math.isfinite(half) else ""
     return f"{mean:{kind}}{ends}{' ' if unit else ''}{unit}".replace("-", "−")
 

@@ -31,6 +31,8 @@ _VALUES = {
     LOG_KL_RATIO: ("PuOr_r", f"{metric(KL).label} / {BASE}"),
 }
 _UNCLEAR: dict[str, Any] = {"edgecolor": "#b4b4b4", "hatch": "////", "linewidth": 0}
+#: Ground of a number on a hatch, whose lines would strike it out.
+_PLAIN: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
 
 
 def table(frames: Frames) -> pd.DataFrame:
@@ -133,16 +135,17 @@ def draw_cells(
             axes.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color=MUTED)
         elif not (cell.low > 0 or cell.high < 0):
             axes.add_patch(Rectangle((x, y), 1, 1, facecolor=(1, 1, 1, 0.65), **_UNCLEAR))
-            texts[x + 0.5, y + 0.5].set(color="#555555", fontweight="normal")
+            texts[x + 0.5, y + 0.5].set(color="#555555", fontweight="normal", bbox=_PLAIN)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(length=0, labelleft=layout.first_column(axes), labelrotation=0)
     return axes
 
 
 def _cell_text(cell: Any) -> str:
-    """+.05 for a difference, ×1.5 for a ratio: no more characters than a cell has room for."""
+    """+.05 for a difference, ×1.50 for a ratio: no more characters than a cell has room for."""
     if cell.value == LOG_KL_RATIO:
-        return f"×{math.exp(cell.estimate):.2g}"
+        ratio = math.exp(cell.estimate)
+        return f"×{ratio:.2f}" if ratio < 10 else f"×{ratio:.3g}"
     digits = 2 if abs(cell.estimate) >= 0.01 else 3
     text = f"{cell.estimate:+.{digits}f}".replace("-", "−")
     if not text.strip("+−0."):

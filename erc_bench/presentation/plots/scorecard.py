@@ -51,7 +51,7 @@ def wrapped(name: str, width: int = 11) -> str:
     """A name on short lines, broken between words; a word only above ``width`` characters."""
     words = name_text(name).replace("_", " ")
     lines: list[str] = []
-    for line in textwrap.wrap(words, width - 2, break_on_hyphens=False, break_long_words=False):
+    for line in textwrap.wrap(words, width - 3, break_on_hyphens=False, break_long_words=False):
         parts = -(-len(line) // width)
         size = -(-len(line) // parts)
         pieces = [line[i : i + size] for i in range(0, len(line), size)]
