@@ -44,7 +44,7 @@ def test_summary_takes_results_or_a_path(results):
     assert rows["objective"].tolist() == ["dapo", "erc-dapo"]
     assert rows["seeds"].tolist() == [2, 2]
     assert api.summary(str(results.path)).equals(rows)
-    assert rows["final_reward/mean"].map(math.isfinite).all()
+    assert rows["final_reward/estimate"].map(math.isfinite).all()
 
 
 def test_run_takes_experiments_of_ones_own_and_environments(tmp_path):

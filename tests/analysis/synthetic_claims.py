@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from erc_bench.studies import EXPERIMENTS
 from erc_bench.studies.records import Results
 
 SEVEN = ("ppo-clip", "grpo", "dapo", "gppo", "erc-dapo", "erc-gppo", "erc-directional-dapo")
@@ -65,6 +66,15 @@ WORLD: dict[str, tuple[list[str], dict[str, list[float]]]] = {
         {"rollout_bits": list(BITS), "rollout_jitter": list(JITTERS)},
     ),
 }
+#: Where training breaks: every arm of the claims at one point, at which the bases collapse.
+BREAKING = {
+    "collapse_border": {"learning_rate": [0.004], "epochs": [4]},
+    "lag": {"rollout_lag": [8]},
+    "noisy_verifier": {"false_positives": [0.3], "false_negatives": [0.3]},
+}
+for _name, _grid in BREAKING.items():
+    _arms = EXPERIMENTS[_name].objectives
+    WORLD[_name] = (labels(_arms, **_grid), _grid)
 
 
 def _hyper(label: str) -> dict[str, float]:
@@ -79,6 +89,7 @@ def _hyper(label: str) -> dict[str, float]:
 def make_runs(experiment: str, label: str, seeds: int) -> pd.DataFrame:
     recipe = label.partition(":")[0]
     erc = recipe.startswith("erc-")
+    breaks, gated = experiment in BREAKING, "-" in recipe
     shared = np.random.default_rng(zlib.crc32(experiment.encode())).normal(size=(seeds, 12))
     own = np.random.default_rng(zlib.crc32(f"{experiment}{label}".encode())).normal(
         size=(seeds, 12)
@@ -95,13 +106,18 @@ def make_runs(experiment: str, label: str, seeds: int) -> pd.DataFrame:
             "objective": label,
             "seed": np.arange(seeds),
             "reward/initial": 0.1,
-            "reward/final": REWARDS.get(recipe, 0.7) + 0.03 * next(noise),
+            "reward/final": (
+                (0.7 if gated and not recipe.startswith("placebo-") else 0.5)
+                if breaks
+                else REWARDS.get(recipe, 0.7)
+            )
+            + 0.03 * next(noise),
             "reward/optimal": 1.0,
             "entropy/initial": 1.0,
             "entropy/final": 0.5,
             "tokens": 1000,
             "diverged": False,
-            "reward/collapsed": False,
+            "reward/collapsed": (np.arange(seeds) % 2 == 0) & breaks & (not gated),
             "mean/drift/violation_fraction": 0.1,
             "mean/drift/hidden_violation_fraction": around(0.07),
             "jitter/drift/entropy_new": around(0.05 if erc else 0.1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from erc_bench.objectives import RECIPES
 from erc_bench.studies import EXPERIMENTS, TIERS, Experiment
 from erc_bench.studies.arms import parse
 from tools.docs_pages import environments
@@ -37,6 +38,11 @@ def _environment(entry: Experiment) -> str:
     return f"[{entry.environment}](environments/{environments.page_name(entry.environment)})"
 
 
+def _linked(label: str, name: str) -> str:
+    """An arm with a link to its recipe's page; those made of names on demand have none."""
+    return f"[{label}](objectives/{name}.md)" if name in RECIPES else f"`{label}`"
+
+
 def _section(entry: Experiment) -> str:
     tiers = []
     for tier in TIERS:
@@ -48,7 +54,7 @@ def _section(entry: Experiment) -> str:
     lines = [
         f"- Environment: {_environment(entry)}{given}",
         f"- Score: {entry.score_meaning}",
-        f"- Arms: {', '.join(f'[{label}](objectives/{name}.md)' for label, name in arms)}",
+        f"- Arms: {', '.join(_linked(label, name) for label, name in arms)}",
         f"- Quick tier: {config.rollouts} rollouts of {config.prompts} prompts x {config.group_size} "
         f"responses, {config.minibatches} minibatches x {config.epochs} epochs, "
         f"{config.policy} policy, learning rate {config.learning_rate:g}",
