@@ -53,7 +53,7 @@ class Experiment:
     score_meaning: str = "share of the gap between the warm-started policy's return and 1"
     config: TrainConfig = field(default_factory=TrainConfig)
     tiers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 3, "quick": 5, "full": 20})
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 3, "quick": 6, "full": 30})
     objectives: tuple[str, ...] = MAIN_ARMS
     environment_options: Mapping[str, Any] = field(default_factory=dict)
     regime: Regime = "paper"

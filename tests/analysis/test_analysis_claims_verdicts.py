@@ -1,6 +1,7 @@
 """Verdicts on records of a known world: every claim true, then false or inconclusive by one change."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -434,3 +435,64 @@ def test_json_and_markdown_hold_every_row(tmp_path):
     text = claims_markdown(found)
     assert text.count("\n| C") + text.count("\n| D") == len(found.verdicts) + len(found.rows)
     assert "0.02 % clipped, 20.29 % dropped" in text
+
+
+STEADIES = """
+version = 1
+[rules]
+level = 0.95
+collapse = 0.1
+seeds = 20
+false_discovery_rate = 0.05
+tokens = 5
+[[claim]]
+id = "S"
+title = "a mask keeps its base from collapsing"
+statement = "erc-gppo collapses less often where gppo does"
+paper = ""
+figures = []
+words = ["holds", "does not hold"]
+[[claim.part]]
+name = "change of collapse"
+statistic = "mean-difference"
+columns = ["reward/collapsed"]
+unit = "pp"
+decides = "cells"
+arms = [["gppo", "erc-gppo"]]
+holds = { below = 0.0 }
+steadies = true
+experiments = { breaking = ["forking_tokens", "stress"] }
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "word", "told"),
+    [
+        ((), "nothing to steady here", "the base is not shown to collapse"),
+        (
+            ("stress",),
+            "erc-gppo: helps",
+            "1 cell (better at stress); nothing to steady in 1 row",
+        ),
+        (("stress", "forking_tokens"), "erc-gppo: helps", "better in 2, worse in 0 of 2 cells"),
+    ],
+)
+def test_where_the_base_is_stable_there_is_nothing_to_steady(tmp_path, where, word, told):
+    """Nine of thirty bases collapse, or one: which shows nothing of more than a tenth."""
+    (tmp_path / "rules.toml").write_text(STEADIES)
+
+    def change(experiment, label, frame):
+        lost(9 if experiment in where else 1, ("gppo",), ("stress", "forking_tokens"))(
+            experiment, label, frame
+        )
+
+    world = make_world(tmp_path / "r", only=["stress", "forking_tokens"], runs=change)
+    (found,) = assess(world, load(tmp_path / "rules.toml")).verdicts
+    assert found.verdict == word
+    assert told in found.because
+    rows = {row.experiment: row for row in found.deciding}
+    assert {e for e, row in rows.items() if row.verdict == "nothing to steady here"} == {
+        "stress",
+        "forking_tokens",
+    } - {*where}
+    assert all(math.isfinite(row.interval.low) for row in rows.values())

@@ -132,8 +132,8 @@ def _phase(rows: Sequence[Row]) -> tuple[str, str]:
     words, texts = [], []
     for gate in dict.fromkeys(row.recipes[-1] for row in rows):
         cells = [row for row in rows if row.recipes[-1] == gate]
-        better = [row.point for row in cells if row.holds is True]
-        worse = [row.point for row in cells if row.holds is False]
+        better = [_cell(row, cells) for row in cells if row.holds is True]
+        worse = [_cell(row, cells) for row in cells if row.holds is False]
         words.append(f"{gate}: {_direction(bool(better), bool(worse))}")
         texts.append(
             f"{gate}: better in {len(better)}, worse in {len(worse)} of {_count(len(cells), 'cell')}"
@@ -141,6 +141,12 @@ def _phase(rows: Sequence[Row]) -> tuple[str, str]:
             + _where("worse at", worse)
         )
     return "; ".join(words) or "not measured", "; ".join(texts) or "no records"
+
+
+def _cell(row: Row, among: Sequence[Row]) -> str:
+    """A cell by its point, and by its experiment where there are several or no grid."""
+    several = len({other.experiment for other in among}) > 1
+    return " ".join(filter(None, (row.experiment if several or not row.point else "", row.point)))
 
 
 #: A verdict names up to this many cells; of more it gives only the number.
