@@ -129,7 +129,7 @@ def _progress(
 
 
 def summary(results: Results | Path | str) -> pd.DataFrame:
-    """One row per experiment and objective: means over seeds with 95 % intervals."""
+    """One row per experiment and objective: medians over seeds with 95 % intervals."""
     from erc_bench.analysis import summary as summarise
 
     return summarise(_opened(results))

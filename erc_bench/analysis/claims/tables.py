@@ -21,9 +21,10 @@ from erc_bench.analysis.tables import markdown_table
 __all__ = ["as_data", "claims_markdown", "claims_rich", "interval_text", "ours", "unmeasured_lines"]
 
 NOTE = (
-    "Medians over paired seeds with 95 % intervals; verdicts after Holm's correction over "
-    "the rows of a part (phase diagram: Benjamini-Hochberg). Rules: analysis/claims.toml, fixed "
-    "before the runs. A diverged run earns 0."
+    "Medians over paired seeds with 95 % intervals, and means of differences of scores where the "
+    "records do not say which runs collapsed; verdicts after Holm's correction over the rows of a "
+    "part (phase diagram: Benjamini-Hochberg). Rules: analysis/claims.toml, fixed before the runs. A "
+    "diverged run earns 0."
 )
 STYLES = {True: "green", False: "bold red", None: ""}
 SCALES = {"%": 100.0, "pp": 100.0, "times": 1.0, "": 1.0}
