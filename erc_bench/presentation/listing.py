@@ -43,6 +43,11 @@ def objectives() -> Table:
     plugged = bool(metadata.entry_points(group=OBJECTIVES))
     for name, equation, advantage, parameters, source in _imported() if plugged else written():
         table.add_row(name, Text(equation), advantage, parameters, Text(source))
+    table.caption_justify = "left"
+    table.caption = (
+        "Others are made of names: a gate before any recipe, as in erc-cispo or dppo-tv-gppo, and placebo- "
+        "before any with a gate, as in placebo-erc-cispo: its control, which drops as many tokens at random."
+    )
     return table
 
 
