@@ -79,6 +79,8 @@ def _part(part: Part) -> str:
         f"  Arms: {arms}{f', at {points}' if points else ''}. Experiments: {places}.",
         f"  {_rule(part.holds)}{f' Note: {part.note}.' if part.note else ''}",
     ]
+    if part.steadies:
+        lines[-1] += " Decides where the base is shown to collapse."
     return "\n".join(lines)
 
 
