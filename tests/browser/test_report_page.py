@@ -59,14 +59,14 @@ def expected_orders(results):
     names = sorted(found.objectives, key=lambda n: n not in found.ranked)
     yield pd.DataFrame(
         {"IQM": [found.iqm(n).value for n in names]}
-        | {e: [found.mean(e, n).mean for n in names] for e in found.experiments},
+        | {e: [found.mean(e, n).estimate for n in names] for e in found.experiments},
         index=names,
     )
     for _, rows in summary(results).groupby("experiment", sort=False):
         here = rows.set_index("objective")
         here = here.loc[[a.label for a in ordered(map(stored_arm, here.index))]]
         for group in ("learning", "drift"):
-            columns = {m.key: here[f"{m.key}/mean"] for m in MEASURES if m.group == group}
+            columns = {m.key: here[f"{m.key}/estimate"] for m in MEASURES if m.group == group}
             first = {"diverged": here["diverged"] / here["seeds"]} if group == "learning" else {}
             yield pd.DataFrame(first | columns)
 

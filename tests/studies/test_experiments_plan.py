@@ -33,7 +33,7 @@ def test_settings_tier_and_seeds_reach_the_plan():
     (only,) = work.experiments
     assert (only.config.rollouts, only.config.hidden, only.seeds, work.seed) == (2, 8, 4, 5)
     assert only.config.warm_start_steps == 200
-    assert plan(["forking_tokens"], tier="full").experiments[0].seeds == 20
+    assert plan(["forking_tokens"], tier="full").experiments[0].seeds == 30
 
 
 def test_a_band_reaches_every_arm_that_has_one_and_no_other():

@@ -225,7 +225,7 @@ def pooled_share(part: ArrayLike, whole: ArrayLike, level: float = 0.95) -> Inte
 
     >>> found = pooled_share([1, 0, 2, 1, 0, 2], [4, 1, 5, 4, 1, 5])
     >>> found.estimate, round(found.high, 3)
-    (0.3, 0.447)
+    (0.3, 0.423)
     """
     x, y = (np.asarray(z, dtype=np.float64) for z in (part, whole))
     if not y.sum() > 0:

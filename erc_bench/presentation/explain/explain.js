@@ -21,7 +21,7 @@ const OBJECTIVES = {
   "gppo": { label: "GPPO", clip: [0.2, 0.2], color: "#f0a202", dash: "4 1.6" },
   "erc-dapo": { label: "ERC on DAPO", clip: [0.2, 0.28], color: "#00508c", dash: "" },
   "erc-directional-dapo": {
-    label: "Directional ERC", clip: [0.2, 0.28], color: "#00508c", dash: "5 1.4 1.2 1.4",
+    label: "Directional ERC", clip: [0.2, 0.28], color: "#009588", dash: "7 1.2 2.4 1.2",
   },
 };
 
