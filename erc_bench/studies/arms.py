@@ -211,7 +211,10 @@ def stored_arm(label: str, entry: Any = None) -> StoredArm:
     """One arm from its entry in the manifest; without an entry, the label is taken for a recipe's name."""
     entry = entry if isinstance(entry, Mapping) else {}
     name = str(entry.get("recipe", label))
-    known = find(name)
+    try:
+        known = find(name)
+    except InputError:  # a stranger's label may look like names that cannot be combined
+        known = None
     spec = entry.get("spec")
     if not isinstance(spec, Mapping) or not isinstance(spec.get("gates"), list):
         spec = known.objective.spec() if known is not None else {"gates": []}

@@ -118,7 +118,7 @@ def collect(setup: Setup, engine: Engine, state: State) -> tuple[State, Rollout,
     generated = state.generated.clone()
     state, params = behaviour(setup, state)
 
-    def one(round_: int, runs: Tensor | slice) -> Rollout:
+    def answered(round_: int, runs: Tensor | slice) -> Rollout:
         rollout = engine.respond(
             setup,
             params,
@@ -131,17 +131,19 @@ def collect(setup: Setup, engine: Engine, state: State) -> tuple[State, Rollout,
             further=round_ > 0,
         )
         generated[runs] += rollout.mask.sum((1, 2))
-        if not round_:
-            true_returns.append(rollout.returns.mean(-1))
-        return judged(setup, rollout, number, round_, runs)
+        return rollout
 
-    true_returns: list[Tensor] = []
-    rollout = one(0, slice(None))
+    def one(round_: int, runs: Tensor) -> Rollout:
+        return judged(setup, answered(round_, runs), number, round_, runs)
+
+    rollout = answered(0, slice(None))
+    mean_return = rollout.returns.mean(-1)
+    rollout = judged(setup, rollout, number, 0, slice(None))
     dynamic = torch.cat([torch.full((len(arm),), arm.dynamic_sampling) for arm in setup.arms])
     rollout = fill_with_informative_groups(
         rollout, dynamic, config.group_size, config.generation_rounds, one
     )
-    return replace(state, generated=generated), rollout, true_returns[0]
+    return replace(state, generated=generated), rollout, mean_return
 
 
 def behaviour(setup: Setup, state: State) -> tuple[State, Params]:

@@ -14,7 +14,7 @@ from objective_batches import gradient, leaves
 from erc_bench.core.batch import TokenBatch
 from erc_bench.core.errors import InputError
 from erc_bench.objectives import RECIPES, Gate, Placebo, make, recipe
-from erc_bench.objectives.gates.placebo import ranks
+from erc_bench.objectives.gates.selection import ranks
 from erc_bench.objectives.registry import GATES
 
 R, B, T = 4, 24, 5

@@ -10,6 +10,7 @@ from extras import REASONING_GYM, needs_tasks
 from erc_bench.analysis.claims import load
 from erc_bench.objectives import make
 from erc_bench.studies import EXPERIMENTS, TIERS, plan
+from erc_bench.studies.arms import stored_arm
 
 every = pytest.mark.parametrize(
     "entry",
@@ -79,3 +80,10 @@ def test_a_grid_on_the_command_line_takes_the_place_of_the_experiments_own():
         f"{name}:learning_rate=0.001" for name in EXPERIMENTS["beta_sweep"].objectives
     }
     assert dataclasses.replace(EXPERIMENTS["beta_sweep"]).grid == EXPERIMENTS["beta_sweep"].grid
+
+
+@pytest.mark.parametrize("label", ["placebo-dapo", "kl-gate-tv-gate-dapo", "placebo-mine", "erc-"])
+def test_a_strangers_label_is_read_whatever_names_it_looks_like(label):
+    """As of imported logs: parts that cannot be combined are an error on the command line alone."""
+    arm = stored_arm(label)
+    assert (arm.label, arm.recipe, arm.gates) == (label, label, ())

@@ -149,7 +149,7 @@ def as_data(assessment: Assessment, folder: Path | None = None) -> dict[str, Any
     return {
         "rules": {
             name: getattr(assessment.rules.rules, name)
-            for name in ("level", "seeds", "false_discovery_rate")
+            for name in ("level", "collapse", "seeds", "false_discovery_rate")
         },
         "claims": [
             {

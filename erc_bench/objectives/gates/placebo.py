@@ -10,9 +10,9 @@ from torch import Tensor
 
 from erc_bench.core.batch import TokenBatch
 from erc_bench.objectives.base import Gate
-from erc_bench.objectives.gates.selection import shuffled
+from erc_bench.objectives.gates.selection import ranks, shuffled
 
-__all__ = ["Placebo", "ranks"]
+__all__ = ["Placebo"]
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,6 @@ class Placebo(Gate):
         if self.gates and all(getattr(gate, "over_sequences", False) for gate in self.gates):
             order = _response_by_response(order, batch.mask)
         return order.to(wide) >= number
-
-
-def ranks(key: Tensor, mask: Tensor) -> Tensor:
-    """Number a run's unmasked tokens by ascending key, float32 ``(..., B, T)``; masked ones come last.
-
-    >>> ranks(torch.tensor([[0.5, 0.1, 0.3]]), torch.tensor([[True, False, True]]))
-    tensor([[1., 2., 0.]])
-    """
-    last = torch.inf if key.is_floating_point() else torch.iinfo(key.dtype).max
-    order = key.masked_fill(~mask, last).flatten(-2).argsort(dim=-1, stable=True)
-    places = torch.arange(order.shape[-1], dtype=torch.float32, device=order.device)
-    found = torch.empty(order.shape, dtype=torch.float32, device=order.device)
-    return found.scatter_(-1, order, places.expand_as(order)).view_as(mask)
 
 
 def _response_by_response(order: Tensor, mask: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "SecondMoment",
     "covariance",
     "first_of",
+    "ranks",
     "share",
     "shuffled",
 ]
@@ -50,20 +51,26 @@ def share(fraction: Hyper, mask: Tensor) -> Tensor:
     return (part * tokens.double()).floor().clamp(min=1)
 
 
-def first_of(key: Tensor, chosen: Tensor, count: Tensor) -> Tensor:
-    """Among the chosen tokens of each run those with the ``count`` smallest keys, bool ``(..., B, T)``.
+def ranks(key: Tensor, chosen: Tensor) -> Tensor:
+    """Number a run's chosen tokens by ascending key, float32 ``(..., B, T)``; the others come after them.
 
     Equal keys are taken in the order of the tokens.
+
+    >>> ranks(torch.tensor([[0.5, 0.1, 0.3]]), torch.tensor([[True, False, True]]))
+    tensor([[1., 2., 0.]])
     """
-    flat, candidates = key.flatten(-2), chosen.flatten(-2)
-    by_key = flat.argsort(dim=-1, stable=True)
+    by_key = key.flatten(-2).argsort(dim=-1, stable=True)
     # The chosen tokens come first; both groups are in the order of their keys.
-    behind = (~candidates).gather(-1, by_key).to(torch.int8).argsort(dim=-1, stable=True)
+    behind = (~chosen.flatten(-2)).gather(-1, by_key).to(torch.int8).argsort(dim=-1, stable=True)
     order = by_key.gather(-1, behind)
-    rank = torch.empty_like(order)
-    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    rank.scatter_(-1, order, places)
-    return (candidates & (rank < count.unsqueeze(-1))).view_as(chosen)
+    places = torch.arange(order.shape[-1], dtype=torch.float32, device=order.device)
+    found = torch.empty(order.shape, dtype=torch.float32, device=order.device)
+    return found.scatter_(-1, order, places.expand_as(order)).view_as(chosen)
+
+
+def first_of(key: Tensor, chosen: Tensor, count: Tensor) -> Tensor:
+    """Among the chosen tokens of each run those with the ``count`` smallest keys, bool ``(..., B, T)``."""
+    return chosen & (ranks(key, chosen) < count[..., None, None])
 
 
 @dataclass(frozen=True)
